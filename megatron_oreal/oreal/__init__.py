@@ -1,0 +1,24 @@
+"""The OREAL objective on plain tensors (arXiv 2502.06781): no Megatron, no process groups, no configuration files.
+
+rewards -> advantages -> select -> token RM scores -> token_weights -> policy_loss, token_rm_loss
+"""
+
+from megatron_oreal.oreal.advantage import advantages
+from megatron_oreal.oreal.losses import PolicyLoss, policy_loss, token_rm_loss
+from megatron_oreal.oreal.objective import Counts, Objective
+from megatron_oreal.oreal.selection import Selection, select
+from megatron_oreal.oreal.token_weights import TokenWeights, response_positions, token_weights
+
+__all__ = [
+    "Counts",
+    "Objective",
+    "PolicyLoss",
+    "Selection",
+    "TokenWeights",
+    "advantages",
+    "policy_loss",
+    "response_positions",
+    "select",
+    "token_rm_loss",
+    "token_weights",
+]
