@@ -1,0 +1,228 @@
+"""The configuration as dataclasses behind conf/: composed by Hydra, typed here, checked before anything starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from megatron_oreal.oreal.objective import Objective
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.verify.pool import VerifyConfig
+
+DTYPES = ("float32", "bfloat16")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Where policy, token RM and reference start from."""
+
+    path: str  # a Hugging Face folder
+    dtype: str = "bfloat16"
+
+    def __post_init__(self):
+        _require(self.dtype in DTYPES, f"model.dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the models are spread over ranks; all three share it."""
+
+    tp: int = 1  # tensor parallel
+    pp: int = 1  # pipeline stages
+    dp: int | None = None  # data parallel; None: whatever the world size leaves
+    sequence_parallel: bool = False
+    timeout_s: float = 600.0  # deadline of a collective of the data plane
+    control_timeout_s: float = 7200.0  # how long the ranks wait for rank 0's next batch: a whole rollout
+
+    def __post_init__(self):
+        for name in ("tp", "pp", "dp"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"parallel.{name}={value} must be at least 1")
+        _require(self.tp > 1 or not self.sequence_parallel, "parallel.sequence_parallel=true needs parallel.tp > 1")
+        for name in ("timeout_s", "control_timeout_s"):
+            _require(getattr(self, name) > 0, f"parallel.{name} must be above 0")
+
+    def data_parallel(self, world_size: int) -> int:
+        """DP size of a world; raises ValueError where the world does not divide, or is not the one asked for."""
+        model_parallel = self.tp * self.pp
+        if world_size % model_parallel or (self.dp is not None and self.dp * model_parallel != world_size):
+            dp = "DP" if self.dp is None else f"DP {self.dp}"
+            raise ValueError(f"parallel: world size {world_size} is not TP {self.tp} x PP {self.pp} x {dp}")
+        return world_size // model_parallel
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay (spec, Schedule)."""
+
+    lr: float
+    min_lr: float
+    warmup_steps: int = 10
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip_grad: float = 1.0  # largest gradient norm
+
+    def __post_init__(self):
+        _require(0 <= self.min_lr <= self.lr, f"optimizer: min_lr={self.min_lr} must lie between 0 and lr={self.lr}")
+        _require(self.warmup_steps >= 0, f"optimizer: warmup_steps={self.warmup_steps} must not be negative")
+        _require(self.clip_grad > 0, f"optimizer: clip_grad={self.clip_grad} must be above 0")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """How the policy is updated."""
+
+    optimizer: OptimizerConfig
+    freeze_steps: int = 10  # first steps that update the token RM alone (spec step 6)
+    warmup_counts_frozen: bool = True  # the released trainer's schedule also runs while the policy is frozen
+
+
+@dataclass(frozen=True)
+class TokenRMConfig:
+    """How the token reward model is updated; whether there is one is objective.token_rm."""
+
+    optimizer: OptimizerConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training questions."""
+
+    train: str  # JSONL with question, gold_answer and optionally pass_rate
+    questions_per_step: int = 64
+    system_prompt: str = ""
+    # Difficulty balance (spec, Data): [upper end of the pass-rate band, repeats]; beyond the last band dropped. Empty: every
+    # question once.
+    balance: list[tuple[float, int]] = field(default_factory=list)
+
+    def __post_init__(self):
+        _require(self.questions_per_step >= 1, f"data.questions_per_step={self.questions_per_step} must be at least 1")
+        ends = [band[0] for band in self.balance]
+        _require(ends == sorted(ends), f"data.balance: band ends {ends} must rise")
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """The training step's own settings."""
+
+    tokens_per_micro_batch: int = 16384
+    export_steps: int = 0  # write a Hugging Face checkpoint every so many steps; 0: at the end only
+
+    def __post_init__(self):
+        _require(self.tokens_per_micro_batch >= 1, f"learn.tokens_per_micro_batch={self.tokens_per_micro_batch} must be at least 1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Held-out evaluation: greedy pass@1."""
+
+    data: str | None = None  # JSONL with question, gold_answer; None: no evaluation
+    interval: int = 10  # steps between evaluations; the start and the end are always evaluated
+    max_new_tokens: int = 14000
+
+    def __post_init__(self):
+        _require(self.interval >= 1, f"eval.interval={self.interval} must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything an OREAL run needs: conf/train.yaml."""
+
+    run_dir: str
+    seed: int
+    steps: int
+    model: ModelConfig
+    parallel: ParallelConfig
+    data: DataConfig
+    rollout: RolloutConfig
+    verify: VerifyConfig
+    objective: Objective
+    policy: PolicyConfig
+    token_rm: TokenRMConfig
+    learn: LearnConfig
+    eval: EvalConfig
+
+    def __post_init__(self):
+        frozen = self.policy.freeze_steps if self.objective.token_rm else 0
+        _require(self.steps > frozen, f"steps={self.steps} must be above policy.freeze_steps={frozen}, or the policy never learns")
+        _require(
+            self.objective.token_rm or self.policy.freeze_steps == 0,
+            "policy.freeze_steps must be 0 where objective.token_rm is false: nothing would be trained in those steps",
+        )
+        for name, optimizer in (("policy", self.policy.optimizer), ("token_rm", self.token_rm.optimizer)):
+            _require(optimizer.warmup_steps < self.steps, f"{name}.optimizer.warmup_steps={optimizer.warmup_steps} >= steps={self.steps}")
+        longest, budget = self.rollout.max_total_tokens, self.learn.tokens_per_micro_batch
+        _require(longest <= budget, f"learn.tokens_per_micro_batch={budget} is below rollout.max_total_tokens={longest}")
+
+
+@dataclass(frozen=True)
+class SftData:
+    """Supervised examples."""
+
+    train: str  # JSONL with question, response
+    system_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Everything a supervised start needs: conf/sft.yaml."""
+
+    run_dir: str
+    seed: int
+    steps: int
+    examples_per_step: int
+    model: ModelConfig
+    parallel: ParallelConfig
+    data: SftData
+    stop_word: str
+    optimizer: OptimizerConfig
+    learn: LearnConfig
+
+    def __post_init__(self):
+        _require(self.steps > self.optimizer.warmup_steps, f"steps={self.steps} must be above optimizer.warmup_steps")
+        _require(self.examples_per_step >= 1, f"examples_per_step={self.examples_per_step} must be at least 1")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Everything an evaluation of a checkpoint or of running servers needs: conf/evaluate.yaml."""
+
+    run_dir: str
+    model: ModelConfig
+    rollout: RolloutConfig
+    verify: VerifyConfig
+    eval: EvalConfig
+    system_prompt: str = ""
+
+    def __post_init__(self):
+        _require(self.eval.data is not None, "eval.data must name a JSONL file")
+
+
+def conf_dir() -> Path:
+    """The Hydra configs: beside the package in a checkout, inside it in an installed wheel."""
+    inside = Path(__file__).resolve().parent / "conf"
+    return inside if inside.is_dir() else inside.parent.parent / "conf"
+
+
+def load(schema: type, name: str, overrides: Sequence[str]):
+    """Compose conf/<name>.yaml with command-line overrides into its dataclass.
+
+    Raises:
+        ValueError: one line; an unknown key, a wrong type, a missing value, or values that contradict each other.
+    """
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose(name, overrides=list(overrides))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError("config: " + " ".join(str(error).split())) from error

@@ -1,0 +1,111 @@
+"""CPU shim: lets unmodified megatron-core 0.16.1 run on a torch without CUDA. Does nothing where CUDA is.
+
+Megatron-Core names CUDA at 48 call sites (devices of small tensors, synchronisation, type checks of the optimizer). Here they
+are answered by the CPU: a function mode redirects device="cuda", four functions of torch.cuda get CPU stand-ins, and Adam is
+replaced by one with the state layout of the fused GPU Adams, which Megatron's distributed optimizer expects.
+"""
+
+import logging
+import sys
+
+import torch
+from torch.optim.adamw import adamw
+from torch.overrides import TorchFunctionMode
+
+
+def install() -> None:
+    """Install the shim once a process, before models or groups are built. A second call changes nothing."""
+    if torch.cuda.is_available() or isinstance(getattr(torch.cuda, "oreal_cpu_mode", None), _CudaMeansCpu):
+        return
+    _redirect_torch_cuda()
+    _replace_adam()
+    torch.cuda.oreal_cpu_mode = _CudaMeansCpu()  # the mode lives as long as the process; kept here so that it is entered once
+    torch.cuda.oreal_cpu_mode.__enter__()
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    """device="cuda" means the CPU, pinning and .cuda() mean nothing; about 4 us a torch call."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if _is_cuda(kwargs.get("device")):
+            kwargs["device"] = "cpu"
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False
+        if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
+            return args[0]
+        if func is torch.Tensor.to and len(args) > 1 and _is_cuda(args[1]):
+            args = (args[0], "cpu", *args[2:])
+        out = func(*args, **kwargs)
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            return _type_as_megatron_asks(out, sys._getframe(1).f_globals.get("__name__", ""))
+        return out
+
+
+def _is_cuda(device) -> bool:
+    return (isinstance(device, torch.device) and device.type == "cuda") or (isinstance(device, str) and device.startswith("cuda"))
+
+
+def _type_as_megatron_asks(name: str, caller: str) -> str:
+    """Megatron's optimizer and gradient clipping compare Tensor.type() with "torch.cuda.*Tensor"."""
+    if caller.startswith("megatron.core.") and not name.startswith("torch.cuda."):
+        return name.replace("torch.", "torch.cuda.", 1)
+    return name
+
+
+def _redirect_torch_cuda() -> None:
+    import megatron.core.tensor_parallel.random as megatron_random
+
+    torch.cuda.current_device = lambda: torch.device("cpu")
+    torch.cuda.synchronize = lambda device=None: None
+    torch.cuda.get_rng_state = torch.cuda.random.get_rng_state = lambda device="cuda": torch.get_rng_state()
+    torch.cuda.manual_seed = torch.manual_seed
+    megatron_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
+    # It warns at every fork that the "CPU" state changed inside the "GPU" context: here they are the same state.
+    logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)
+
+
+def _replace_adam() -> None:
+    """Megatron's torch fallback cannot save or load an optimizer that has not stepped, and shares one step tensor."""
+    import megatron.core.optimizer as optimizer
+    import megatron.core.optimizer.distrib_optimizer as distributed
+
+    optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = CpuFusedAdam, False
+    distributed.Adam, distributed.HAVE_APEX_OR_TE, distributed.USING_APEX_OPTIMIZER = CpuFusedAdam, True, True
+
+
+class CpuFusedAdam(torch.optim.Optimizer):
+    """AdamW with the interface and state layout of Apex's and Transformer Engine's FusedAdam: `step` lives in the group."""
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, adam_w_mode=True, bias_correction=True):
+        if not adam_w_mode:
+            raise ValueError("CpuFusedAdam: only decoupled weight decay (AdamW) is supported on CPU")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bias_correction": bias_correction})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One AdamW update of every parameter that has a gradient, by torch's own functional AdamW."""
+        for group in self.param_groups:
+            if not group["params"]:
+                continue
+            group["step"] = group.get("step", 0) + 1
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p].update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+            adamw(
+                params,
+                [p.grad for p in params],
+                [self.state[p]["exp_avg"] for p in params],
+                [self.state[p]["exp_avg_sq"] for p in params],
+                [],
+                [torch.tensor(float(group["step"] - 1)) for _ in params],
+                foreach=False,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+            )

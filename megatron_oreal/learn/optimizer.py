@@ -1,0 +1,92 @@
+"""A model that learns: Megatron's DDP, distributed optimizer and schedule around one GPTModel."""
+
+from collections.abc import Sequence
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.models.gpt import GPTModel
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.transformer.module import Float16Module
+
+from megatron_oreal.config import OptimizerConfig
+from megatron_oreal.learn import pipeline
+from megatron_oreal.learn.batch import MicroBatch
+
+
+def sum_gradients(model: list, num_tokens=None, **kwargs) -> None:
+    """Megatron's end of a backward pass without its division by tokens: our losses carry global denominators."""
+    finalize_model_grads(model, None, **kwargs)
+
+
+class Trainable:
+    """One model with its optimizer and learning-rate schedule."""
+
+    def __init__(self, model: GPTModel, config: OptimizerConfig, total_steps: int):
+        self.gpt = model
+        inner = Float16Module(model.config, model) if model.config.bf16 else model
+        ddp = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=True, check_for_nan_in_grad=True, average_in_collective=False
+        )
+        self.model = DistributedDataParallel(model.config, ddp, inner)
+        self.optimizer = get_megatron_optimizer(
+            _megatron_config(config, model.config), [self.model], use_gloo_process_groups=False
+        )
+        self.schedule = OptimizerParamScheduler(
+            self.optimizer,
+            init_lr=0.0,
+            max_lr=config.lr,
+            min_lr=config.min_lr,
+            lr_warmup_steps=config.warmup_steps,
+            lr_decay_steps=total_steps,
+            lr_decay_style="cosine",
+            start_wd=config.weight_decay,
+            end_wd=config.weight_decay,
+            wd_incr_steps=0,
+            wd_incr_style="constant",
+        )
+        model.config.finalize_model_grads_func = sum_gradients
+        model.config.grad_scale_func = self.optimizer.scale_loss
+
+    def backward(self, micro_batches: Sequence[MicroBatch], positions: str, loss: pipeline.Loss) -> list:
+        """Forward and backward of a whole batch from zero gradients; see pipeline.run."""
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        return pipeline.run(self.model, micro_batches, positions, loss, backward=True)
+
+    def tick(self) -> None:
+        """Move the schedule on by a step; called before each update, so the first has lr / warmup_steps, not 0."""
+        self.schedule.step(increment=1)
+
+    def update(self) -> float:
+        """Clip and step; returns the gradient norm before clipping.
+
+        Raises:
+            FloatingPointError: the gradients are not finite.
+        """
+        succeeded, norm, _ = self.optimizer.step()
+        if not succeeded:
+            raise FloatingPointError("optimizer step refused: gradients are not finite")
+        return float(norm)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the last update."""
+        return self.optimizer.param_groups[0]["lr"]
+
+
+def _megatron_config(config: OptimizerConfig, transformer) -> MegatronOptimizerConfig:
+    return MegatronOptimizerConfig(
+        optimizer="adam",
+        lr=config.lr,
+        min_lr=config.min_lr,
+        weight_decay=config.weight_decay,  # not on norms and biases: Megatron's default parameter groups
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        adam_eps=config.eps,
+        clip_grad=config.clip_grad,
+        use_distributed_optimizer=True,
+        bf16=transformer.bf16,
+        params_dtype=torch.bfloat16 if transformer.bf16 else torch.float32,
+    )

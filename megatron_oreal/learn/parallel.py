@@ -1,0 +1,126 @@
+"""Ranks: who am I, which groups do I belong to, and how rank 0 hands a batch to everyone."""
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import msgspec
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+
+from megatron_oreal.config import ParallelConfig
+from megatron_oreal.learn import megatron_cpu
+from megatron_oreal.model.spec import Platform
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """This process among the job's: from torchrun's variables, else from srun's, else alone."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+    @classmethod
+    def detect(cls) -> "Placement":
+        for rank, world, local in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
+            if rank in os.environ and world in os.environ:
+                return cls(int(os.environ[rank]), int(os.environ[world]), int(os.environ.get(local, 0)))
+        return cls(0, 1, 0)
+
+
+def relaunch_if_alone(module: str, arguments: list[str], config: ParallelConfig) -> None:
+    """Started by hand although the layout needs several ranks: become torchrun with that many on this host.
+
+    Returns where this process already is one of the job's ranks, or the layout needs one rank only.
+
+    Raises:
+        ValueError: more ranks than this host has GPUs.
+    """
+    ranks = config.tp * config.pp * (config.dp or 1)
+    if Placement.detect().world_size > 1 or "RANK" in os.environ or ranks == 1:
+        return
+    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
+        raise ValueError(f"parallel: {ranks} ranks on {torch.cuda.device_count()} GPUs; start the job with srun or torchrun")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", module]
+    os.execv(sys.executable, torchrun + arguments)
+
+
+class Ranks:
+    """The process groups of a job. One object a process; stop() ends it."""
+
+    def __init__(self, config: ParallelConfig, seed: int):
+        """Join the job and build the groups.
+
+        Raises:
+            ValueError: the world size does not fit the layout.
+        """
+        self.placement = Placement.detect()
+        self.dp = config.data_parallel(self.placement.world_size)
+        self.platform = Platform.detect(self.placement.local_rank)
+        megatron_cpu.install()
+        if not self.platform.is_cpu:
+            torch.cuda.set_device(self.platform.device)
+        _init_default_group(self.placement, self.platform.backend, timedelta(seconds=config.timeout_s))
+        parallel_state.initialize_model_parallel(
+            config.tp, config.pp, distributed_timeout_minutes=config.timeout_s / 60, create_gloo_process_groups=False
+        )
+        # Waits here may last a whole rollout: apart from the data plane, and always on the CPU.
+        self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=config.control_timeout_s))
+        tensor_parallel.model_parallel_cuda_manual_seed(seed, inference_rng_tracker=True, force_reset_rng=True)
+        torch.manual_seed(seed)
+
+    @property
+    def conducts(self) -> bool:
+        """Rank 0: prompts, servers, verification and selection happen here."""
+        return self.placement.rank == 0
+
+    @property
+    def dp_rank(self) -> int:
+        return parallel_state.get_data_parallel_rank()
+
+    @property
+    def is_sender(self) -> bool:
+        """First rank of its pipeline stage: holds the stage's whole weights after an export and passes them on."""
+        return parallel_state.get_tensor_model_parallel_rank() == 0 and self.dp_rank == 0
+
+    def share(self, value: T | None, kind: type[T]) -> T:
+        """Rank 0's value on every rank, over the control group (msgpack: nothing is unpickled)."""
+        size = torch.zeros(1, dtype=torch.int64)
+        payload = torch.empty(0, dtype=torch.uint8)
+        if self.conducts:
+            payload = torch.frombuffer(bytearray(msgspec.msgpack.encode(value)), dtype=torch.uint8)
+            size[0] = len(payload)
+        dist.broadcast(size, src=0, group=self._control)
+        if not self.conducts:
+            payload = torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(payload, src=0, group=self._control)
+        return value if self.conducts else msgspec.msgpack.decode(payload.numpy().tobytes(), type=kind)
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum of a CPU tensor over all ranks."""
+        dist.all_reduce(values, group=self._control)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for every rank, with the control group's deadline."""
+        dist.barrier(group=self._control)
+
+    def stop(self) -> None:
+        """Leave the job."""
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _init_default_group(placement: Placement, backend: str, timeout: timedelta) -> None:
+    if dist.is_initialized():
+        return
+    if placement.world_size == 1 and "MASTER_ADDR" not in os.environ:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        return
+    dist.init_process_group(backend, rank=placement.rank, world_size=placement.world_size, timeout=timeout)

@@ -1,0 +1,202 @@
+"""The OREAL step on Megatron ranks: token RM, reference, policy, with exactly the functions of `oreal/`."""
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+from transformers import AutoConfig
+
+from megatron_oreal.config import TrainConfig
+from megatron_oreal.learn import batch, pipeline
+from megatron_oreal.learn.batch import MicroBatch
+from megatron_oreal.learn.optimizer import Trainable
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.model import gpt, hf_weights
+from megatron_oreal.model.hf_files import HFFolder
+from megatron_oreal.oreal import Counts, TokenWeights, policy_loss, token_rm_loss, token_weights
+from megatron_oreal.trajectory import RIGHT, TrainBatch
+
+
+# What the last stage adds up -> (name in metrics.jsonl, the count over the global batch that divides it).
+TOKEN_RM_METRICS = {
+    "token_rm": ("loss/token_rm", None),
+    "agree": ("token_rm/accuracy", "trajectories"),
+    "weight_right": ("token_weight/positive", "right_tokens"),
+    "weight_wrong": ("token_weight/negative", "wrong_tokens"),
+}
+POLICY_METRICS = {
+    "total": ("loss/total", None),
+    "positive": ("loss/positive", None),
+    "negative": ("loss/negative", None),
+    "kl": ("loss/kl", None),
+    "entropy": ("policy/entropy", "tokens"),
+}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did, the same on every rank; names as in metrics.jsonl."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    policy_changed: bool = False
+
+
+class Models:
+    """Builds the run's models from one Hugging Face folder, all in the same layout."""
+
+    def __init__(self, path: str, dtype: str, ranks: Ranks, config):
+        self.hf = AutoConfig.from_pretrained(path)
+        self.source = HFFolder(path)
+        self.dims = hf_weights.Dims(self.hf.num_attention_heads, self.hf.num_key_value_heads, gpt.head_dim(self.hf), self.hf.vocab_size)
+        self._dtype, self._platform, self._parallel = getattr(torch, dtype), ranks.platform, config
+
+    def build(self, role: gpt.Role):
+        """A model of this role with the folder's weights."""
+        model = gpt.build(self.hf, role, self._parallel, self._dtype, self._platform)
+        hf_weights.load(model, self.source, self.dims)
+        return model
+
+
+class Learner:
+    """Policy, token RM and reference, and the one verb that trains them on a batch."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks):
+        self.config, self.objective, self.ranks = config, config.objective, ranks
+        self.models = Models(config.model.path, config.model.dtype, ranks, config.parallel)
+        scheduled = config.steps if config.policy.warmup_counts_frozen else config.steps - config.policy.freeze_steps
+        self.policy = Trainable(self.models.build("policy"), config.policy.optimizer, scheduled)
+        self.token_rm = None
+        if self.objective.token_rm:
+            self.token_rm = Trainable(self.models.build("token_rm"), config.token_rm.optimizer, config.steps)
+        self.reference = self.models.build("policy").requires_grad_(False).eval() if self.objective.beta else None
+
+    def train(self, train_batch: TrainBatch, step: int) -> StepResult:
+        """One optimizer step of the token RM, and of the policy unless it is frozen at this step (0-based)."""
+        counts = Counts.from_rewards([s.reward for s in train_batch.samples], [len(s.response_ids) for s in train_batch.samples])
+        micro_batches = self._micro_batches(train_batch)
+        frozen = self.token_rm is not None and step < self.config.policy.freeze_steps
+        sums, timer, weights = _Sums(), _Timer(), None
+        if self.token_rm:
+            weights = self._train_token_rm(micro_batches, counts, sums)
+            timer.lap("time/token_rm")
+        if not frozen:
+            ref_logprobs = self._reference_logprobs(micro_batches)
+            timer.lap("time/reference")
+            self._train_policy(micro_batches, counts, weights, ref_logprobs, sums)
+            timer.lap("time/policy")
+        elif self.config.policy.warmup_counts_frozen:
+            self.policy.tick()
+        reported = (TOKEN_RM_METRICS if self.token_rm else {}) | ({} if frozen else POLICY_METRICS)
+        metrics = sums.reduce(self.ranks, counts, reported) | sums.local | timer.laps
+        return StepResult(metrics, policy_changed=not frozen)
+
+    def _micro_batches(self, train_batch: TrainBatch) -> list[MicroBatch]:
+        """This rank's part of the batch. Every rank plans the same from the whole batch."""
+        samples = train_batch.samples
+        plan = batch.plan([s.length for s in samples], self.ranks.dp, self.config.learn.tokens_per_micro_batch)
+        return [
+            batch.pack(
+                [samples[i] for i in indices],
+                number,
+                self.config.parallel.tp if self.config.parallel.sequence_parallel else 1,
+                self.objective.score_position,
+                self.ranks.platform.device,
+            )
+            for number, indices in enumerate(plan[self.ranks.dp_rank])
+        ]
+
+    def _train_token_rm(self, micro_batches: list[MicroBatch], counts: Counts, sums: "_Sums") -> list[TokenWeights]:
+        """Backward and update; returns the token weights of its scores before the update, one a micro-batch (last stage)."""
+
+        def loss(micro: MicroBatch, scores: Tensor):
+            value = token_rm_loss(scores, micro.lengths, micro.rewards, counts)
+            weights = token_weights(scores, micro.lengths, self.objective)
+            right = _per_token(micro.rewards == RIGHT, micro.lengths)
+            sums.add(
+                token_rm=value.detach(),
+                agree=_agreement(scores.detach(), micro),
+                weight_right=(weights.positive * right).sum(),
+                weight_wrong=(weights.negative * ~right).sum(),
+            )
+            return value, weights
+
+        weights = self.token_rm.backward(micro_batches, "score_positions", loss)
+        self.token_rm.tick()
+        sums.local |= {"grad_norm/token_rm": self.token_rm.update(), "lr/token_rm": self.token_rm.lr}
+        return weights
+
+    def _reference_logprobs(self, micro_batches: list[MicroBatch]) -> list[Tensor | None]:
+        """Log-probabilities [R] of the frozen starting model, one tensor a micro-batch (last stage)."""
+        if self.reference is None:
+            return [None] * len(micro_batches)
+        return pipeline.run(self.reference, micro_batches, "logprob_positions", lambda _, out: (None, out[0]), backward=False)
+
+    def _train_policy(self, micro_batches, counts: Counts, weights, ref_logprobs, sums: "_Sums") -> None:
+        """Backward and update of the policy under the token weights."""
+
+        def loss(micro: MicroBatch, output: Tensor):
+            logprobs, entropy = output[0], output[1].detach()
+            parts = policy_loss(
+                logprobs,
+                ref_logprobs[micro.index],
+                weights[micro.index] if weights else None,
+                micro.lengths,
+                micro.rewards,
+                micro.advantages,
+                micro.pass_rates,
+                counts,
+                self.objective,
+            )
+            sums.add(total=parts.total.detach(), positive=parts.positive, negative=parts.negative, kl=parts.kl, entropy=entropy.sum())
+            return parts.total, None
+
+        self.policy.backward(micro_batches, "logprob_positions", loss)
+        self.policy.tick()
+        sums.local |= {"grad_norm/policy": self.policy.update(), "lr/policy": self.policy.lr}
+
+
+def _per_token(values: Tensor, lengths: list[int]) -> Tensor:
+    return values.repeat_interleave(torch.tensor(lengths, dtype=torch.long, device=values.device))
+
+
+def _agreement(scores: Tensor, micro: MicroBatch) -> Tensor:
+    """How many trajectories the sign of the mean score gets right."""
+    if not micro.lengths:
+        return scores.new_zeros(())
+    means = torch.stack([part.mean() for part in scores.split(micro.lengths)])
+    return ((means > 0) == (micro.rewards == RIGHT)).sum()
+
+
+class _Timer:
+    """Seconds of one stage after another."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+class _Sums:
+    """Adds up what the last stage's micro-batches report; over all ranks each sum is divided by its global count once."""
+
+    def __init__(self):
+        self.local: dict[str, float] = {}  # values that every rank already agrees on
+        self._values: dict[str, Tensor | float] = {}
+
+    def add(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self._values[name] = self._values.get(name, 0.0) + value
+
+    def reduce(self, ranks: Ranks, counts: Counts, names: dict[str, tuple[str, str | None]]) -> dict[str, float]:
+        """The metrics on every rank: only the last stage's first TP rank contributes, or values would count twice."""
+        counted = parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0
+        mine = torch.tensor([float(self._values.get(n, 0.0)) if counted else 0.0 for n in names], dtype=torch.float64)
+        totals = ranks.total(mine).tolist()
+        per = [max(getattr(counts, count), 1) if count else 1 for _, count in names.values()]
+        return {metric: total / n for (metric, _), total, n in zip(names.values(), totals, per, strict=True)}

@@ -1,0 +1,100 @@
+"""Log-probabilities and entropy over a vocabulary split over TP ranks, in float32, without ever holding all the logits."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+CHUNK_TOKENS = 1024
+"""Tokens whose float32 logits exist at one time: 1024 x 19k (152k over TP 8) is 78 MB."""
+
+
+def vocab_parallel_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, group: dist.ProcessGroup, vocab_size: int, chunk: int = CHUNK_TOKENS
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target token, and the entropy of each distribution.
+
+    Args:
+        hidden: [tokens, hidden], the same on every TP rank. Its gradient is this rank's part: the caller sums it over TP
+            (copy_to_tensor_model_parallel_region, or the reduce-scatter of a sequence-parallel gather).
+        weight: [padded vocab/tp, hidden], this rank's rows of the LM head.
+        targets: [tokens], token ids of the whole vocabulary.
+        group: the TP group.
+        vocab_size: rows of the real vocabulary; padding rows beyond it take no part.
+
+    Returns:
+        (log-probabilities [tokens], entropy [tokens]), float32; the entropy carries no gradient.
+    """
+    return _ChunkedLogProbs.apply(hidden, weight, targets, group, vocab_size, chunk)
+
+
+class _ChunkedLogProbs(torch.autograd.Function):
+    """Keeps hidden states and one normaliser a token; the backward pass computes each chunk's logits again."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, group, vocab_size, chunk):
+        rows = _LocalRows(weight, group, vocab_size)
+        logprobs, entropy, normalizer = (hidden.new_empty(len(targets), dtype=torch.float32) for _ in range(3))
+        for part in _chunks(len(targets), chunk):
+            logits = rows.logits(hidden[part])
+            peak = logits.amax(dim=-1)
+            dist.all_reduce(peak, op=dist.ReduceOp.MAX, group=group)
+            logits -= peak[:, None]
+            target = rows.pick(logits, targets[part])
+            exp = logits.exp()
+            sums = torch.stack([exp.sum(-1), exp.mul_(logits).sum(-1), target])
+            dist.all_reduce(sums, group=group)
+            log_sum = sums[0].log()
+            logprobs[part] = sums[2] - log_sum
+            entropy[part] = log_sum - sums[1] / sums[0]
+            normalizer[part] = log_sum + peak
+        ctx.save_for_backward(hidden, weight, targets, normalizer)
+        ctx.group, ctx.vocab_size, ctx.chunk = group, vocab_size, chunk
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx, grad_logprobs, _):
+        hidden, weight, targets, normalizer = ctx.saved_tensors
+        rows = _LocalRows(weight, ctx.group, ctx.vocab_size)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for part in _chunks(len(targets), ctx.chunk):
+            # d logp(y) / d logit_j = [j == y] - softmax_j
+            grad = rows.logits(hidden[part]).sub_(normalizer[part, None]).exp_().mul_(-grad_logprobs[part, None])
+            rows.add_at(grad, targets[part], grad_logprobs[part])
+            grad = grad.to(hidden.dtype)
+            grad_hidden[part] = grad @ rows.weight
+            grad_weight[: len(rows.weight)] += grad.t() @ hidden[part]
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+
+
+class _LocalRows:
+    """This rank's rows of the LM head, without padding, and where they start in the vocabulary."""
+
+    def __init__(self, weight: Tensor, group: dist.ProcessGroup, vocab_size: int):
+        self.first = len(weight) * group.rank()
+        self.weight = weight[: vocab_size - self.first]
+        assert len(self.weight) > 0, f"TP rank {group.rank()} would hold padding only: vocabulary {vocab_size}, {len(weight)} rows a rank"
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[chunk, hidden] -> [chunk, rows] in float32."""
+        return torch.nn.functional.linear(hidden, self.weight).float()
+
+    def _local(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        local = targets - self.first
+        mine = (local >= 0) & (local < len(self.weight))
+        return local.clamp(0, len(self.weight) - 1)[:, None], mine
+
+    def pick(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The target's logit where its row is here, else 0: [chunk]."""
+        local, mine = self._local(targets)
+        return logits.gather(1, local)[:, 0] * mine
+
+    def add_at(self, grad: Tensor, targets: Tensor, value: Tensor) -> None:
+        """Add value [chunk] at the target's column where its row is here."""
+        local, mine = self._local(targets)
+        grad.scatter_add_(1, local, (value * mine)[:, None])
+
+
+def _chunks(tokens: int, size: int):
+    return (slice(start, start + size) for start in range(0, tokens, size))

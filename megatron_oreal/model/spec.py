@@ -1,0 +1,59 @@
+"""The one place where CPU and GPU differ in what a layer is made of."""
+
+from dataclasses import dataclass
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec, get_gpt_layer_with_transformer_engine_spec
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_oreal.model.cpu_layers import CpuCoreAttention, CpuRMSNorm
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What a rank computes with: chosen once at start, handed to whoever needs it."""
+
+    device: torch.device
+    backend: str  # of the data plane's collectives: "nccl" or "gloo"
+
+    @classmethod
+    def detect(cls, local_rank: int = 0) -> "Platform":
+        """CUDA with NCCL where there is a GPU, else the CPU with gloo."""
+        if torch.cuda.is_available():
+            return cls(torch.device("cuda", local_rank), "nccl")
+        return cls(torch.device("cpu"), "gloo")
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    def transformer_options(self) -> dict:
+        """Fields of TransformerConfig that depend on the platform: fused kernels need CUDA (and fused gradients Apex)."""
+        fused = not self.is_cpu
+        return {
+            "use_cpu_initialization": self.is_cpu,
+            "gradient_accumulation_fusion": False,
+            "bias_activation_fusion": fused,
+            "bias_dropout_fusion": fused,
+            "masked_softmax_fusion": fused,
+            "apply_rope_fusion": False,
+            "persist_layer_norm": fused,
+            "batch_p2p_comm": fused,
+        }
+
+    def layer_spec(self, config: TransformerConfig, pp_rank: int | None = None) -> ModuleSpec | TransformerBlockSubmodules:
+        """Transformer Engine's layers on GPU; on CPU Megatron's local layers with our norm and packed attention."""
+        if not self.is_cpu:
+            return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+        spec = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
+        spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = CpuRMSNorm
+        attention = spec.submodules.self_attention.submodules
+        attention.core_attention = CpuCoreAttention
+        if config.qk_layernorm:
+            attention.q_layernorm = attention.k_layernorm = CpuRMSNorm
+        rank = parallel_state.get_pipeline_model_parallel_rank() if pp_rank is None else pp_rank
+        layers = get_num_layers_to_build(config, pp_rank=rank)
+        return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=CpuRMSNorm)

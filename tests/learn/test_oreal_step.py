@@ -1,0 +1,157 @@
+"""Three OREAL steps: every layout gives the numbers of a plain transformers + torch.optim implementation of the spec."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from megatron_oreal import config
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.step import Learner
+from megatron_oreal.model import hf_weights
+from megatron_oreal.oreal import Objective
+from megatron_oreal.trajectory import Sample, TrainBatch
+
+STEPS, FROZEN = 4, 1
+COMPARED = ("loss/token_rm", "grad_norm/token_rm", "token_weight/positive", "loss/positive", "loss/negative", "loss/kl", "grad_norm/policy")
+LAYOUTS = {  # name -> (ranks, parallel config)
+    "tp1": (1, {}),
+    "tp2": (2, {"tp": 2}),
+    "tp2-sp": (2, {"tp": 2, "sequence_parallel": True}),
+    "pp2": (2, {"pp": 2}),
+    "dp2": (2, {"dp": 2}),
+    "tp2-pp2-sp": (4, {"tp": 2, "pp": 2, "sequence_parallel": True}),
+}
+
+
+def make_batches() -> list[TrainBatch]:
+    """One right and one wrong sample of each of three questions, for every step, lengths from 3 to 40 tokens."""
+    generator = torch.Generator().manual_seed(3)
+
+    def tokens(low, high):
+        length = int(torch.randint(low, high, (), generator=generator))
+        return torch.randint(1, 97, (length,), generator=generator).tolist()
+
+    def sample(question, reward, pass_rate):
+        advantage = (2 * (1 - pass_rate) if reward > 0 else -2 * pass_rate) * 4 / 3
+        return Sample(f"q{question}", tokens(3, 12), tokens(3, 30), reward, advantage, pass_rate, 0)
+
+    return [TrainBatch([sample(q, r, (q + 1) / 4) for q in range(3) for r in (1, -1)]) for _ in range(STEPS)]
+
+
+def train_config(model: str, parallel: dict, **objective) -> config.TrainConfig:
+    # A large eps: with 1e-8 Adam turns the rounding noise of gradients near zero into steps of the size of lr.
+    optimizer = config.OptimizerConfig(lr=3e-3, min_lr=3e-4, warmup_steps=2, eps=1e-3)
+    return config.TrainConfig(
+        run_dir="unused",
+        seed=1,
+        steps=STEPS,
+        model=config.ModelConfig(model, "float32"),
+        parallel=config.ParallelConfig(**parallel),
+        data=config.DataConfig("unused"),
+        rollout=config.RolloutConfig(max_total_tokens=60),
+        verify=config.VerifyConfig(),
+        objective=Objective(beta=0.1, **objective),
+        policy=config.PolicyConfig(optimizer, freeze_steps=FROZEN if objective.get("token_rm", True) else 0),
+        token_rm=config.TokenRMConfig(dataclasses.replace(optimizer, lr=2e-2)),
+        learn=config.LearnConfig(tokens_per_micro_batch=64),  # several micro-batches a step
+        eval=config.EvalConfig(),
+    )
+
+
+def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """Metrics of each step and this stage's weights in Hugging Face form, as seen by this rank."""
+    ranks = Ranks(settings.parallel, settings.seed)
+    learner = Learner(settings, ranks)
+    metrics = [learner.train(batch, step).metrics for step, batch in enumerate(make_batches())]
+    weights = {n: t.clone().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}
+    ranks.stop()
+    return metrics, weights
+
+
+def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """The spec, `released` preset, written with transformers, torch.optim and loops; independent of megatron_oreal.oreal."""
+    policy, rm, ref = (AutoModelForCausalLM.from_pretrained(settings.model.path, dtype=torch.float32) for _ in range(3))
+    head = torch.nn.Parameter(torch.zeros(1, policy.config.hidden_size))
+    rm_parameters = [*rm.model.parameters(), head]
+    learners = {"policy": (list(policy.parameters()), settings.policy.optimizer), "rm": (rm_parameters, settings.token_rm.optimizer)}
+    adam = {name: _adamw(parameters, options) for name, (parameters, options) in learners.items()}
+    history = []
+    for step, batch in enumerate(make_batches()):
+        for name, (_, options) in learners.items():
+            for group in adam[name].param_groups:
+                group["lr"] = _lr(step + 1, options)
+            adam[name].zero_grad()
+        numbers, weights = {}, []
+        loss = 0.0
+        for s in batch.samples:
+            ids = torch.tensor([s.prompt_ids + s.response_ids])
+            hidden = rm.model(ids).last_hidden_state[0]
+            score = (hidden @ head.t())[len(s.prompt_ids) - 1 : -1, 0]
+            label = torch.tensor(1.0 if s.reward > 0 else 0.0)
+            loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(score.mean(), label) / len(batch.samples)
+            q = torch.stack([score[: t + 1].mean() for t in range(len(score))]).sigmoid().detach()
+            weights.append(((q if s.reward > 0 else 1 - q) * 2 - 1).clamp(0, 1))
+        loss.backward()
+        numbers["loss/token_rm"] = loss.item()
+        numbers["grad_norm/token_rm"] = torch.nn.utils.clip_grad_norm_(rm_parameters, 1.0).item()
+        adam["rm"].step()
+        right = sum(len(s.response_ids) for s in batch.samples if s.reward > 0)
+        wrong = sum(len(s.response_ids) for s in batch.samples if s.reward < 0)
+        numbers["token_weight/positive"] = sum(w.sum().item() for w, s in zip(weights, batch.samples, strict=True) if s.reward > 0) / right
+        if step >= FROZEN:
+            positive = negative = kl = 0.0
+            for s, w in zip(batch.samples, weights, strict=True):
+                logp, logr = (_response_logprobs(m, s) for m in (policy, ref))
+                if s.reward > 0:
+                    positive = positive + (w * -logp * s.advantage).sum() / right
+                else:
+                    negative = negative + 0.5 * ((logp - logp.detach()).exp() * w * -s.advantage).sum() / wrong
+                difference = logr.detach() - logp
+                kl = kl + settings.objective.beta * (difference.exp() - difference - 1).sum() / (right + wrong)
+            (positive + negative + kl).backward()
+            numbers |= {"loss/positive": positive.item(), "loss/negative": negative.item(), "loss/kl": kl.item()}
+            numbers["grad_norm/policy"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
+            adam["policy"].step()
+        history.append(numbers)
+    return history, dict(policy.state_dict())
+
+
+def _adamw(parameters, options):
+    decayed = [p for p in parameters if p.dim() > 1]
+    plain = [p for p in parameters if p.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.lr, betas=tuple(options.betas), eps=options.eps)
+
+
+def _lr(step: int, options: config.OptimizerConfig) -> float:
+    if step <= options.warmup_steps:
+        return options.lr * step / options.warmup_steps
+    progress = (step - options.warmup_steps) / (STEPS - options.warmup_steps)
+    return options.min_lr + (options.lr - options.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _response_logprobs(model, sample: Sample) -> torch.Tensor:
+    ids = torch.tensor([sample.prompt_ids + sample.response_ids])
+    logits = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(sample.response_ids)[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_layouts_give_the_numbers_of_a_plain_implementation(ranks, tiny_model, tied):
+    model = tiny_model("qwen2", tie_word_embeddings=tied)
+    expected, weights = train_plainly(train_config(model, {}))
+    for name, (world, parallel) in LAYOUTS.items():
+        results = ranks(world, train_on_megatron, train_config(model, parallel))
+        for metrics, _ in results:
+            for step in range(STEPS):
+                for key in COMPARED if step >= FROZEN else COMPARED[:3]:
+                    assert metrics[step][key] == pytest.approx(expected[step][key], rel=1e-4, abs=1e-6), (name, step, key)
+        seen = set()
+        for _, stage in results:
+            seen |= stage.keys()
+            for tensor_name, value in stage.items():
+                torch.testing.assert_close(torch.from_numpy(value), weights[tensor_name], rtol=1e-4, atol=2e-5, msg=f"{name} {tensor_name}")
+        assert seen == weights.keys() - ({"lm_head.weight"} if tied else set()), name
