@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Sets up .venv in the checkout: the frozen CPU environment of requirements-cpu.txt and the project itself, editable.
+# Does nothing when .venv is already what the requirements say; made anew when they change, the checkout has moved, or PYTHON asks for another version.
+#   bash launch/setup_env.sh                  with the first of python3.11, python3.12, python3 that fits
+#   PYTHON=python3.12 bash launch/setup_env.sh
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=$ROOT/.venv
+REQUIREMENTS=$ROOT/launch/requirements-cpu.txt
+STAMP=$VENV/.setup_stamp
+LOG=$ROOT/.venv.log
+LOCK_SECONDS=1800 # longest wait for another setup of the same checkout
+STEP_SECONDS=1800 # longest time for one step
+
+say() { echo "setup_env: $*"; }
+fail() {
+    echo "setup_env: $*" >&2
+    exit 1
+}
+
+suitable() { # COMMAND: is it Python 3.11 or 3.12?
+    "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})' >/dev/null 2>&1
+}
+
+choose_python() {
+    local candidate
+    if [[ -n ${PYTHON:-} ]]; then
+        suitable "$PYTHON" || fail "PYTHON=$PYTHON is not a working Python 3.11 or 3.12"
+        echo "$PYTHON"
+        return
+    fi
+    for candidate in python3.11 python3.12 python3; do
+        if suitable "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11 or 3.12 in PATH: install one, or name it with PYTHON=/path/to/python3.11"
+}
+
+ready() { # has a setup finished here, from these requirements, and with the Python that PYTHON asks for?
+    [[ -x $VENV/bin/python && -f $STAMP && $(<"$STAMP") == "$1" ]] && [[ -z ${PYTHON:-} || $(version "$PYTHON") == $(version "$VENV/bin/python") ]]
+}
+
+version() { "$1" -c 'import sys; print(sys.version_info[:2])'; }
+
+step() { # COMMAND...: quiet when it works, its last lines when it does not
+    if ! timeout "$STEP_SECONDS" "$@" >>"$LOG" 2>&1; then
+        tail -n 25 "$LOG" >&2
+        fail "failed: ${*##*/} (everything it said: $LOG)"
+    fi
+}
+
+install() { # PYTHON
+    local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input)
+    : >"$LOG"
+    step "$1" -m venv --clear "$VENV"
+    say "installing torch (1/3)"
+    step "${pip[@]}" --constraint "$REQUIREMENTS" setuptools wheel torch
+    say "installing the other $(grep -c '==' "$REQUIREMENTS") packages (2/3)"
+    step "${pip[@]}" --no-deps --no-build-isolation --requirement "$REQUIREMENTS"
+    say "installing megatron-oreal itself, editable (3/3)"
+    step "${pip[@]}" --no-deps --no-build-isolation --editable "$ROOT"
+}
+
+main() {
+    local python stamp
+    # The path as well: scripts in a .venv name it, so one that was copied or moved along with its checkout does not work.
+    stamp=$(sha256sum "$REQUIREMENTS")
+    if ready "$stamp"; then return; fi
+    python=$(choose_python)
+    exec 9>"$ROOT/.venv.lock"
+    if ! flock --nonblock 9; then
+        say "waiting for another setup of $VENV"
+        flock --timeout "$LOCK_SECONDS" 9 || fail "another setup of $VENV has held its lock for $LOCK_SECONDS s: end it and run again"
+        if ready "$stamp"; then return; fi
+    fi
+    say "making $VENV with $("$python" --version), about a minute"
+    install "$python"
+    echo "$stamp" >"$STAMP"
+    rm -f "$LOG"
+    say "done in $SECONDS s"
+}
+
+main

@@ -1,0 +1,92 @@
+"""The wheel holds the package, every Hydra config, and nothing else. Built offline, with the setuptools that is installed."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from configparser import ConfigParser
+from email import message_from_string
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+BUILD_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Built from a copy: setuptools writes build/ and *.egg-info beside setup.py, and would pick up what an older build left there."""
+    folder = tmp_path_factory.mktemp("packaging")
+    source, out = folder / "source", folder / "out"
+    for name in ("megatron_oreal", "conf", "tests", "tools"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-build-isolation",
+        "--no-deps",
+        "--no-index",
+        "--wheel-dir",
+        out,
+        source,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(next(out.glob("*.whl"))) as file:
+        yield file
+
+
+def files_below(folder: Path, pattern: str) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob(pattern)}
+
+
+def read_info(wheel: zipfile.ZipFile, name: str) -> str:
+    """A file of *.dist-info."""
+    return wheel.read(next(path for path in wheel.namelist() if path.endswith(f".dist-info/{name}"))).decode()
+
+
+def metadata_of(wheel: zipfile.ZipFile) -> Message:
+    return message_from_string(read_info(wheel, "METADATA"))
+
+
+def test_every_module_and_every_config_is_inside(wheel: zipfile.ZipFile):
+    modules = {f"megatron_oreal/{name}" for name in files_below(ROOT / "megatron_oreal", "*.py")}
+    configs = {f"megatron_oreal/conf/{name}" for name in files_below(ROOT / "conf", "*.yaml")}
+    assert any(name.count("/") >= 3 for name in configs), "conf/ has no groups: is it there?"
+    assert not (modules | configs) - set(wheel.namelist())
+
+
+def test_nothing_else_is_inside(wheel: zipfile.ZipFile):
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert len(tops) == 2 and "megatron_oreal" in tops, tops  # the other one is *.dist-info
+    assert not [name for name in wheel.namelist() if "test" in Path(name).name or "golden" in name]
+
+
+def test_metadata(wheel: zipfile.ZipFile):
+    metadata = metadata_of(wheel)
+    assert metadata["Name"] == "megatron-oreal"
+    assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.13"}
+    assert "Apache-2.0" in (metadata["License"], metadata["License-Expression"])
+    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "dev"}
+    scripts = ConfigParser()
+    scripts.read_string(read_info(wheel, "entry_points.txt"))
+    assert scripts["console_scripts"]["megatron-oreal"] == "megatron_oreal.train:main"
+
+
+def test_requirements_allow_the_frozen_environment(wheel: zipfile.ZipFile):
+    """setup.py and launch/requirements-cpu.txt cannot drift apart; only Transformer Engine is not for CPU."""
+    lines = (ROOT / "launch" / "requirements-cpu.txt").read_text().splitlines()
+    frozen = {canonicalize_name(r.name): r.specifier for r in (Requirement(line) for line in lines if line and line[0] != "#")}
+    for required in map(Requirement, metadata_of(wheel).get_all("Requires-Dist")):
+        if required.name != "transformer-engine":
+            (exactly,) = frozen[canonicalize_name(required.name)]
+            assert required.specifier.contains(exactly.version), f"setup.py: {required}, requirements-cpu.txt: {exactly}"
