@@ -1,0 +1,69 @@
+"""One normaliser for gold and answer: characters and styling, never values."""
+
+import re
+import unicodedata
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+
+_CHARACTERS = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-",
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "∗": "*", "÷": r"\div ", "∕": "/", "⁄": "/",
+    "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "π": r"\pi ", "∞": r"\infty ", "°": r"^{\circ}", "˚": r"^{\circ}", "º": r"^{\circ}",
+    "≤": r"\le ", "≥": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ",
+    "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "∅": r"\emptyset ", "∖": r"\setminus ",
+    "∨": r"\lor ", "∧": r"\land ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
+    "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}",
+    "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}", "⅙": r"\frac{1}{6}", "⅚": r"\frac{5}{6}", "⅛": r"\frac{1}{8}",
+    "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}", "⅞": r"\frac{7}{8}",
+    "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "″": "''", "、": ",", "。": ".", "〈": "(", "〉": ")", "⟨": r"\langle ", "⟩": r"\rangle ",
+    "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\phi ", "ω": r"\omega ", "μ": r"\mu ",
+    "σ": r"\sigma ", "ρ": r"\rho ", "δ": r"\delta ", "Δ": r"\Delta ", "ε": r"\epsilon ", "τ": r"\tau ", "Ω": r"\Omega ", "Σ": r"\Sigma ",
+    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle ", "…": r"\ldots ",
+}  # fmt: skip
+_CHARACTER_TABLE = str.maketrans(_CHARACTERS)
+
+ROW_BREAK = "\x01"
+"""Stands for the two backslashes that end a row, so that no pattern takes the second for the start of a command."""
+
+_STYLING = re.compile(
+    r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?"
+    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|large|Large|huge|bf|rm|it|boldsymbol|quad|qquad|hfill|noindent)(?![a-zA-Z])"
+    r"|\\hspace\*?\{[^{}]*\}|\\(?:label|tag|color)\*?\{[^{}]*\}"
+)
+_CONTROLS = {code: None for code in (*range(9), *range(11, 32), 127) if code != 13}
+_ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"), ("&nbsp;", " "))
+_GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |\\;|\\:|\{\\,\}|~)\s*(?=\d{3}(?!\d))")
+_SPACES = re.compile(r"\\[,;:!> ]|~|\s+")
+_DOLLARS = re.compile(r"(?<!\\)\$|\\\(|\\\)|\\\[|\\\]")
+
+
+def _scripts(text: str) -> str:
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+", lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text)
+    return re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m.group().translate(_SUBSCRIPTS) + "}", text)
+
+
+def _plain_characters(text: str) -> str:
+    """ASCII where a look-alike stands for it (full-width forms, typographic signs, super- and subscripts)."""
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFKC", _scripts(text).translate(_CHARACTER_TABLE)).translate(_CHARACTER_TABLE)
+    return "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc", "Mn") or c in "\n\t")
+
+
+def normalize(text: str) -> str:
+    """LaTeX without styling, math delimiters and spacing commands; single spaces; no full stop at the end."""
+    text = _plain_characters(text).translate(_CONTROLS)
+    for entity, character in _ENTITIES:
+        text = text.replace(entity, character)
+    text = text.replace("\\\\", ROW_BREAK if "\\begin" in text else "\\")  # without a matrix it is an escaped backslash
+    text = _STYLING.sub(" ", text)
+    text = _GROUPED.sub("", text)
+    text = _DOLLARS.sub(" ", text)
+    text = _SPACES.sub(" ", text)
+    return text.strip(" ").rstrip(" .,;").strip()
+
+
+def squeeze(text: str) -> str:
+    """Without any space: what string equality compares."""
+    return text.replace(" ", "")

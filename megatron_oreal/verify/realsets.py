@@ -1,0 +1,202 @@
+"""Sets of real numbers: intervals, unions, inequalities, exclusions, compared by membership.
+
+Two sets are equal when they agree at every end point that either of them names and between all neighbours.
+"""
+
+from dataclasses import dataclass
+
+from megatron_oreal.verify import syntax as s
+from megatron_oreal.verify.exact import Budget, CannotDecide, rational
+from megatron_oreal.verify.numeric import Numeric, close, context
+
+_FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠"}
+_ALL_REALS = frozenset(
+    ("reals", "all real numbers", "all reals", "all real", "all real values", "real numbers", "the set of all real numbers")
+)
+_EMPTY = frozenset(("emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions"))
+MAX_PARTS = 40
+
+
+@dataclass(frozen=True)
+class Interval:
+    low: object  # mpf, -inf and inf included
+    low_closed: bool
+    high: object
+    high_closed: bool
+
+    def has(self, x) -> bool:
+        above = x > self.low or (self.low_closed and x == self.low)
+        return above and (x < self.high or (self.high_closed and x == self.high))
+
+
+@dataclass(frozen=True)
+class Combined:
+    op: str  # ∪ ∩ ∖
+    parts: tuple
+
+    def has(self, x) -> bool:
+        if self.op == "∪":
+            return any(part.has(x) for part in self.parts)
+        if self.op == "∩":
+            return all(part.has(x) for part in self.parts)
+        return self.parts[0].has(x) and not any(part.has(x) for part in self.parts[1:])
+
+
+def same_set(a, b, budget: Budget) -> bool:
+    """Whether two trees name the same set of reals; raises CannotDecide where one of them names none."""
+    first, second = _Reader(budget), _Reader(budget)
+    one, other = first.read(a), second.read(b)
+    if first.variable and second.variable and first.variable != second.variable:
+        return False
+    return all(one.has(x) == other.has(x) for x in _probes([*first.ends, *second.ends]))
+
+
+def _probes(ends: list):
+    mp = context()
+    finite = sorted({end for end in ends if mp.isfinite(end)})
+    if not finite:
+        return [mp.mpf(0)]
+    middles = [(low + high) / 2 for low, high in zip(finite, finite[1:], strict=False)]
+    return [finite[0] - 1, *finite, *middles, finite[-1] + 1]
+
+
+def names_set(node) -> bool:
+    """Whether a tree can only be read as a set of reals (a pair in round brackets may be a point as well)."""
+    match node:
+        case s.SetOp() | s.Condition():
+            return True
+        case s.Relation(ops, _):
+            return set(ops) <= set("<>≤≥≠∈")
+        case s.Sym(name):
+            return name in _ALL_REALS or name in _EMPTY
+        case s.Add((s.Sym("reals"), *_)):
+            return True
+        case s.Bracketed(left, (_, _), right):
+            return (left, right) != ("(", ")")
+    return False
+
+
+class _Reader:
+    """Reads a tree as a set, noting the end points and the variable that it is about."""
+
+    def __init__(self, budget: Budget):
+        self.budget, self.ends, self.variable = budget, [], None
+
+    def read(self, node):
+        if len(self.ends) > MAX_PARTS:
+            raise CannotDecide("a set of too many parts")
+        match node:
+            case s.Quantity(value, _):
+                return self.read(value)
+            case s.Sym(name) if name in _ALL_REALS:
+                return self.interval(-context().inf, False, context().inf, False)
+            case s.Sym(name) if name in _EMPTY:
+                return Combined("∪", ())
+            case s.Bracketed(left, (low, high), right):
+                return self.interval(self.end(low), left == "[", self.end(high), right == "]")
+            case s.Listing(items, _):
+                return Combined("∪", tuple(self.point(item) for item in items))
+            case s.SetOp(op, parts):
+                return Combined(op, tuple(self.read(part) for part in parts))
+            case s.Condition(variable, condition):
+                return self.condition(variable, condition)
+            case s.Relation(ops, sides):
+                return self.relation(ops, sides)
+            case s.Add((s.Sym("reals"), s.Mul((s.Num(minus), removed)))) if minus == -1:
+                return Combined("∖", (self.read(s.Sym("reals")), self.read(removed)))
+        raise CannotDecide("no set")
+
+    def condition(self, variable, condition):
+        if isinstance(variable, s.Relation) and variable.ops == ("∈",):
+            variable = variable.sides[0]
+        items = condition.items if isinstance(condition, s.Listing) else (condition,)
+        if not isinstance(variable, s.Sym):
+            raise CannotDecide("no set over one variable")
+        self.about(variable)
+        return Combined("∩", tuple(self.read(item) for item in items))
+
+    def relation(self, ops: tuple, sides: tuple):
+        if ops == ("∈",):
+            self.about(sides[0])
+            return self.read(sides[1])
+        if not set(ops) <= set("<>≤≥≠="):
+            raise CannotDecide("no order")
+        if sides[0] is None:
+            return self.ray(_FLIPPED[ops[0]], self.end(sides[1]))
+        parts = [self.compared(left, op, right) for left, op, right in zip(sides, ops, sides[1:], strict=False)]
+        return parts[0] if len(parts) == 1 else Combined("∩", tuple(parts))
+
+    def compared(self, left, op: str, right):
+        """left op right, where one side is the variable, or the two differ by a linear expression in it."""
+        if isinstance(left, s.Sym) and not s.symbols(right):
+            self.about(left)
+            return self.ray(_FLIPPED[op], self.end(right))
+        if isinstance(right, s.Sym) and not s.symbols(left):
+            self.about(right)
+            return self.ray(op, self.end(left))
+        return self.linear(s.Add((left, s.Mul((s.Num(rational(s.Num(-1), self.budget)), right)))), op)
+
+    def linear(self, difference, op: str):
+        names = s.symbols(difference)
+        if len(names) != 1:
+            raise CannotDecide("no set over one variable")
+        (name,) = names
+        zero, one, two = (rational(difference, self.budget, {name: x}) for x in (0, 1, 2))
+        if two - one != one - zero or one == zero:
+            raise CannotDecide("no linear inequality")
+        self.about(s.Sym(name))
+        bound = -zero / (one - zero)
+        self.ends.append(context().mpf(bound.numerator) / bound.denominator)
+        return self.ray(_FLIPPED[op] if one > zero else op, self.ends[-1])
+
+    def ray(self, op: str, bound):
+        """{ x : bound op x }."""
+        inf = context().inf
+        if op in ("<", "≤"):
+            return Interval(bound, op == "≤", inf, False)
+        if op in (">", "≥"):
+            return Interval(-inf, False, bound, op == "≥")
+        if op == "=":
+            return Interval(bound, True, bound, True)
+        return Combined("∪", (Interval(-inf, False, bound, False), Interval(bound, False, inf, False)))
+
+    def interval(self, low, low_closed: bool, high, high_closed: bool):
+        return Interval(low, low_closed, high, high_closed)
+
+    def point(self, node):
+        end = self.end(node)
+        return Interval(end, True, end, True)
+
+    def about(self, variable) -> None:
+        if not isinstance(variable, s.Sym) or (self.variable and self.variable != variable.name):
+            raise CannotDecide("no set over one variable")
+        self.variable = variable.name
+
+    def end(self, node):
+        """A constant end point; equal ones are made identical, so that plain comparisons suffice."""
+        mp = context()
+        infinite = infinity(node)
+        if infinite:
+            return infinite * mp.inf
+        if s.symbols(node):
+            raise CannotDecide("an end point that is no number")
+        value = Numeric({}, self.budget, complex_plane=False)(node)
+        if value.imag != 0:
+            raise CannotDecide("an end point that is no number")
+        value = mp.mpf(value.real)
+        rounded = mp.nint(value * mp.mpf(10) ** 80) / mp.mpf(10) ** 80 if mp.mag(value) < 60 else value
+        value = rounded if close(rounded, value, mp) else value
+        self.ends.append(value)
+        return value
+
+
+def infinity(node) -> int:
+    """+1 or -1 where a tree is plus or minus infinity, else 0."""
+    match node:
+        case s.Const("inf"):
+            return 1
+        case s.Mul((s.Num(value), s.Const("inf"))):
+            return 1 if value > 0 else -1
+        case s.Func("degrees", (inner,)) | s.Quantity(inner, _):
+            return infinity(inner)
+    return 0

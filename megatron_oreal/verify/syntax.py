@@ -1,0 +1,201 @@
+"""The syntax tree of an answer: small immutable nodes, made by the parser, read by the comparisons."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Num:
+    value: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Sym:
+    """A variable, a decorated letter, or a phrase (`text` true: compared without regard to case)."""
+
+    name: str
+    text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    name: str  # "pi", "e", "i", "inf"
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """The plus-minus sign as a factor: +1 then -1 (or the other way round for minus-plus)."""
+
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    terms: tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Mul:
+    factors: tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Div:
+    top: object
+    bottom: object
+
+
+@dataclass(frozen=True, slots=True)
+class Pow:
+    base: object
+    exponent: object
+
+
+@dataclass(frozen=True, slots=True)
+class Func:
+    name: str
+    args: tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """f(x): a letter right before a bracket; evaluated as a product, which is consistent for both readings."""
+
+    name: str
+    args: tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A value with its unit, percent or currency sign (`unit` is canonical where known)."""
+
+    value: object
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Based:
+    """Digits with the base as subscript: 1A_{16}."""
+
+    digits: str
+    base: int
+    negative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    parts: tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Bracketed:
+    """Two or more items between brackets that keep their order: a tuple, a vector or an interval."""
+
+    left: str  # "(" or "["
+    items: tuple
+    right: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Items without order: { } (`braced`) or unbracketed."""
+
+    items: tuple
+    braced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """{ x : condition }."""
+
+    variable: object
+    condition: object
+
+
+@dataclass(frozen=True, slots=True)
+class SetOp:
+    op: str  # "∪", "∩", "∖"
+    parts: tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A chain: sides[0] ops[0] sides[1] ops[1] ...; sides[0] is None where nothing stands before the sign."""
+
+    ops: tuple
+    sides: tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    rows: tuple  # of tuples of nodes
+
+
+ATOMS = (Num, Sym, Const, Sign, Based)
+
+
+def children(node) -> tuple:
+    """The nodes right under a node."""
+    match node:
+        case Add(parts) | Mul(parts) | Ratio(parts) | Listing(parts, _) | SetOp(_, parts) | Func(_, parts) | Apply(_, parts):
+            return parts
+        case Div(first, second) | Pow(first, second) | Condition(first, second):
+            return (first, second)
+        case Quantity(value, _):
+            return (value,)
+        case Bracketed(_, items, _):
+            return items
+        case Relation(_, sides):
+            return tuple(side for side in sides if side is not None)
+        case Matrix(rows):
+            return tuple(cell for row in rows for cell in row)
+    return ()
+
+
+def walk(node):
+    """Every node of a tree."""
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(children(node))
+
+
+def rebuild(node, change):
+    """The node with `change` applied to what is right under it."""
+    match node:
+        case Add(parts):
+            return Add(tuple(map(change, parts)))
+        case Mul(parts):
+            return Mul(tuple(map(change, parts)))
+        case Ratio(parts):
+            return Ratio(tuple(map(change, parts)))
+        case Listing(items, braced):
+            return Listing(tuple(map(change, items)), braced)
+        case SetOp(op, parts):
+            return SetOp(op, tuple(map(change, parts)))
+        case Func(name, args):
+            return Func(name, tuple(map(change, args)))
+        case Apply(name, args):
+            return Apply(name, tuple(map(change, args)))
+        case Div(top, bottom):
+            return Div(change(top), change(bottom))
+        case Pow(base, exponent):
+            return Pow(change(base), change(exponent))
+        case Condition(variable, condition):
+            return Condition(change(variable), change(condition))
+        case Quantity(value, unit):
+            return Quantity(change(value), unit)
+        case Bracketed(left, items, right):
+            return Bracketed(left, tuple(map(change, items)), right)
+        case Relation(ops, sides):
+            return Relation(ops, tuple(None if side is None else change(side) for side in sides))
+        case Matrix(rows):
+            return Matrix(tuple(tuple(map(change, row)) for row in rows))
+    return node
+
+
+def symbols(node) -> frozenset[str]:
+    """Names of the variables of a tree."""
+    names = {n.name for n in walk(node) if isinstance(n, Sym)}
+    return frozenset(names | {n.name for n in walk(node) if isinstance(n, Apply)})
