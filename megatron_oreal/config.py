@@ -1,9 +1,11 @@
 """The configuration as dataclasses behind conf/: composed by Hydra, typed here, checked before anything starts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
+import msgspec
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -116,7 +118,6 @@ class LearnConfig:
     """The training step's own settings."""
 
     tokens_per_micro_batch: int = 16384
-    export_steps: int = 0  # write a Hugging Face checkpoint every so many steps; 0: at the end only
 
     def __post_init__(self):
         _require(self.tokens_per_micro_batch >= 1, f"learn.tokens_per_micro_batch={self.tokens_per_micro_batch} must be at least 1")
@@ -181,6 +182,7 @@ class SftConfig:
     seed: int
     steps: int
     examples_per_step: int
+    log_interval: int  # steps between console lines
     model: ModelConfig
     parallel: ParallelConfig
     data: SftData
@@ -190,6 +192,7 @@ class SftConfig:
 
     def __post_init__(self):
         _require(self.steps > self.optimizer.warmup_steps, f"steps={self.steps} must be above optimizer.warmup_steps")
+        _require(self.log_interval >= 1, f"log_interval={self.log_interval} must be at least 1")
         _require(self.examples_per_step >= 1, f"examples_per_step={self.examples_per_step} must be at least 1")
 
 
@@ -223,6 +226,18 @@ def load(schema: type, name: str, overrides: Sequence[str]):
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose(name, overrides=list(overrides))
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError("config: " + " ".join(str(error).split())) from error
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        _refuse_unknown(plain, schema)
+        return msgspec.convert(plain, schema)
+    except (HydraException, OmegaConfBaseException, msgspec.ValidationError) as error:
+        raise ValueError("config: " + " ".join(str(error).replace("$.", "").split())) from error
+
+
+def _refuse_unknown(values: dict, schema: type, path: str = "") -> None:
+    """Every key of a composed config must be a field: a misspelt one would otherwise be silently without effect."""
+    types = get_type_hints(schema)
+    for name, value in values.items():
+        if name not in types:
+            raise ValueError(f"config: unknown key {path}{name}; known: {', '.join(sorted(types))}")
+        if is_dataclass(types[name]) and isinstance(value, dict):
+            _refuse_unknown(value, types[name], f"{path}{name}.")

@@ -93,6 +93,7 @@ class SelectionCounts:
     kept: int = 0
     dropped_all_right: int = 0
     dropped_all_wrong: int = 0
+    empty_responses: int = 0  # chosen trajectories without a token, which cannot be trained on
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
-"""Options of the whole test suite; here, because pytest reads options only from the conftest files it loads first."""
+"""Options of the whole test suite, real Megatron ranks over gloo, and tiny models."""
 
+import os
+import socket
+import traceback
 from pathlib import Path
 
 import pytest
@@ -15,3 +18,94 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=SHARED_GOLDEN if SHARED_GOLDEN.is_dir() else SHIPPED_GOLDEN,
         help="folder of *.npz files that the OREAL objective is run against (default: ../shared/golden, else the shipped copies)",
     )
+
+
+DEADLINE_S = 180
+
+
+def _rank_main(rank: int, world: int, port: int, function, arguments, results) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    try:
+        results.put((rank, function(*arguments), None))
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))
+
+
+def run_ranks(world: int, function, *arguments) -> list:
+    """function(*arguments) in `world` forked ranks; their results in rank order, or the first failure's traceback."""
+    import torch.multiprocessing as mp
+
+    context = mp.get_context("fork")
+    results = context.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [context.Process(target=_rank_main, args=(r, world, port, function, arguments, results)) for r in range(world)]
+    for process in processes:
+        process.start()
+    try:
+        answers = {}
+        while len(answers) < world:
+            rank, value, failure = results.get(timeout=DEADLINE_S)
+            assert failure is None, f"rank {rank} of {world}:\n{failure}"
+            answers[rank] = value
+    finally:
+        for process in processes:
+            process.join(5)
+            process.kill()
+    return [answers[r] for r in range(world)]
+
+
+@pytest.fixture(scope="session")
+def ranks():
+    """run_ranks(world, function, *arguments): ranks are forked after one import, so many layouts fit in one test process."""
+    from megatron_oreal.learn import step  # noqa: F401 (imported before forking, so that ranks start at once)
+
+    return run_ranks
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """make(name, **config) -> folder of a small random model, in Hugging Face form, with weights that make logits differ."""
+    made = {}
+
+    def make(kind: str = "qwen2", **changes):
+        key = (kind, *sorted(changes.items()))
+        if key not in made:
+            made[key] = _write_model(tmp_path_factory.mktemp(kind), kind, changes)
+        return str(made[key])
+
+    return make
+
+
+def _write_model(folder, kind: str, changes: dict):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        kind,
+        **{
+            "vocab_size": 97,  # odd, so that TP 2 pads it
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 256,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "tie_word_embeddings": False,
+            **changes,
+        },
+    )
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            center = 1.0 if "norm" in name else 0.0
+            parameter.copy_(center + 0.25 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return folder

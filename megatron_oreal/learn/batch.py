@@ -7,6 +7,8 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
+from megatron_oreal.config import ParallelConfig
+from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.oreal import response_positions
 from megatron_oreal.trajectory import Sample
 
@@ -61,6 +63,18 @@ class MicroBatch:
     rewards: Tensor  # [n] of +1 / -1
     advantages: Tensor  # [n] float32
     pass_rates: Tensor  # [n] float32
+
+
+def of_rank(
+    samples: Sequence[Sample], ranks: Ranks, parallel: ParallelConfig, budget: int, score_position: str
+) -> list[MicroBatch]:
+    """This data-parallel rank's micro-batches of a global batch. Every rank plans the same from the whole batch."""
+    spread = plan([s.length for s in samples], ranks.dp, budget)[ranks.dp_rank]
+    multiple = parallel.tp if parallel.sequence_parallel else 1
+    return [
+        pack([samples[i] for i in indices], number, multiple, score_position, ranks.platform.device)
+        for number, indices in enumerate(spread)
+    ]
 
 
 def pack(samples: Sequence[Sample], index: int, multiple: int, score_position: str, device: torch.device) -> MicroBatch:

@@ -75,7 +75,13 @@ class Learner:
     def train(self, train_batch: TrainBatch, step: int) -> StepResult:
         """One optimizer step of the token RM, and of the policy unless it is frozen at this step (0-based)."""
         counts = Counts.from_rewards([s.reward for s in train_batch.samples], [len(s.response_ids) for s in train_batch.samples])
-        micro_batches = self._micro_batches(train_batch)
+        micro_batches = batch.of_rank(
+            train_batch.samples,
+            self.ranks,
+            self.config.parallel,
+            self.config.learn.tokens_per_micro_batch,
+            self.objective.score_position,
+        )
         frozen = self.token_rm is not None and step < self.config.policy.freeze_steps
         sums, timer, weights = _Sums(), _Timer(), None
         if self.token_rm:
@@ -91,21 +97,6 @@ class Learner:
         reported = (TOKEN_RM_METRICS if self.token_rm else {}) | ({} if frozen else POLICY_METRICS)
         metrics = sums.reduce(self.ranks, counts, reported) | sums.local | timer.laps
         return StepResult(metrics, policy_changed=not frozen)
-
-    def _micro_batches(self, train_batch: TrainBatch) -> list[MicroBatch]:
-        """This rank's part of the batch. Every rank plans the same from the whole batch."""
-        samples = train_batch.samples
-        plan = batch.plan([s.length for s in samples], self.ranks.dp, self.config.learn.tokens_per_micro_batch)
-        return [
-            batch.pack(
-                [samples[i] for i in indices],
-                number,
-                self.config.parallel.tp if self.config.parallel.sequence_parallel else 1,
-                self.objective.score_position,
-                self.ranks.platform.device,
-            )
-            for number, indices in enumerate(plan[self.ranks.dp_rank])
-        ]
 
     def _train_token_rm(self, micro_batches: list[MicroBatch], counts: Counts, sums: "_Sums") -> list[TokenWeights]:
         """Backward and update; returns the token weights of its scores before the update, one a micro-batch (last stage)."""
@@ -195,8 +186,16 @@ class _Sums:
 
     def reduce(self, ranks: Ranks, counts: Counts, names: dict[str, tuple[str, str | None]]) -> dict[str, float]:
         """The metrics on every rank: only the last stage's first TP rank contributes, or values would count twice."""
-        counted = parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0
-        mine = torch.tensor([float(self._values.get(n, 0.0)) if counted else 0.0 for n in names], dtype=torch.float64)
-        totals = ranks.total(mine).tolist()
+        totals = last_stage_total([float(self._values.get(name, 0.0)) for name in names], ranks)
         per = [max(getattr(counts, count), 1) if count else 1 for _, count in names.values()]
         return {metric: total / n for (metric, _), total, n in zip(names.values(), totals, per, strict=True)}
+
+
+def last_stage_total(values: list[float], ranks: Ranks) -> list[float]:
+    """Sums over the data-parallel ranks of what the last stage knows, on every rank.
+
+    Only the last stage's first TP rank contributes: the others hold nothing, or the same values again.
+    """
+    counted = parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0
+    mine = torch.tensor(values, dtype=torch.float64)
+    return ranks.total(mine if counted else torch.zeros_like(mine)).tolist()

@@ -1,0 +1,48 @@
+"""metrics.jsonl: one object a step, names like loss/positive; written as it happens."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_oreal.trajectory import Group, SelectionCounts
+
+
+class MetricsLog:
+    """Appends to <run>/metrics.jsonl; a crash loses at most the line being written."""
+
+    def __init__(self, run_dir: str | Path):
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        self._file = open(Path(run_dir) / "metrics.jsonl", "w", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
+        self._start = time.time()
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """One line; a value that is not finite becomes null, which JSON can hold."""
+        row = {"step": step, "time/elapsed": round(time.time() - self._start, 3)}
+        row |= {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def rollout_metrics(groups: Sequence[Group], counts: SelectionCounts) -> dict[str, float]:
+    """What an iteration's trajectories looked like, over all questions and samples."""
+    trajectories = [t for g in groups for t in g.trajectories]
+    verdicts = [v for g in groups for v in g.verdicts]
+    lengths = [len(t.token_ids) for t in trajectories]
+    return {
+        "reward/mean": sum(r for g in groups for r in g.rewards) / len(trajectories),
+        "reward/pass_rate": sum(v.right for v in verdicts) / len(verdicts),
+        "verify/undecided": sum(not v.decided for v in verdicts),
+        "response/length_mean": sum(lengths) / len(lengths),
+        "response/length_max": max(lengths),
+        "response/incomplete": sum(not t.complete for t in trajectories) / len(trajectories),
+        "select/questions": counts.questions,
+        "select/kept": counts.kept,
+        "select/dropped_all_right": counts.dropped_all_right,
+        "select/dropped_all_wrong": counts.dropped_all_wrong,
+        "select/empty_responses": counts.empty_responses,
+    }

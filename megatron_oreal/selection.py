@@ -1,0 +1,51 @@
+"""From verified groups to the batch of one optimizer step."""
+
+from collections.abc import Sequence
+
+import torch
+
+from megatron_oreal.oreal import Objective, advantages, select
+from megatron_oreal.trajectory import Group, Sample, SelectionCounts, TrainBatch
+
+
+class Selector:
+    """Keeps what the objective trains on, with the advantages over all K rewards of each question."""
+
+    def __init__(self, objective: Objective, seed: int):
+        self._objective = objective
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def select(self, groups: Sequence[Group]) -> TrainBatch:
+        """One right and one wrong trajectory a question, or all (spec step 3). An empty batch where no question has both.
+
+        A chosen trajectory without a single token (aborted before the first one) cannot be trained on: left out and counted.
+        """
+        rewards = torch.tensor([g.rewards for g in groups], dtype=torch.float32)  # [questions, K]
+        advantage = advantages(rewards, self._objective.advantage)
+        chosen = select(rewards, self._objective.keep, self._generator)
+        samples = [
+            _sample(groups[question], index, float(advantage[question, index]))
+            for question, index in chosen.kept
+            if groups[question].trajectories[index].token_ids
+        ]
+        counts = SelectionCounts(
+            questions=len(groups),
+            kept=len({question for question, _ in chosen.kept}),
+            dropped_all_right=chosen.dropped_all_right,
+            dropped_all_wrong=chosen.dropped_all_wrong,
+            empty_responses=len(chosen.kept) - len(samples),
+        )
+        return TrainBatch(samples, counts)
+
+
+def _sample(group: Group, index: int, advantage: float) -> Sample:
+    trajectory = group.trajectories[index]
+    return Sample(
+        prompt_id=group.prompt.id,
+        prompt_ids=group.prompt.token_ids,
+        response_ids=trajectory.token_ids,
+        reward=group.rewards[index],
+        advantage=advantage,
+        pass_rate=group.pass_rate,
+        version=trajectory.version,
+    )

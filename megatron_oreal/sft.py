@@ -1,0 +1,62 @@
+"""Supervised start on the same engine: `python -m megatron_oreal.sft model.path=DIR data.train=FILE.jsonl key=value ...`
+
+Lines of the file have question and response. The result is a Hugging Face folder, <run_dir>/hf, for `model.path` of a run.
+"""
+
+import sys
+import time
+
+from megatron_oreal.command import run_command
+from megatron_oreal.config import SftConfig, load
+from megatron_oreal.monitor.console import Console, step_line
+from megatron_oreal.monitor.metrics import MetricsLog
+from megatron_oreal.prompts import Template, load_tokenizer, read_rows, stop_token, text_field
+from megatron_oreal.trajectory import Sample
+
+
+def read_examples(config: SftConfig) -> list[Sample]:
+    """Every line as prompt and response tokens, the stop token at the end; errors name file, line and field."""
+    from megatron_oreal.learn.supervised import example
+
+    tokenizer = load_tokenizer(config.model.path)
+    template, stop = Template(tokenizer, config.data.system_prompt), stop_token(tokenizer, config.stop_word)
+    path, examples = config.data.train, []
+    for number, row in read_rows(path):
+        question, response = (text_field(row, name, number, path) for name in ("question", "response"))
+        examples.append(example(template.tokens(question), [*tokenizer.encode(response, add_special_tokens=False), stop]))
+    return examples
+
+
+def run(config: SftConfig) -> None:
+    """Train, then write <run_dir>/hf."""
+    examples = read_examples(config)
+
+    from megatron_oreal.learn.export import write_hf
+    from megatron_oreal.learn.parallel import Ranks
+    from megatron_oreal.learn.supervised import SupervisedLearner, epochs
+
+    ranks = Ranks(config.parallel, config.seed)
+    learner = SupervisedLearner(config, ranks)
+    log = MetricsLog(config.run_dir) if ranks.conducts else None
+    with Console("supervised", config.steps, quiet=not ranks.conducts) as console:
+        draws = epochs(len(examples), config.seed, config.examples_per_step)
+        for step in range(1, config.steps + 1):
+            started = time.perf_counter()
+            metrics = learner.train([examples[i] for i in next(draws)])
+            metrics["time/step"] = time.perf_counter() - started
+            if log:
+                log.write(step, metrics)
+            if step % config.log_interval == 0 or step == config.steps:
+                console.step(step, step_line(metrics))
+        write_hf(learner.policy.gpt, learner.models, config.run_dir, ranks)
+        console.say(f"wrote {config.run_dir}/hf")
+    ranks.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_command("megatron_oreal.sft", lambda overrides: load(SftConfig, "sft", overrides), run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""The weight table: what transformers computes from a folder, Megatron computes; and exported weights are the folder's bits."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from megatron_oreal.config import ParallelConfig
+from megatron_oreal.learn import batch, pipeline
+from megatron_oreal.learn.export import write_hf
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.step import Models
+from megatron_oreal.model.gpt import check_architecture
+from megatron_oreal.model.hf_files import HFFolder, check_folder
+from megatron_oreal.trajectory import Sample
+
+SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], 1, 0.0, 0.5, 0), Sample("b", [1], [2, 3], 1, 0.0, 0.5, 0)]
+LAYOUTS = {"tp1": (1, {}), "tp2-sp": (2, {"tp": 2, "sequence_parallel": True}), "pp2": (2, {"pp": 2}), "tp2-pp2": (4, {"tp": 2, "pp": 2})}
+
+
+def logprobs_and_export(model: str, parallel: dict, out: str):
+    """Response log-probabilities (last stage, else None); the policy is also written back as a Hugging Face folder."""
+    settings = ParallelConfig(**parallel)
+    ranks = Ranks(settings, seed=0)
+    models = Models(model, "float32", ranks, settings)
+    policy = models.build("policy")
+    micro = batch.of_rank(SAMPLES, ranks, settings, budget=64, score_position="previous")
+    values = pipeline.run(policy, micro, "logprob_positions", lambda _, out: (None, out[0]), backward=False)
+    write_hf(policy, models, out, ranks)
+    ranks.stop()
+    order = [s for indices in batch.plan([s.length for s in SAMPLES], 1, 64)[0] for s in indices]
+    return order, [v.numpy() for v in values]
+
+
+def expected_logprobs(model: str, sample: Sample) -> torch.Tensor:
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    ids = torch.tensor([sample.prompt_ids + sample.response_ids])
+    with torch.no_grad():
+        logits = reference(ids).logits[0, len(sample.prompt_ids) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(sample.response_ids)[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("kind", "tied"), [("qwen2", False), ("qwen2", True), ("qwen3", False), ("llama", False)])
+def test_megatron_computes_what_transformers_does_and_exports_the_same_bits(ranks, tiny_model, tmp_path, kind, tied, layout):
+    world, parallel = LAYOUTS[layout]
+    model = tiny_model(kind, tie_word_embeddings=tied)
+    order, values = ranks(world, logprobs_and_export, model, parallel, str(tmp_path))[-1]
+    expected = torch.cat([expected_logprobs(model, SAMPLES[i]) for i in order])
+    torch.testing.assert_close(torch.from_numpy(values[0]), expected, rtol=1e-4, atol=1e-4)
+    before, after = HFFolder(model), HFFolder(tmp_path / "hf")
+    assert set(before) == set(after)
+    assert all(torch.equal(before[name][:], after[name][:]) for name in before)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path, tiny_model):
+    with pytest.raises(ValueError, match="config.json is missing"):
+        check_folder(tmp_path)
+    with pytest.raises(KeyError, match="no tensor named lm_head.bias"):
+        HFFolder(tiny_model())["lm_head.bias"]
+
+
+def test_a_layout_that_does_not_divide_the_model_is_refused(tiny_model):
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(tiny_model())
+    with pytest.raises(ValueError, match="2 key-value heads cannot be split over parallel.tp=4"):
+        check_architecture(config, ParallelConfig(tp=4))
+    with pytest.raises(ValueError, match="4 layers cannot be split over parallel.pp=3"):
+        check_architecture(config, ParallelConfig(pp=3))
