@@ -43,7 +43,7 @@ ready() { # has a setup finished here, from these requirements, and with the Pyt
     [[ -x $VENV/bin/python && -f $STAMP && $(<"$STAMP") == "$1" ]] && [[ -z ${PYTHON:-} || $(version "$PYTHON") == $(version "$VENV/bin/python") ]]
 }
 
-version() { "$1" -c 'import sys; print(sys.version_info[:2])'; }
+version() { "$1" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null; }
 
 step() { # COMMAND...: quiet when it works, its last lines when it does not
     if ! timeout "$STEP_SECONDS" "$@" >>"$LOG" 2>&1; then
@@ -58,7 +58,7 @@ install() { # PYTHON
     step "$1" -m venv --clear "$VENV"
     say "installing torch (1/3)"
     step "${pip[@]}" --constraint "$REQUIREMENTS" setuptools wheel torch
-    say "installing the other $(grep -c '==' "$REQUIREMENTS") packages (2/3)"
+    say "installing the other $(grep -c '^[^#]*==' "$REQUIREMENTS") packages (2/3)"
     step "${pip[@]}" --no-deps --no-build-isolation --requirement "$REQUIREMENTS"
     say "installing megatron-oreal itself, editable (3/3)"
     step "${pip[@]}" --no-deps --no-build-isolation --editable "$ROOT"
