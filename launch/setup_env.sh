@@ -76,7 +76,7 @@ main() {
         flock --timeout "$LOCK_SECONDS" 9 || fail "another setup of $VENV has held its lock for $LOCK_SECONDS s: end it and run again"
         if ready "$stamp"; then return; fi
     fi
-    say "making $VENV with $("$python" --version), about a minute"
+    say "making $VENV with $("$python" --version), a minute or two"
     install "$python"
     echo "$stamp" >"$STAMP"
     rm -f "$LOG"
