@@ -9,7 +9,7 @@ It writes, the same for the same arguments:
     DIR/heldout.jsonl  question, gold_answer, kind, level
 No question stands in two of the three files.
 
-The problems are of five kinds, with one to three steps of arithmetic (the level), all values from 1 to 99:
+The problems are of five kinds, with one to three steps of arithmetic (the level), all values from 1 to 50:
     change   a number of things that grows and shrinks
     packs    packs of so many each, then some more or fewer
     cost     so many at a price each, and something else besides
@@ -39,7 +39,8 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-VOCABULARY = 384  # 256 bytes, 3 special tokens, and merges enough that nearly every word of the problems is one token
+VOCABULARY = 512  # 256 bytes, 3 special tokens, 100 numbers, and merges enough that every word of the problems is one token
+LARGEST = 50  # the largest number that comes up anywhere
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Faults:
-    """Rates of the faults in the supervised solutions: slip of written steps, leap of steps but the first, leap_wrong of steps done in the head,
+    """Rates of the faults in the supervised solutions: slip of written steps, leap of steps but the first, leap_wrong of steps in the head,
     early and misread of the solutions of the kind concerned."""
 
     slip: float = 0.05
-    leap: float = 0.4
-    leap_wrong: float = 0.4
+    leap: float = 0.5
+    leap_wrong: float = 0.5
     early: float = 0.6
     misread: float = 0.6
 
@@ -113,24 +114,24 @@ def chain(rng: random.Random, first: list[Step], events: int) -> tuple[list[Step
 
 
 def change(rng: random.Random, level: int) -> tuple[str, list[Step]]:
-    name, thing, have, amount = rng.choice(NAMES), rng.choice(THINGS), rng.randint(11, 60), rng.randint(2, 9)
+    name, thing, have, amount = rng.choice(NAMES), rng.choice(THINGS), rng.randint(5, 40), rng.randint(2, 9)
     gets = rng.random() < 0.5
     first = Step(Operand(have), "+" if gets else "-", Operand(amount))
     steps, words = chain(rng, [first], level - 1)
     listed = ", then ".join([f"gets {amount} more" if gets else f"loses {amount}", *words])
-    return f"{name} has {have} {thing}, {listed}. How many {thing} does {name} have now?", steps
+    return f"{name} has {have} {thing}, {listed}. How many {thing} now?", steps
 
 
 def packs(rng: random.Random, level: int) -> tuple[str, list[Step]]:
-    name, thing, count, size = rng.choice(NAMES), rng.choice(THINGS), rng.randint(2, 9), rng.randint(2, 9)
+    name, thing, count, size = rng.choice(NAMES), rng.choice(THINGS), rng.randint(2, 7), rng.randint(2, 7)
     steps, words = chain(rng, [Step(Operand(count), "*", Operand(size))], level - 1)
     listed = ", then ".join([f"{name} buys {count} packs of {size} {thing}", *words])
-    return f"{listed}. How many {thing} does {name} have now?", steps
+    return f"{listed}. How many {thing} now?", steps
 
 
 def cost(rng: random.Random, level: int) -> tuple[str, list[Step]]:
     name, (thing, other) = rng.choice(NAMES), rng.sample(THINGS, 2)
-    count, price, count2, price2, fixed = (rng.randint(2, 9) for _ in range(5))
+    count, price, count2, price2, fixed = (rng.randint(2, 7) for _ in range(5))
     steps = [Step(Operand(count), "*", Operand(price))]
     text = f"{name} buys {count} {thing} at {price} dollars each"
     if level == 2:
@@ -139,7 +140,7 @@ def cost(rng: random.Random, level: int) -> tuple[str, list[Step]]:
     if level == 3:
         text += f" and {count2} {other} at {price2} dollars each"
         steps += [Step(Operand(count2), "*", Operand(price2)), Step(Operand(step=0), "+", Operand(step=1))]
-    return f"{text}. How many dollars does {name} pay?", steps
+    return f"{text}. How many dollars in all?", steps
 
 
 def together(rng: random.Random, level: int, have: int, relation: str, first: Step) -> tuple[str, list[Step]]:
@@ -147,32 +148,32 @@ def together(rng: random.Random, level: int, have: int, relation: str, first: St
     (name, friend), thing = rng.sample(NAMES, 2), rng.choice(THINGS)
     text = f"{name} has {have} {thing}. {friend} has {relation}."
     if level == 1:
-        return f"{text} How many {thing} does {friend} have?", [first]
+        return f"{text} How many has {friend}?", [first]
     steps, words = chain(rng, [first, Step(Operand(step=0), "+", Operand(have))], level - 2)
     event = "".join(f" Then {friend} {word}." for word in words)
-    return f"{text}{event} How many {thing} do they have together?", steps
+    return f"{text}{event} How many together?", steps
 
 
 def times(rng: random.Random, level: int) -> tuple[str, list[Step]]:
-    have, factor = rng.randint(2, 12), rng.randint(2, 7)
+    have, factor = rng.randint(2, 7), rng.randint(2, 7)
     return together(rng, level, have, f"{factor} times as many", Step(Operand(factor), "*", Operand(have)))
 
 
 def fewer(rng: random.Random, level: int) -> tuple[str, list[Step]]:
-    have, less = rng.randint(12, 50), rng.randint(2, 9)
+    have, less = rng.randint(11, 30), rng.randint(2, 9)
     return together(rng, level, have, f"{less} fewer", Step(Operand(have), "-", Operand(less)))
 
 
 KINDS = {"change": change, "packs": packs, "cost": cost, "times": times, "fewer": fewer}
-LEVELS = (1, 2, 2, 3)  # drawn evenly: half of the problems have two steps
+LEVELS = (1, 2, 3)
 
 
 def draw_problem(rng: random.Random) -> Problem:
-    """A problem all of whose results lie in 1..99."""
+    """A problem all of whose results lie in 1..LARGEST."""
     kind, level = rng.choice(list(KINDS)), rng.choice(LEVELS)
     while True:
         question, steps = KINDS[kind](rng, level)
-        if all(1 <= result <= 99 for result in results(tuple(steps))):
+        if all(1 <= result <= LARGEST for result in results(tuple(steps))):
             return Problem(kind, question, tuple(steps))
 
 
@@ -211,31 +212,30 @@ def solution(problem: Problem, rng: random.Random, faults: Faults) -> str:
     return f"{text}So \\boxed{{{done[-1]}}}"
 
 
-def make_tokenizer(texts: list[str]):
-    """Byte-level BPE over the texts, every digit a token of its own; the chat template's end of turn is the one stop token."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+def make_tokenizer():
+    """Byte-level BPE with the numbers 0 to 99 as tokens and the end of turn as the one stop token; the same for every seed.
 
-    core = Tokenizer(models.BPE())
-    digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-    core.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", STOP]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False)
-    core.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=STOP, pad_token="<|endoftext|>", model_max_length=1024)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    It is a Qwen2Tokenizer because AutoTokenizer (transformers 5) makes one of any tokenizer beside a Qwen2 model, and that class takes
+    digits apart before all else: numbers are tokens only when they are added as such. With them the model learns arithmetic sooner.
+    """
+    from transformers import Qwen2Tokenizer
+
+    rng, numbers = random.Random(0), [str(number) for number in range(100)]
+    problems = draw_distinct(rng, 3000)
+    texts = [f"user\n{problem.question}\nassistant\n{solution(problem, rng, Faults())}" for problem in problems]
+    blank = Qwen2Tokenizer(eos_token=STOP, pad_token="<|endoftext|>", extra_special_tokens=["<|im_start|>"], model_max_length=1024)
+    tokenizer = blank.train_new_from_iterator(texts, VOCABULARY - len(numbers), show_progress=False)
+    tokenizer.add_tokens(numbers)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
-def write_base(out: Path, seed: int, texts: list[str]) -> None:
-    """Writes the model (about 0.6 M parameters, random), its tokenizer and generation config."""
+def write_base(out: Path, seed: int) -> None:
+    """Writes the model (about 0.7 M parameters, random), its tokenizer and generation config."""
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    tokenizer = make_tokenizer(texts)
+    tokenizer = make_tokenizer()
     config = Qwen2Config(
         vocab_size=-(-len(tokenizer) // 8) * 8,  # a multiple of 8, so that tensor parallelism divides it
         hidden_size=128,
@@ -269,14 +269,13 @@ def make_demo(out: Path, seed: int, train: int, heldout: int, sft: int, faults: 
     held, training, supervised = problems[:heldout], problems[heldout : heldout + train], problems[heldout + train :]
     responses = [solution(problem, rng, faults) for problem in supervised]
     out.mkdir(parents=True, exist_ok=True)
-    write_lines(
-        out / "heldout.jsonl", [{"question": p.question, "gold_answer": str(p.answer), "kind": p.kind, "level": len(p.steps)} for p in held]
-    )
-    write_lines(out / "train.jsonl", [{"question": p.question, "gold_answer": str(p.answer)} for p in training])
+    labels = [{"kind": problem.kind, "level": len(problem.steps)} for problem in held]
+    asked = [{"question": problem.question, "gold_answer": str(problem.answer)} for problem in held + training]
+    write_lines(out / "heldout.jsonl", [row | label for row, label in zip(asked, labels, strict=False)])
+    write_lines(out / "train.jsonl", asked[heldout:])
     pairs = zip(supervised, responses, strict=True)
     write_lines(out / "sft.jsonl", [{"question": p.question, "response": response} for p, response in pairs])
-    texts = [f"user\n{p.question}\nassistant\n{response}" for p, response in zip(supervised[:4000], responses, strict=False)]
-    write_base(out / "base", seed, texts)
+    write_base(out / "base", seed)
 
 
 def main(argv: list[str] | None = None) -> None:
