@@ -8,9 +8,15 @@ import re
 END_OF_THINKING = ("</think>", "**Final Answer**", "<conclude>")
 TAIL_CHARS = 200_000
 """Only this much of the end of a response is searched for a box; 14,000 tokens are some 60,000 characters."""
+NEAR_CHARS = 2_000
+"""Where an outer box of the last one would begin: answers are far shorter."""
 MAX_NESTED_BOXES = 3
 
 _BOX = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\+boxed\s+([^\s{}$\\]{1,64})|\\.|[{}]", re.DOTALL)
+
+_JOINT = re.compile(r",|\band\b|\}\s*\\")
+MAX_JOINT = 30
+"""Characters between two boxes of a gold answer that are one list."""
 
 
 def after_thinking(response: str) -> str:
@@ -23,11 +29,20 @@ def after_thinking(response: str) -> str:
 def last_box(text: str) -> str | None:
     """Content of the last balanced box that lies in no other balanced box, or None.
 
+    The end of the text is searched first; all of it only where no box is balanced there.
+    """
+    last = max(text.rfind("boxed"), text.rfind("fbox"))
+    if last < 0:
+        return None
+    boxes = outer_boxes(text[max(0, last - NEAR_CHARS) :]) or outer_boxes(text[-TAIL_CHARS:])
+    return boxes[-1] if boxes else None
+
+
+def outer_boxes(text: str) -> list[str]:
+    """Contents of the balanced boxes that lie in no other balanced box, in order.
+
     One pass with a stack: matching braces forward from each box would be quadratic for hostile input.
     """
-    text = text[-TAIL_CHARS:]
-    if "box" not in text:
-        return None
     stack: list[tuple[int, bool]] = []  # where the content of an open brace starts, and is it a box
     boxes: list[tuple[int, int]] = []  # balanced and outermost so far, in order of their starts
     for match in _BOX.finditer(text):
@@ -43,7 +58,7 @@ def last_box(text: str) -> str | None:
                     boxes.append((begin, match.start()))
         elif token[-1] == "{" and (len(token) > 2 or token == "{"):
             stack.append((match.end(), token != "{"))
-    return text[slice(*boxes[-1])] if boxes else None
+    return [text[slice(*box)] for box in boxes]
 
 
 def final_answer(response: str) -> str | None:
@@ -58,6 +73,10 @@ def final_answer(response: str) -> str | None:
 
 
 def gold_answer(gold: str) -> str:
-    """The gold answer without a box around it, where it has one."""
-    box = last_box(gold)
-    return gold.strip() if box is None else box.strip()
+    """The gold answer without a box around it; boxes joined by a comma or `and` are a list."""
+    boxes = outer_boxes(gold) if "box" in gold else []
+    if not boxes:
+        return gold.strip()
+    between = gold[gold.find(boxes[0]) + len(boxes[0]) : gold.rfind(boxes[-1])]
+    listed = len(between) < MAX_JOINT * len(boxes) and _JOINT.search(between)
+    return (", ".join(boxes) if listed else boxes[-1]).strip()

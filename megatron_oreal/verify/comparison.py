@@ -3,11 +3,12 @@
 from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.equations import same_equation, same_inequality
 from megatron_oreal.verify.exact import Budget, CannotDecide, Undefined, based_value, rational
-from megatron_oreal.verify.numeric import same_scalar
+from megatron_oreal.verify.numeric import Numeric, same_scalar
 from megatron_oreal.verify.realsets import infinity, names_set, same_set
+from megatron_oreal.verify.vocabulary import words
 
 MAX_ITEMS = 64
-_CONSTANTS_OF_INTEGRATION = frozenset("C c K k C_1 c_1 C_0".split())
+_CONSTANTS_OF_INTEGRATION = words("C c K k C_1 c_1 C_0")
 _EQUALS = ("=", "≈")
 
 
@@ -93,7 +94,17 @@ class Comparison:
         if max(len(ours), len(theirs)) > MAX_ITEMS:
             raise CannotDecide("too long a list")
         ours, theirs = _without_variable(ours, theirs)
+        in_order = self.in_alphabetical_order(ours, theirs)
+        if in_order is not None:
+            return in_order
         return self.matched(ours, theirs) and self.matched(theirs, ours)
+
+    def in_alphabetical_order(self, ours: list, theirs: list) -> bool | None:
+        """`k = 45, n = 2` against `45, 2`: by position. None where neither list is of such assignments."""
+        for assigned, plain in ((ours, theirs), (theirs, ours)):
+            if all(map(_assigned, assigned)) and not any(isinstance(item, s.Relation) for item in plain):
+                return self.pairwise(tuple(item.sides[1] for item in assigned), tuple(plain))
+        return None
 
     def listed_in_order(self, listed: s.Listing, other: s.Bracketed) -> bool:
         """`x = 1, y = 2` and `1, 2` against (1, 2)."""
@@ -165,7 +176,9 @@ class Comparison:
             return value is not None and self.same(value, answer)
         if not isinstance(gold, s.Relation):
             value = self.assigned_value(answer, strict=False)
-            return value is not None and self.same(gold, value)
+            if value is not None and self.same(gold, value):
+                return True
+            return self.same_rounded(gold, answer)
         if len(gold.ops) == len(answer.ops) == 1 and gold.ops[0] in _EQUALS and answer.ops[0] in _EQUALS:
             return self.same_equality(gold, answer)
         if gold.ops == answer.ops and None not in (*gold.sides, *answer.sides):
@@ -201,6 +214,13 @@ class Comparison:
                 turned = _is_name(value) and len(before) == 1
                 return side if turned else None
         return value
+
+    def same_rounded(self, gold, answer: s.Relation) -> bool:
+        """70/9 ≈ 7.78 against a gold answer that is rounded itself."""
+        if answer.ops[-1] != "≈" or answer.sides[-2] is None or s.symbols(answer):
+            return False
+        exact, rounded = (Numeric({}, self.budget, complex_plane=False)(side) for side in answer.sides[-2:])
+        return abs(exact - rounded) < abs(rounded) / 100 and self.same(gold, answer.sides[-1])
 
     def equal_numbers(self, side, value) -> bool:
         if s.symbols(side) or s.symbols(value):
@@ -272,10 +292,17 @@ def _assigned(item) -> bool:
 
 def _without_variable(ours: list, theirs: list) -> tuple[list, list]:
     """`x = 1 or x = 2` and `1, 2`: drop the variable where all assignments of both lists share it."""
-    names = {item.sides[0] for item in (*ours, *theirs) if _assigned(item)}
+    names = {_root_name(item.sides[0]) for item in (*ours, *theirs) if _assigned(item)}
     if len(names) != 1:
         return ours, theirs
     return tuple([item.sides[1] if _assigned(item) else item for item in items] for items in (ours, theirs))
+
+
+def _root_name(node):
+    """x for x_1 and x_2: roots of one equation."""
+    if isinstance(node, s.Sym) and node.name.rpartition("_")[2].isdigit():
+        return s.Sym(node.name.rpartition("_")[0])
+    return node
 
 
 def _is_name(node) -> bool:
@@ -285,6 +312,10 @@ def _is_name(node) -> bool:
             return True
         case s.Func("abs", (inner,)):
             return _is_name(inner)
+        case s.Ratio(parts) | s.Bracketed(_, parts, _):
+            return all(map(_is_name, parts))
+        case s.Div(top, bottom):
+            return _is_plain_combination(top) and _is_plain_combination(bottom)
         case s.Mul(factors):
             return all(isinstance(f, (s.Sym, s.Apply)) and (f.name[0].isupper() or f.name[0] == "\\" or f.name == "m") for f in factors)
     return False

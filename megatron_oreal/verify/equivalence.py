@@ -8,7 +8,7 @@ from megatron_oreal.verify.answer import final_answer, gold_answer
 from megatron_oreal.verify.comparison import Comparison
 from megatron_oreal.verify.exact import CannotDecide
 from megatron_oreal.verify.lexer import CannotRead
-from megatron_oreal.verify.normalize import normalize, squeeze
+from megatron_oreal.verify.normalize import normalize, squeeze, unlabelled
 from megatron_oreal.verify.parser import parse
 from megatron_oreal.verify.syntax import Const, Func, rebuild, walk
 
@@ -19,6 +19,8 @@ _INTEGER = re.compile(r"[-+]?\d{1,400}")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _LETTER = re.compile(r"\(?([A-Z])\)?[.:]?")
 _LETTER_WITH_VALUE = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)])\s*\S.*", re.DOTALL)
+_DECIMAL_POINT = re.compile(r"[-+]?\d+\.\d+")
+_DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+,(?!\d{3}$)\d{2,}|0,\d+)")  # 1,234 is a thousand; 3,4 is a list
 _THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
 
 
@@ -42,6 +44,8 @@ def compare(answer: str, gold: str) -> Verdict:
         same = len(answer) < 10 * MAX_CHARS and answer == gold
         return Verdict(same, "equal" if same else "too long", decided=same)
     answer, gold = normalize(answer), normalize(gold)
+    if squeeze(answer) != squeeze(gold):
+        answer, gold = unlabelled(answer), unlabelled(gold)
     known = _by_text(answer, gold)
     return _by_meaning(answer, gold) if known is None else known
 
@@ -57,6 +61,9 @@ def _by_text(answer: str, gold: str) -> Verdict | None:
     plain_answer, plain_gold = (_TEXT_COMMAND.sub(r"\1", text).strip(" .") for text in (answer, gold))
     if plain_answer.casefold() == plain_gold.casefold() and len(plain_gold) > 2 and plain_gold.replace(" ", "").isalpha():
         return Verdict(True, "equal")
+    for comma, point in ((answer, gold), (gold, answer)):
+        if _DECIMAL_COMMA.fullmatch(comma) and _DECIMAL_POINT.fullmatch(point):
+            return _verdict(comma.replace(",", ".") == point)
     letter = _LETTER.fullmatch(plain_gold)
     chosen = _LETTER_WITH_VALUE.fullmatch(plain_answer)
     if letter and chosen:

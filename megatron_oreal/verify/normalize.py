@@ -7,19 +7,20 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "012345
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 _CHARACTERS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-",
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "∗": "*", "÷": r"\div ", "∕": "/", "⁄": "/",
-    "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "π": r"\pi ", "∞": r"\infty ", "°": r"^{\circ}", "˚": r"^{\circ}", "º": r"^{\circ}",
-    "≤": r"\le ", "≥": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ",
-    "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "∅": r"\emptyset ", "∖": r"\setminus ",
-    "∨": r"\lor ", "∧": r"\land ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
-    "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}",
-    "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}", "⅙": r"\frac{1}{6}", "⅚": r"\frac{5}{6}", "⅛": r"\frac{1}{8}",
-    "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}", "⅞": r"\frac{7}{8}",
-    "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "″": "''", "、": ",", "。": ".", "〈": "(", "〉": ")", "⟨": r"\langle ", "⟩": r"\rangle ",
-    "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\phi ", "ω": r"\omega ", "μ": r"\mu ",
-    "σ": r"\sigma ", "ρ": r"\rho ", "δ": r"\delta ", "Δ": r"\Delta ", "ε": r"\epsilon ", "τ": r"\tau ", "Ω": r"\Omega ", "Σ": r"\Sigma ",
-    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle ", "…": r"\ldots ",
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
+    "∙": r"\cdot ", "•": r"\cdot ", "∗": "*", "÷": r"\div ", "∕": "/", "⁄": "/", "√": r"\sqrt ", "∛": r"\sqrt[3] ",
+    "∜": r"\sqrt[4] ", "π": r"\pi ", "∞": r"\infty ", "°": r"^{\circ}", "˚": r"^{\circ}", "º": r"^{\circ}", "≤": r"\le ",
+    "≥": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ",
+    "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "∅": r"\emptyset ",
+    "∖": r"\setminus ", "∨": r"\lor ", "∧": r"\land ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}",
+    "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}",
+    "⅙": r"\frac{1}{6}", "⅚": r"\frac{5}{6}", "⅛": r"\frac{1}{8}", "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}",
+    "⅞": r"\frac{7}{8}", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "″": "''", "、": ",", "。": ".", "〈": "(", "〉": ")",
+    "⟨": r"\langle ", "⟩": r"\rangle ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ",
+    "φ": r"\phi ", "ω": r"\omega ", "μ": r"\mu ", "σ": r"\sigma ", "ρ": r"\rho ", "δ": r"\delta ", "Δ": r"\Delta ",
+    "ε": r"\epsilon ", "τ": r"\tau ", "Ω": r"\Omega ", "Σ": r"\Sigma ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
+    "⌉": r"\rceil ", "∠": r"\angle ", "…": r"\ldots ",
 }  # fmt: skip
 _CHARACTER_TABLE = str.maketrans(_CHARACTERS)
 
@@ -62,6 +63,26 @@ def normalize(text: str) -> str:
     text = _DOLLARS.sub(" ", text)
     text = _SPACES.sub(" ", text)
     return text.strip(" ").rstrip(" .,;").strip()
+
+
+_LEAD = re.compile(
+    r"(?:\\text\s*\{\s*)?(?:(?:so|thus|therefore|hence|we|find|get|have|that|the|final|correct|answer|solution|value|result"
+    r"|is|are|be)\b[ ,:]*)+\}?\s*",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"(?:\\text\s*\{\s*)?(?=[A-Za-z ]*[a-z]{3})[A-Za-z][A-Za-z ]{3,40}:\s*\}?\s*")
+_TAIL = re.compile(r"\s*(?:\\text\s*\{\s*)?\bis (?:the|our)(?: final)? (?:answer|solution)\s*\}?$", re.IGNORECASE)
+
+
+def unlabelled(text: str) -> str:
+    """A normalised answer without words that only present it: `the answer is`, `Area:`, `is the solution`.
+
+    Nothing that could negate or hedge is among them.
+    """
+    value = _TAIL.sub("", text)
+    lead = _LEAD.match(value) or _LABEL.match(value)
+    value = value[lead.end() :] if lead else value
+    return value if value.count("{") == value.count("}") and value.strip() else text
 
 
 def squeeze(text: str) -> str:

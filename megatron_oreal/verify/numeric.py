@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.exact import Budget, CannotDecide, Inexact, Undefined, rational
+from megatron_oreal.verify.vocabulary import words
 
 DIGITS = 110
 AGREE = 75
@@ -189,7 +190,7 @@ class Numeric:
         return self.mp.floor(reals[0]) if name == "floor" else self.mp.ceil(reals[0])
 
 
-_ELEMENTARY = {name: name for name in "sin cos tan cot sec csc sinh cosh tanh coth sech csch".split()} | {
+_ELEMENTARY = {name: name for name in words("sin cos tan cot sec csc sinh cosh tanh coth sech csch")} | {
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec", "arccsc": "acsc",
     "asin": "asin", "acos": "acos", "atan": "atan", "arsinh": "asinh", "arcosh": "acosh", "artanh": "atanh",
 }  # fmt: skip

@@ -6,17 +6,18 @@ from fractions import Fraction
 from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.lexer import CannotRead, Token, tokenize
 from megatron_oreal.verify.units import CANONICAL, canonical_unit, is_unit
+from megatron_oreal.verify.vocabulary import words
 
 MAX_DEPTH = 40
 MAX_EXPONENT_OF_TEN = 3000
-RELATIONS = frozenset("= < > ≤ ≥ ≠ ∈ ∉ ≈ ≡ ~ ≅ ⊂ ⊆ → ⇒ ⇔ ∝ ⊥ ∥".split())
+RELATIONS = words("= < > ≤ ≥ ≠ ∈ ∉ ≈ ≡ ~ ≅ ⊂ ⊆ → ⇒ ⇔ ∝ ⊥ ∥")
 _ORDER = frozenset("<>≤≥≠∈")
 _NEGATED = {"=": "≠", "∈": "∉"}
-_MATRICES = frozenset("matrix pmatrix bmatrix Bmatrix smallmatrix array".split())
+_MATRICES = words("matrix pmatrix bmatrix Bmatrix smallmatrix array")
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
-_TRIGONOMETRIC = frozenset("sin cos tan cot sec csc".split())
+_TRIGONOMETRIC = words("sin cos tan cot sec csc")
 _APPLIED = frozenset("fghpqFGHPQRST")
-_ONE, _MINUS, _TEN = s.Num(Fraction(1)), s.Num(Fraction(-1)), s.Num(Fraction(10))
+_MINUS = s.Num(Fraction(-1))
 _BASED = re.compile(r"(-?)([0-9A-Z]+)_\s*(?:\{\s*)?(?:\\(?:text|mathrm)\s*\{\s*)?(\d{1,2})\s*\}*")
 _END = Token("end of text", "")
 
@@ -89,18 +90,29 @@ class _Parser:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise CannotRead("nested too deep")
-        items, words = [self.item()], set()
+        groups = [self.group()]
+        while self.accept(";"):
+            groups.append(self.group())
+        self.depth -= 1
+        if len(groups) == 1:
+            return groups[0]
+        if any(isinstance(group, s.Listing) for group in groups):
+            return s.Listing(tuple(map(_in_order, groups)), braced=False)
+        return s.Listing(tuple(groups), braced=False)
+
+    def group(self):
+        """item (, item)*, the items of a listing between semicolons"""
+        items, separators = [self.item()], set()
         while self.at(",") or self.next.kind == "sep":
             while self.at(",") or self.next.kind == "sep":
-                words.add(self.take().text)
+                separators.add(self.take().text)
             if self.next is _END:
                 raise CannotRead("a list that ends with a separator")
             items.append(self.item())
-        self.depth -= 1
         if len(items) == 1:
             return items[0]
-        if all(isinstance(item, s.Relation) and set(item.ops) <= _ORDER for item in items) and words in ({"or"}, {"and"}):
-            return s.SetOp("∪" if words == {"or"} else "∩", tuple(items))
+        if all(isinstance(item, s.Relation) and set(item.ops) <= _ORDER for item in items) and separators in ({"or"}, {"and"}):
+            return s.SetOp("∪" if separators == {"or"} else "∩", tuple(items))
         return s.Listing(tuple(items), braced=False)
 
     def item(self):
@@ -168,16 +180,21 @@ class _Parser:
             elif self.at("mod"):
                 self.take()
                 left, mixed = s.Func("mod", (left, self.factor())), False
-            elif self.next.kind == "word":
+            elif self.next.kind == "word" and not self.at_lone_letter():
                 left, mixed = s.Quantity(left, self.unit()), False
             elif self.next.kind == "cur" and self.peek(1).kind != "num":
                 left, mixed = s.Quantity(left, self.take().text), False
-            elif self.next.kind == "num":
+            elif self.next.kind == "num" and self.tokens[self.position - 1].text not in ("!", ")", "}"):
                 left, mixed = self.mixed_number(left, mixed), False
             elif self.starts_factor():
                 left, mixed = self.juxtaposed(left, mixed), False
             else:
                 return left
+
+    def at_lone_letter(self) -> bool:
+        """A letter in \\text that is no unit: a variable."""
+        text = self.next.text
+        return len(text) == 1 and text.lower() not in CANONICAL and self.peek(1).kind != "word"
 
     def could_be_mixed(self) -> bool:
         """The factor just read was a bare whole number."""
@@ -203,25 +220,25 @@ class _Parser:
     def starts_factor(self) -> bool:
         kind, text = self.next
         if kind == "op":
-            return text in ("(", "[", "{", "⌊", "⌈") or (text == "|" and self.bars == 0)
-        return kind in ("sym", "const", "fn", "cmd", "begin")
+            return text in ("(", "[", "{", "⌊", "⌈") or (text == "|" and self.bars == 0 and not self.colon_free)
+        return kind in ("num", "sym", "const", "fn", "cmd", "begin") or (kind == "word" and self.at_lone_letter())
 
     def unit(self) -> str:
         """Words after a value, with powers and quotients."""
-        words = []
+        parts = []
         while True:
             if self.next.kind == "word":
-                words.append(self.take().text)
-            elif words and self.at("^"):
+                parts.append(self.take().text)
+            elif parts and self.at("^"):
                 self.take()
-                words.append(self.unit_power())
-            elif words and self.at("/", "*", "-") and self.peek(1).kind == "word":
-                words.append(self.take().text)
+                parts.append(self.unit_power())
+            elif parts and self.at("/", "*", "-") and self.peek(1).kind == "word":
+                parts.append(self.take().text)
             else:
                 break
-        if not is_unit(words):
-            raise CannotRead(f"{' '.join(words)!r} is no unit")
-        return canonical_unit(words)
+        if not is_unit(parts):
+            raise CannotRead(f"{' '.join(parts)!r} is no unit")
+        return canonical_unit(parts)
 
     def unit_power(self) -> str:
         braced = self.accept("{")
@@ -269,7 +286,7 @@ class _Parser:
                 node = s.Quantity(node, "percent")
             elif self.at("'") and isinstance(node, s.Sym):
                 self.take()
-                node = s.Sym(node.name + "'")
+                node = self.applied(node.name, s.Sym(node.name + "'"), "'")
             elif self.at("_"):
                 self.take()
                 node = self.subscripted(node)
@@ -285,6 +302,8 @@ class _Parser:
             return s.Sym(base.name + "'") if isinstance(base, s.Sym) else base
         if isinstance(base, s.Quantity):
             return s.Quantity(s.Pow(base.value, exponent), base.unit)
+        if isinstance(base, s.Sym) and exponent == _MINUS:
+            return self.applied(base.name, s.Pow(base, exponent), "^-1")
         return s.Pow(base, exponent)
 
     def subscripted(self, node):
@@ -420,13 +439,15 @@ class _Parser:
         return inner
 
     def symbol(self, name: str):
-        applied = (
-            (name in _APPLIED) and self.at("(") and self.peek(2).text in (")", ",") and self.peek(1).kind in ("sym", "num", "const", "word")
-        )
-        if not applied:
-            return s.Sym(name)
+        return self.applied(name, s.Sym(name), "")
+
+    def applied(self, name: str, plain, mark: str):
+        """f(x), f'(x) or f^{-1}(x) where a bracket with a letter or number follows the name of a function."""
+        simple = self.at("(") and self.peek(2).text in (")", ",") and self.peek(1).kind in ("sym", "num", "const", "word")
+        if name not in _APPLIED or not simple:
+            return plain
         inner = self.brackets()
-        return s.Apply(name, inner.items if isinstance(inner, s.Bracketed) else (inner,))
+        return s.Apply(name + mark, inner.items if isinstance(inner, s.Bracketed) else (inner,))
 
     def phrase(self):
         """Words where a value could stand: a name, a sentence, a label."""
@@ -436,10 +457,10 @@ class _Parser:
             return s.Const(first) if first in "ei" else self.symbol(first)
         if CANONICAL.get(first.lower()) in ("dollar", "rupee", "euro") and self.peek(1).kind == "num":
             return s.Quantity((self.take(), self.factor())[1], CANONICAL[first.lower()])
-        words = []
+        parts = []
         while self.next.kind in ("word", "num", "sym", "const"):
-            words.append(self.take().text.lower())
-        return s.Sym(" ".join(words), text=True)
+            parts.append(self.take().text.lower())
+        return s.Sym(" ".join(parts), text=True)
 
     # -- commands
 
@@ -502,6 +523,14 @@ class _Parser:
         if not rows or len({len(row) for row in rows}) != 1:
             raise CannotRead("rows of different lengths")
         return s.Func("det", (s.Matrix(tuple(rows)),)) if name == "vmatrix" else s.Matrix(tuple(rows))
+
+
+def _in_order(group):
+    """`p = 5, q = 2` between semicolons is one solution: its values in order."""
+    if not isinstance(group, s.Listing):
+        return group
+    assigned = all(isinstance(item, s.Relation) and item.ops == ("=",) for item in group.items)
+    return s.Bracketed("(", tuple(item.sides[1] if assigned else item for item in group.items), ")")
 
 
 def _times(left, right):

@@ -128,10 +128,10 @@ class _Reader:
 
     def compared(self, left, op: str, right):
         """left op right, where one side is the variable, or the two differ by a linear expression in it."""
-        if isinstance(left, s.Sym) and not s.symbols(right):
+        if isinstance(left, (s.Sym, s.Apply)) and not s.symbols(right):
             self.about(left)
             return self.ray(_FLIPPED[op], self.end(right))
-        if isinstance(right, s.Sym) and not s.symbols(left):
+        if isinstance(right, (s.Sym, s.Apply)) and not s.symbols(left):
             self.about(right)
             return self.ray(op, self.end(left))
         return self.linear(s.Add((left, s.Mul((s.Num(rational(s.Num(-1), self.budget)), right)))), op)
@@ -168,7 +168,7 @@ class _Reader:
         return Interval(end, True, end, True)
 
     def about(self, variable) -> None:
-        if not isinstance(variable, s.Sym) or (self.variable and self.variable != variable.name):
+        if not isinstance(variable, (s.Sym, s.Apply)) or (self.variable and self.variable != variable.name):
             raise CannotDecide("no set over one variable")
         self.variable = variable.name
 
