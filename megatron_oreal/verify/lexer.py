@@ -22,7 +22,7 @@ MAX_TOKENS = 700
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:\\(?:overline|bar|dot)\s*\{\d+\}|\\dot\s*\d(?:\d*\\dot\s*\d)?)?"
 _THOUSANDS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,]*\d)|\d{1,3}(?: \d{3})+(?:\.\d+)?(?! ?\d)"
 _REST = (
-    r"|(?P<degree>\^\s*\{?\s*\\circ\s*\}?)|\\(?P<command>[a-zA-Z]+|.)|(?P<letters>[a-zA-Z]+)"
+    r"|(?P<degree>\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z])))|\\(?P<command>[a-zA-Z]+|.)|(?P<letters>[a-zA-Z]+)"
     r"|(?P<op><=|>=|!=|==|\*\*|\.\.\.|[-+*/^_!()\[\]{}|,;:=<>%&?'\"#@`~])|(?P<currency>[€£¥₹¢])"
     rf"|(?P<row>{ROW_BREAK})|(?P<space>\s+)|(?P<dot>\.)"
 )

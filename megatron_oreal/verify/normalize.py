@@ -62,7 +62,19 @@ def normalize(text: str) -> str:
     text = _GROUPED.sub("", text)
     text = _DOLLARS.sub(" ", text)
     text = _SPACES.sub(" ", text)
-    return text.strip(" ").rstrip(" .,;").strip()
+    return _without_group(text.strip(" ").rstrip(" .,;").strip())
+
+
+def _without_group(text: str) -> str:
+    """{5} as 5; {1, 2} stays, for it may be meant as a set."""
+    if not text.startswith("{") or "," in text:
+        return text
+    level = 0
+    for position, character in enumerate(text):
+        level += {"{": 1, "}": -1}.get(character, 0)
+        if level == 0:
+            return text[1:-1].strip() if position == len(text) - 1 else text
+    return text
 
 
 _LEAD = re.compile(

@@ -28,7 +28,7 @@ def parse(text: str, thousands: bool = True):
     if based and based.group(2)[-1:].isalnum() and any(c.isdigit() for c in based.group(2)):
         return s.Based(based.group(2).lstrip("0") or "0", int(based.group(3)), bool(based.group(1)))
     parser = _Parser(tokenize(text, thousands))
-    tree = parser.listing()
+    tree = parser.stacked(parser.listing())
     if parser.next is not _END:
         raise CannotRead(f"{parser.next.text!r} is left over")
     return tree
@@ -86,14 +86,10 @@ class _Parser:
     # -- lists, relations, sets
 
     def listing(self):
-        """item (, item)*"""
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise CannotRead("nested too deep")
-        groups = [self.group()]
+        """group (; group)*"""
+        groups = [self.deeper(self.group)]
         while self.accept(";"):
-            groups.append(self.group())
-        self.depth -= 1
+            groups.append(self.deeper(self.group))
         if len(groups) == 1:
             return groups[0]
         if any(isinstance(group, s.Listing) for group in groups):
@@ -251,20 +247,14 @@ class _Parser:
     # -- factors
 
     def factor(self):
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise CannotRead("nested too deep")
         if self.accept("-"):
-            node = _times(_MINUS, self.factor())
-        elif self.accept("+"):
-            node = self.factor()
-        elif self.next.kind == "cur":
+            return _times(_MINUS, self.deeper(self.factor))
+        if self.accept("+"):
+            return self.deeper(self.factor)
+        if self.next.kind == "cur":
             unit = self.take().text
-            node = s.Quantity(self.factor(), unit)
-        else:
-            node = self.postfix(self.primary())
-        self.depth -= 1
-        return node
+            return s.Quantity(self.deeper(self.factor), unit)
+        return self.postfix(self.deeper(self.primary))
 
     def postfix(self, node):
         while self.next.kind == "op":
@@ -298,6 +288,8 @@ class _Parser:
         if self.accept("*"):
             return s.Sym(base.name + "*") if isinstance(base, s.Sym) else base
         exponent = self.argument(single_digit=False)
+        if self.at("^"):  # a^b^c is a^(b^c)
+            exponent = self.deeper(self.postfix, exponent)
         if exponent == s.Sym("'"):
             return s.Sym(base.name + "'") if isinstance(base, s.Sym) else base
         if isinstance(base, s.Quantity):
@@ -340,13 +332,14 @@ class _Parser:
         if kind == "op" and text == "'":
             self.take()
             return s.Sym("'")
-        return self.guarded_primary()
+        return self.deeper(self.primary)
 
-    def guarded_primary(self):
+    def deeper(self, read, *arguments):
+        """One level down; depth is bounded so that no answer exhausts the stack."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise CannotRead("nested too deep")
-        node = self.primary()
+        node = read(*arguments)
         self.depth -= 1
         return node
 
@@ -427,16 +420,18 @@ class _Parser:
     def braces(self):
         self.expect("{")
         if self.accept("}"):
-            return self.guarded_primary()  # { }26: an empty group before the value
-        inner = self.inside()
-        if self.accept("choose"):
-            inner = s.Func("binom", (inner, self.inside()))
-        elif self.accept("over"):
-            inner = s.Div(inner, self.inside())
+            return self.deeper(self.primary)  # { }26: an empty group before the value
+        inner = self.stacked(self.inside())
         self.expect("}")
         if isinstance(inner, s.Listing) and not inner.braced:
             return s.Listing(inner.items, braced=True)
         return inner
+
+    def stacked(self, upper):
+        """n \\choose k, a \\over b."""
+        if self.accept("choose"):
+            return s.Func("binom", (upper, self.inside()))
+        return s.Div(upper, self.inside()) if self.accept("over") else upper
 
     def symbol(self, name: str):
         return self.applied(name, s.Sym(name), "")
@@ -502,7 +497,7 @@ class _Parser:
         """A bracketed group, or the factors that follow up to the next sign, function or bracket."""
         if self.at("(", "[", "{", "|", r"\{"):
             if self.at("{") or self.at("|"):
-                return self.postfix(self.guarded_primary())
+                return self.postfix(self.deeper(self.primary))
             return self.brackets() if self.at("(", "[") else self.set_braces()
         node = self.factor()
         while self.next.kind in ("sym", "const", "cmd"):

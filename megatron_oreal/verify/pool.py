@@ -74,6 +74,11 @@ class Verifier:
                 raise ValueError(f"prompt {prompt_id!r}: samples {_listed(of_prompt)} came, 0 to {samples - 1} were expected")
         return [_group(of_prompt, samples) for of_prompt in arrived.values()]
 
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers now alive."""
+        return [one.pid for one in self._workers]
+
     def close(self) -> None:
         """End the workers; cases not yet looked at are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,143 @@
+"""Hand-picked truths by category: (gold, answers that are right, answers that are wrong)."""
+
+import subprocess
+import sys
+
+import pytest
+
+from megatron_oreal.verify import check, decide
+from megatron_oreal.verify.equivalence import compare
+
+TRUTHS = {
+    "whole numbers": [
+        ("42", ["42", "042", "42.0", "+42", "42.", "(42)", r"\frac{84}{2}", r"6 \cdot 7", r"\text{42}", r"42\,", "$42$"],
+         ["43", "-42", "24", "4.2", "420"]),
+        ("-7", ["-7", "- 7", "−7", "–7"], ["7", "-7.1"]),
+        ("12345678901234567890", ["12345678901234567890", "12,345,678,901,234,567,890"],
+         ["12345678901234567891", "1.2345678901234567e19"]),
+        ("1000000", ["1,000,000", r"1{,}000{,}000", r"1,\!000,\!000", "1 000 000", "10^6", "1e6"], ["1,000,001", "1,000", "100,000"]),
+    ],
+    "exact, never rounded": [
+        (r"\frac{2}{3}", [r"\dfrac23", "2/3", r"\frac{4}{6}", r"0.\overline{6}"], ["0.667", "0.6666666666666667", r"\frac{3}{2}"]),
+        ("0.5", [r"\frac12", "1/2", ".5", "0.50"], ["0.49999999999999999999", "5"]),
+        (r"\sqrt{2}", [r"2^{1/2}", r"\frac{2}{\sqrt 2}", "√2"], ["1.41421356237", "2", r"-\sqrt{2}"]),
+        (r"\pi", [r"\pi", r"\frac{2\pi}{2}"], ["3.14159", r"\frac{22}{7}"]),
+        (r"1.6 \times 10^{-19}", ["1.6e-19", r"16 \cdot 10^{-20}"], ["1.7e-19", "0", r"1.6 \times 10^{-20}"]),
+        ("7.78", ["7.78", r"\frac{70}{9} \approx 7.78"], [r"\frac{70}{9}", r"70 \approx 7.78"]),
+    ],
+    "mixed numbers": [
+        (r"\frac{7}{2}", [r"3\frac{1}{2}", r"3\tfrac12", "3 1/2", "3.5"], [r"\frac{3}{2}", r"3\cdot\frac{1}{2}", r"2\frac{1}{2}"]),
+        (r"-3\frac{1}{2}", ["-3.5"], ["-2.5", "3.5"]),
+    ],
+    "units, percent, currency": [
+        ("5", [r"5\text{ cm}", "5 cm", r"5\,\mathrm{m}^2", r"\$5", "5 dollars", r"5\%", r"5^\circ", "5 min", r"5 \text{ red marbles}"],
+         [r"5\text{ is wrong}", r"5 \text{ or } 6"]),
+        (r"5\text{ cm}", ["5", "5 cm", r"5 \text{ centimeters}"], [r"5\text{ m}", r"0.05\text{ m}", "50"]),
+        (r"5\text{ cm}^2", [r"5\text{ square centimeters}", "5"], [r"5\text{ cm}^3", "25", "5^2"]),
+        (r"60\text{ miles per hour}", ["60 mph", "60"], [r"60\text{ km}"]),
+        (r"50\%", ["50", r"50\text{ percent}"], ["0.5", r"\frac12", "5000"]),
+        (r"\$1.50", ["1.5", r"1.50\text{ dollars}"], ["150", r"1.50\text{ cents}"]),
+        (r"2t", [r"\mathbf{2t}", "2 t"], ["2", r"2\text{ cm}"]),
+        (r"90^\circ", ["90", r"90\text{ degrees}", "90°"], [r"\frac{\pi}{2}", "91"]),
+    ],
+    "lists and sets": [
+        ("1, 2, 3", ["3, 2, 1", r"\{1,2,3\}", r"1, 2 \text{ and } 3", "{1,2,3}", "x = 1, x = 2, x = 3", "1; 2; 3"],
+         ["1, 2", "1, 2, 3, 4", "(1,3,2)", "1"]),
+        (r"\{1, 2\}", [r"x = 1 \text{ or } x = 2", "2, 1", r"x_1 = 1, x_2 = 2", r"x \in \{1, 2\}"], ["(1, 2)", "[1, 2]"]),
+        (r"\pm 3", ["3, -3", r"\{-3, 3\}", r"x = \pm 3"], ["3", "-3"]),
+        (r"1 \pm \sqrt{2}", [r"1-\sqrt2, 1+\sqrt2"], [r"1+\sqrt2", r"\pm\sqrt2"]),
+        ("7", ["7"], ["7, 8", r"7 \text{ or } 8", r"\pm 7", "[6, 8]", r"\{7, 8\}"]),
+        ("(1,2), (3,4)", ["(3,4), (1,2)", r"\{(1,2),(3,4)\}", "x=1,y=2;x=3,y=4"], ["(2,1), (3,4)", "(1,2)"]),
+        ("100,200", ["100, 200", "200, 100"], ["100"]),
+    ],
+    "tuples and vectors": [
+        ("(1,2)", [r"\left( 1, 2 \right)", r"\langle 1, 2 \rangle", "（1，2）", "x = 1, y = 2", "(x, y) = (1, 2)"],
+         ["(2,1)", "[1,2]", "(1,2]", "(1,2,3)", r"\{1,2\}"]),
+        (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
+         [r"\begin{bmatrix}1&2\\3&4\end{bmatrix}", r"\left(\begin{array}{cc} 1 & 2 \\ 3 & 8/2 \end{array}\right)"],
+         [r"\begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \end{pmatrix}",
+          r"\begin{pmatrix} 3 & 4 \\ 1 & 2 \end{pmatrix}"]),
+        (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", ["(1, 2)"], ["(2, 1)", r"\begin{pmatrix} 1 & 2 \end{pmatrix}"]),
+    ],
+    "intervals and inequalities": [
+        ("(1,3]", [r"1 < x \le 3", r"x \in (1, 3]", r"x > 1 \text{ and } x \leq 3", "]1,3]", r"\{x : 1 < x \le 3\}"],
+         ["[1,3]", "(1,3)", r"1 \le x < 3"]),
+        (r"(-\infty, 2) \cup (2, \infty)", [r"x \ne 2", r"\mathbb{R} \setminus \{2\}", r"x < 2 \text{ or } x > 2",
+             r"(2,\infty)\cup(-\infty,2)"],
+         ["x = 2", r"(-\infty, \infty)", r"(-\infty,2] \cup (2,\infty)"]),
+        ("x > 5", [r"5 < x", r"(5, \infty)", "2x > 10", "> 5"], [r"x \ge 5", "x < 5", "5", "x = 5", "y > 5"]),
+        ("2x + 3y < 6", ["-2x - 3y > -6", "6 > 3y + 2x"], ["2x + 3y > 6", r"2x + 3y \le 6", "2x + 3y = 6"]),
+        (r"\text{all real numbers}", [r"(-\infty, \infty)", r"\mathbb{R}"], ["(0, \\infty)", "0"]),
+    ],
+    "equations and assignments": [
+        ("5", ["x = 5", "5 = x", "f(2) = 5", "2 + 3 = 5", r"m\angle ABC = 5^\circ", r"\text{Area} = 5"],
+         ["7 = 5", "x > 5", r"\neq 5", "2x = 5", "x = 5, y = 6"]),
+        ("x = 5", ["5", "x=5"], ["y = 5", "x", "x = -5"]),
+        ("y = 2x + 1", ["y = 1 + 2x", "2x - y + 1 = 0", "2y = 4x + 2", "2x + 1 = y"], ["y = 2x - 1", "y = 2x", "2x + y + 1 = 0"]),
+        ("x - y = 3", ["y = x - 3", "x = 3 + y"], ["3", "x + y = 3"]),
+        ("xy = 2", [r"y = \frac{2}{x}"], [r"y = \frac{x}{2}"]),
+        ("x + 1", ["f(x) = x + 1", "y = 1 + x", "f^{-1}(x) = x + 1"], ["x - 1", "f(x) = x"]),
+    ],
+    "expressions": [
+        ("x^2 + 2x + 1", ["(x+1)^2", "1 + x^2 + 2x", "(1+x)(x+1)"], ["y^2 + 2y + 1", "x^2 + 2x", "-(x+1)^2"]),
+        (r"\frac{1}{x-1}", [r"-\frac{1}{1-x}", "1/(x-1)"], [r"\frac{1}{1-x}", "x - 1"]),
+        (r"\sin^2 x", [r"(\sin x)^2", r"1 - \cos^2 x", r"\frac{1-\cos 2x}{2}"], [r"\sin x^2", r"\cos^2 x"]),
+        (r"\ln 2", [r"-\ln \frac12", r"\frac{\ln 4}{2}", r"\log 2"], ["2", r"\ln 3"]),
+        (r"\ln|x| + C", ["C + \\ln|x|", r"\ln |x| + c"], [r"\ln|x|", r"\ln x + C"]),
+        (r"\sqrt{x^2}", ["|x|"], ["x"]),
+        ("3 + 4i", ["4i + 3", r"3 + 4 \cdot i"], ["3 - 4i", "4 + 3i", "3 + 4"]),
+        (r"2^{n+1}", [r"2 \cdot 2^n"], ["2^n", "2n + 2"]),
+        (r"\binom{5}{2}", ["10", r"{5 \choose 2}", r"\frac{5!}{2!3!}"], [r"\frac52", "25"]),
+        ("0", [r"\sqrt{3+2\sqrt{2}} - \sqrt{2} - 1"], [r"10^{-40}"]),
+        (r"\sqrt[3]{-8}", ["-2", "(-8)^{1/3}"], ["2"]),
+    ],
+    "sizes beyond floats": [
+        ("3^{2019}", [r"3 \cdot 3^{2018}", r"\frac{3^{2020}}{3}"], ["3^{2018}", "3^{2019} + 1", "2019^3"]),
+        ("2^{1000000}", ["4^{500000}"], ["2^{1000000} + 1", "2^{999999}"]),
+        (r"10^{-20}", [r"\frac{1}{10^{20}}"], ["0", "10^{-21}"]),
+    ],
+    "bases, ratios, times": [
+        ("1101_2", ["1101_{2}", r"1101_{\text{2}}"], ["1101_3", "1011_2", "13"]),
+        ("1A_{16}", ["1A_{16}"], ["1B_{16}"]),
+        ("3:2", ["3 : 2", "6:4", r"3\colon 2"], ["2:3", "3:4"]),
+        ("12:30", ["12:30"], ["2:5", "12:31", "6:15"]),
+        (r"9\text{ a.m.}", [r"9 \text{ am}", "9 a.m."], [r"9\text{ p.m.}", "10 a.m."]),
+    ],
+    "words and choices": [
+        (r"\text{Monday}", ["Monday", "monday", r"\textbf{Monday}", r"\text{Monday.}"], ["Tuesday", r"\text{Monday and Tuesday}", "1"]),
+        ("C", ["(C)", r"\text{(C)}", "C.", r"\textbf{(C) } 12"], ["(B)", "C, D", r"\text{B or C}", r"\textbf{(B) } 12"]),
+        (r"\text{A, C}", ["A, C", "C, A"], ["A", "A, B, C"]),
+        ("5", [r"\text{The answer is } 5", "Answer: $5$"], [r"\text{not } 5", r"\text{The answer is not } 5"]),
+    ],
+}  # fmt: skip
+CASES = [
+    pytest.param(gold, answer, expected, id=f"{category}: {gold} | {answer}")
+    for category, rows in TRUTHS.items()
+    for gold, right, wrong in rows
+    for answers, expected in ((right, True), (wrong, False))
+    for answer in answers
+]
+
+
+@pytest.mark.parametrize(("gold", "answer", "expected"), CASES)
+def test_truths(gold, answer, expected):
+    assert check(rf"So it is $\boxed{{{answer}}}$.", gold) is expected
+
+
+@pytest.mark.parametrize("gold", sorted({case.values[0] for case in CASES}))
+@pytest.mark.parametrize("style", [r"\displaystyle GOLD", "{GOLD}", "$GOLD$", r"\(GOLD\)", r"\; GOLD \;", "GOLD.", r"\left. GOLD \right."])
+def test_styling_changes_nothing(gold, style):
+    assert compare(style.replace("GOLD", gold), gold).right
+
+
+def test_the_verdict_tells_different_from_undecided():
+    assert decide(r"\boxed{4}", "5") == compare("4", "5")
+    assert (compare("4", "5").reason, compare("4", "5").decided) == ("different", True)
+    assert not compare(r"\text{to the east}", r"\text{east}").decided
+    assert not compare(r"\int_0^1 x dx", "0.5").decided
+    assert decide("no box", "5").reason == "no answer"
+
+
+def test_importing_the_check_is_light():
+    heavy = "import sys, megatron_oreal.verify; sys.exit(any(m in sys.modules for m in ('torch', 'megatron', 'sympy', 'numpy', 'mpmath')))"
+    assert subprocess.run([sys.executable, "-c", heavy], timeout=60).returncode == 0
