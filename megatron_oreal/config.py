@@ -211,6 +211,22 @@ class EvaluateConfig:
         _require(self.eval.data is not None, "eval.data must name a JSONL file")
 
 
+@dataclass(frozen=True)
+class PassrateConfig:
+    """Everything tools/passrate.py needs: conf/passrate.yaml."""
+
+    model: ModelConfig
+    rollout: RolloutConfig
+    verify: VerifyConfig
+    questions: str
+    out: str
+    questions_at_once: int
+    system_prompt: str = ""
+
+    def __post_init__(self):
+        _require(self.questions_at_once >= 1, f"questions_at_once={self.questions_at_once} must be at least 1")
+
+
 def conf_dir() -> Path:
     """The Hydra configs: beside the package in a checkout, inside it in an installed wheel."""
     inside = Path(__file__).resolve().parent / "conf"

@@ -72,9 +72,10 @@ def run(config: EvaluateConfig) -> None:
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        server = stack.enter_context(open_server(config.rollout, config.model, run_dir))
+        server = stack.enter_context(open_server(config.rollout, config.model.path, config.model.dtype, run_dir))
         verifier = stack.enter_context(Verifier(config.verify))
-        rollout = stack.enter_context(Rollout(config.rollout, server.endpoint, tokenizer))
+        server.wait_ready()
+        rollout = Rollout(config.rollout, server.endpoint, tokenizer)
         evaluator = Evaluator(prompts, rollout, verifier, config.eval.max_new_tokens, config.rollout.max_total_tokens)
         evaluation = evaluator.evaluate(version=0)
     (run_dir / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n")

@@ -65,9 +65,7 @@ class MicroBatch:
     pass_rates: Tensor  # [n] float32
 
 
-def of_rank(
-    samples: Sequence[Sample], ranks: Ranks, parallel: ParallelConfig, budget: int, score_position: str
-) -> list[MicroBatch]:
+def of_rank(samples: Sequence[Sample], ranks: Ranks, parallel: ParallelConfig, budget: int, score_position: str) -> list[MicroBatch]:
     """This data-parallel rank's micro-batches of a global batch. Every rank plans the same from the whole batch."""
     spread = plan([s.length for s in samples], ranks.dp, budget)[ranks.dp_rank]
     multiple = parallel.tp if parallel.sequence_parallel else 1
@@ -118,6 +116,4 @@ def pack(samples: Sequence[Sample], index: int, multiple: int, score_position: s
 def _packed_params(bounds: list[int], device: torch.device) -> PackedSeqParams:
     cu_seqlens = torch.tensor(bounds, dtype=torch.int32, device=device)
     longest = max(b - a for a, b in zip(bounds, bounds[1:], strict=False))
-    return PackedSeqParams(
-        qkv_format="thd", cu_seqlens_q=cu_seqlens, cu_seqlens_kv=cu_seqlens, max_seqlen_q=longest, max_seqlen_kv=longest
-    )
+    return PackedSeqParams(qkv_format="thd", cu_seqlens_q=cu_seqlens, cu_seqlens_kv=cu_seqlens, max_seqlen_q=longest, max_seqlen_kv=longest)

@@ -30,9 +30,7 @@ class Trainable:
             grad_reduce_in_fp32=True, use_distributed_optimizer=True, check_for_nan_in_grad=True, average_in_collective=False
         )
         self.model = DistributedDataParallel(model.config, ddp, inner)
-        self.optimizer = get_megatron_optimizer(
-            _megatron_config(config, model.config), [self.model], use_gloo_process_groups=False
-        )
+        self.optimizer = get_megatron_optimizer(_megatron_config(config, model.config), [self.model], use_gloo_process_groups=False)
         self.schedule = OptimizerParamScheduler(
             self.optimizer,
             init_lr=0.0,

@@ -1,7 +1,6 @@
 """Ranks: who am I, which groups do I belong to, and how rank 0 hands a batch to everyone."""
 
 import os
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -32,23 +31,6 @@ class Placement:
             if rank in os.environ and world in os.environ:
                 return cls(int(os.environ[rank]), int(os.environ[world]), int(os.environ.get(local, 0)))
         return cls(0, 1, 0)
-
-
-def relaunch_if_alone(module: str, arguments: list[str], config: ParallelConfig) -> None:
-    """Started by hand although the layout needs several ranks: become torchrun with that many on this host.
-
-    Returns where this process already is one of the job's ranks, or the layout needs one rank only.
-
-    Raises:
-        ValueError: more ranks than this host has GPUs.
-    """
-    ranks = config.tp * config.pp * (config.dp or 1)
-    if Placement.detect().world_size > 1 or "RANK" in os.environ or ranks == 1:
-        return
-    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
-        raise ValueError(f"parallel: {ranks} ranks on {torch.cuda.device_count()} GPUs; start the job with srun or torchrun")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", module]
-    os.execv(sys.executable, torchrun + arguments)
 
 
 class Ranks:

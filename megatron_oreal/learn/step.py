@@ -18,7 +18,6 @@ from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.oreal import Counts, TokenWeights, policy_loss, token_rm_loss, token_weights
 from megatron_oreal.trajectory import RIGHT, TrainBatch
 
-
 # What the last stage adds up -> (name in metrics.jsonl, the count over the global batch that divides it).
 TOKEN_RM_METRICS = {
     "token_rm": ("loss/token_rm", None),
@@ -73,7 +72,7 @@ class Learner:
         self.reference = self.models.build("policy").requires_grad_(False).eval() if self.objective.beta else None
 
     def train(self, train_batch: TrainBatch, step: int) -> StepResult:
-        """One optimizer step of the token RM, and of the policy unless it is frozen at this step (0-based)."""
+        """One optimizer step of the token RM, and of the policy unless it is frozen at this step (counted from 1)."""
         counts = Counts.from_rewards([s.reward for s in train_batch.samples], [len(s.response_ids) for s in train_batch.samples])
         micro_batches = batch.of_rank(
             train_batch.samples,
@@ -82,7 +81,7 @@ class Learner:
             self.config.learn.tokens_per_micro_batch,
             self.objective.score_position,
         )
-        frozen = self.token_rm is not None and step < self.config.policy.freeze_steps
+        frozen = self.token_rm is not None and step <= self.config.policy.freeze_steps
         sums, timer, weights = _Sums(), _Timer(), None
         if self.token_rm:
             weights = self._train_token_rm(micro_batches, counts, sums)

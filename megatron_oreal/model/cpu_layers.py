@@ -30,7 +30,9 @@ class CpuCoreAttention(MegatronModule):
         super().__init__(config)
         self.softmax_scale = softmax_scale
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attention_mask=None, packed_seq_params: PackedSeqParams = None, **_) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask=None, packed_seq_params: PackedSeqParams = None, **_
+    ) -> Tensor:
         rows = _Rows(packed_seq_params.cu_seqlens_q.long(), packed_seq_params.max_seqlen_q)
         q, k, v = (rows.pad(x).transpose(1, 2) for x in (query, key, value))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.softmax_scale, enable_gqa=True)

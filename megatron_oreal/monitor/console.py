@@ -13,7 +13,7 @@ class Console:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=self._console, disable=quiet or not self._console.is_terminal)
         self._task = self._progress.add_task(what, total=steps)
-        self._steps = steps
+        self.steps = steps
 
     def __enter__(self) -> "Console":
         self._progress.start()
@@ -29,7 +29,7 @@ class Console:
     def step(self, number: int, line: str) -> None:
         """Step `number` (1-based) is done."""
         self._progress.update(self._task, completed=number)
-        self.say(f"step {number:>{len(str(self._steps))}}/{self._steps}  {line}")
+        self.say(f"step {number:>{len(str(self.steps))}}/{self.steps}  {line}")
 
     def table(self, title: str, rows: list[tuple[str, str]]) -> None:
         """Two columns of facts."""

@@ -65,7 +65,7 @@ def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[st
     """Metrics of each step and this stage's weights in Hugging Face form, as seen by this rank."""
     ranks = Ranks(settings.parallel, settings.seed)
     learner = Learner(settings, ranks)
-    metrics = [learner.train(batch, step).metrics for step, batch in enumerate(make_batches())]
+    metrics = [learner.train(batch, step).metrics for step, batch in enumerate(make_batches(), 1)]
     weights = {n: t.clone().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}
     ranks.stop()
     return metrics, weights

@@ -1,0 +1,132 @@
+"""Sampling: prompts in, trajectories out as they finish, so that what comes next overlaps with generation."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.server import Endpoint, ServerError
+from megatron_oreal.trajectory import Prompt, Trajectory
+
+CONNECT_ATTEMPTS = 3
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled; temperature 0 is greedy."""
+
+    samples: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+class Rollout:
+    """Asks one server. `retries` counts the requests that had to be sent again."""
+
+    def __init__(self, config: RolloutConfig, endpoint: Endpoint, tokenizer):
+        self._config, self._endpoint, self._tokenizer = config, endpoint, tokenizer
+        self._stop = tokenizer.encode(config.stop_word, add_special_tokens=False)[0]
+        self._sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens)
+        self.retries = 0
+
+    def generate(self, prompts: Sequence[Prompt], version: int, sampling: Sampling | None = None) -> Iterator[Trajectory]:
+        """Trajectories in the order in which they finish; all samples of a question come together.
+
+        One request a question with n samples: the server computes the prompt once, and for a tiny model on CPU the cost of a
+        request is that of hundreds of tokens.
+
+        Raises:
+            ValueError: a prompt that leaves no room for an answer.
+            ServerError: the server refused or did not answer in time.
+        """
+        sampling = sampling or self._sampling
+        for prompt in prompts:
+            if len(prompt.token_ids) >= self._config.max_total_tokens:
+                raise ValueError(f"prompt {prompt.id}: {len(prompt.token_ids)} tokens leave no room for an answer")
+        finished: queue.SimpleQueue = queue.SimpleQueue()
+        worker = threading.Thread(target=self._run, args=(prompts, version, sampling, finished), daemon=True)
+        worker.start()
+        for _ in prompts:
+            item = finished.get(timeout=self._config.request_timeout_s * (1 + len(prompts) / self._config.concurrency))
+            if isinstance(item, BaseException):
+                raise item
+            yield from item
+        worker.join()
+
+    def _run(self, prompts, version, sampling, finished: queue.SimpleQueue) -> None:
+        try:
+            asyncio.run(self._ask_all(prompts, version, sampling, finished))
+        except BaseExceptionGroup as group:
+            finished.put(group.exceptions[0])
+        except BaseException as error:  # handed to the caller's thread, which raises it
+            finished.put(error)
+
+    async def _ask_all(self, prompts, version, sampling, finished) -> None:
+        gate = asyncio.Semaphore(self._config.concurrency)
+        timeout = aiohttp.ClientTimeout(total=self._config.request_timeout_s)
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, headers=self._endpoint.headers, connector=connector) as session:
+
+            async def ask(prompt: Prompt) -> None:
+                async with gate:
+                    finished.put(self._trajectories(prompt, version, await self._post(session, self._body(prompt, sampling), prompt)))
+
+            async with asyncio.TaskGroup() as tasks:
+                for prompt in prompts:
+                    tasks.create_task(ask(prompt))
+
+    def _body(self, prompt: Prompt, sampling: Sampling) -> dict:
+        room = self._config.max_total_tokens - len(prompt.token_ids)
+        return {
+            "input_ids": prompt.token_ids,
+            "return_logprob": True,
+            "sampling_params": {
+                "n": sampling.samples,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_new_tokens": min(sampling.max_new_tokens, room),
+                "stop_token_ids": [self._stop],
+                "skip_special_tokens": True,
+            },
+        }
+
+    async def _post(self, session: aiohttp.ClientSession, body: dict, prompt: Prompt) -> list[dict]:
+        """The server's answers for one prompt; a connection that breaks is tried again a few times."""
+        url = self._endpoint.url + "/generate"
+        for attempt in range(1, CONNECT_ATTEMPTS + 1):
+            try:
+                async with session.post(url, json=body) as answer:
+                    if answer.status != 200:
+                        text = (await answer.text())[:300].strip()
+                        raise ServerError(f"{url}: status {answer.status} for prompt {prompt.id}, {text}{self._endpoint.where()}")
+                    result = await answer.json()
+                    return result if isinstance(result, list) else [result]
+            except TimeoutError as error:
+                seconds = self._config.request_timeout_s
+                raise ServerError(f"{url}: no answer for prompt {prompt.id} within {seconds:.0f} s{self._endpoint.where()}") from error
+            except aiohttp.ClientConnectionError as error:
+                if attempt == CONNECT_ATTEMPTS:
+                    raise ServerError(f"{url}: {error} after {attempt} attempts{self._endpoint.where()}") from error
+                self.retries += 1
+                await asyncio.sleep(RETRY_AFTER_S * attempt)
+        raise AssertionError("unreachable")
+
+    def _trajectories(self, prompt: Prompt, version: int, answers: list[dict]) -> list[Trajectory]:
+        return [
+            Trajectory(
+                prompt=prompt,
+                index=index,
+                token_ids=answer["output_ids"],
+                logprobs=[entry[0] for entry in answer["meta_info"]["output_token_logprobs"]],
+                text=answer["text"],
+                finish=answer["meta_info"]["finish_reason"]["type"],
+                version=version,
+            )
+            for index, answer in enumerate(answers)
+        ]
