@@ -1,8 +1,10 @@
 """Typed comparison of two syntax trees: lists, tuples, sets, matrices, relations, ratios, bases, words, expressions."""
 
+from fractions import Fraction
+
 from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.equations import same_equation, same_inequality
-from megatron_oreal.verify.exact import Budget, CannotDecide, Undefined, based_value, rational
+from megatron_oreal.verify.exact import Budget, CannotDecide, Undefined, based_value
 from megatron_oreal.verify.numeric import Numeric, same_scalar
 from megatron_oreal.verify.realsets import infinity, names_set, same_set
 from megatron_oreal.verify.vocabulary import words
@@ -22,6 +24,7 @@ class Comparison:
         """Whether two trees are the same answer."""
         if gold == answer:
             return True
+        gold, answer = _with_letter_unit(gold, answer), _with_letter_unit(answer, gold)
         if _units_differ(gold, answer):
             return False
         gold, answer = _bare(gold), _bare(answer)
@@ -257,6 +260,15 @@ class Comparison:
         return isinstance(gold, s.Based) and isinstance(other, s.Num) and str(other.value) == sign + based.digits
 
 
+def _with_letter_unit(node, other):
+    """54 m beside a quantity in metres: the letter is the unit, not a variable."""
+    if not isinstance(other, s.Quantity) or not isinstance(node, s.Mul) or not other.unit:
+        return node
+    letter, power = other.unit[0], other.unit[1:]
+    unit = s.Sym(letter) if not power else s.Pow(s.Sym(letter), s.Num(Fraction(power))) if power.isdigit() else None
+    return s.Quantity(s.Mul(node.factors[:-1]), other.unit) if node.factors[-1] == unit else node
+
+
 def _bare(node):
     """Without the unit, and with the plus-minus sign written out as two values."""
     while isinstance(node, s.Quantity):
@@ -270,7 +282,7 @@ def _bare(node):
 
 def _with_sign(node, sign: int):
     if isinstance(node, s.Sign):
-        return s.Num(rational(s.Num(sign * node.first), Budget()))
+        return s.Num(Fraction(sign * node.first))
     return s.rebuild(node, lambda child: _with_sign(child, sign))
 
 

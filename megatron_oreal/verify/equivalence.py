@@ -59,7 +59,7 @@ def _by_text(answer: str, gold: str) -> Verdict | None:
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
         return _verdict(int(answer) == int(gold))
     plain_answer, plain_gold = (_TEXT_COMMAND.sub(r"\1", text).strip(" .") for text in (answer, gold))
-    if plain_answer.casefold() == plain_gold.casefold() and len(plain_gold) > 2 and plain_gold.replace(" ", "").isalpha():
+    if plain_answer.casefold() == plain_gold.casefold() and len(plain_gold) > 2 and plain_gold.replace(" ", "").isalnum():
         return Verdict(True, "equal")
     for comma, point in ((answer, gold), (gold, answer)):
         if _DECIMAL_COMMA.fullmatch(comma) and _DECIMAL_POINT.fullmatch(point):

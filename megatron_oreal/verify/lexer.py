@@ -35,6 +35,7 @@ _BRACED = re.compile(r"\s*\{([^{}]*)\}")
 _NESTED = re.compile(r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _DOTTED_CLOCK = re.compile(r"\b([aApP])\.\s?[mM]\b\.?")
 _DECORATED_LETTER = re.compile(r"\s*([a-zA-Z])")
+_PROSE = re.compile(r"[A-Za-z]{2,}(?:[ ,.'-]+[A-Za-z]+)*[ ,.'-]+[A-Za-z]{2,}[.]?")  # words alone: two lines
 _WORDY = re.compile(r"[A-Za-z]{2}")
 _CALCULATED = re.compile(r"\d[a-zA-Z]|[=+^]|\\[a-zA-Z]")
 
@@ -42,7 +43,7 @@ _CALCULATED = re.compile(r"\d[a-zA-Z]|[=+^]|\\[a-zA-Z]")
 def tokenize(text: str, thousands: bool = True) -> list[Token]:
     """Tokens of a normalised answer; `thousands`: 1,234 is one number. Raises CannotRead."""
     tokens: list[Token] = []
-    _scan(_DOTTED_CLOCK.sub(r"\1m", text), thousands, False, tokens)
+    _scan(_DOTTED_CLOCK.sub(r"\1m", text), thousands, _PROSE.fullmatch(text) is not None, tokens)
     return tokens
 
 

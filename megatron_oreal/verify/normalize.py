@@ -35,6 +35,7 @@ _STYLING = re.compile(
 _CONTROLS = {code: None for code in (*range(9), *range(11, 32), 127) if code != 13}
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"), ("&nbsp;", " "))
 _GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |\\;|\\:|\{\\,\}|~)\s*(?=\d{3}(?!\d))")
+_TEN_TO_THE = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
 _SPACES = re.compile(r"\\[,;:!> ]|~|\s+")
 _DOLLARS = re.compile(r"(?<!\\)\$|\\\(|\\\)|\\\[|\\\]")
 
@@ -60,7 +61,7 @@ def normalize(text: str) -> str:
     text = text.replace("\\\\", ROW_BREAK if "\\begin" in text else "\\")  # without a matrix it is an escaped backslash
     text = _STYLING.sub(" ", text)
     text = _GROUPED.sub("", text)
-    text = _DOLLARS.sub(" ", text)
+    text = _TEN_TO_THE.sub(r"\\times ", _DOLLARS.sub(" ", text))
     text = _SPACES.sub(" ", text)
     return _without_group(text.strip(" ").rstrip(" .,;").strip())
 
@@ -77,6 +78,8 @@ def _without_group(text: str) -> str:
     return text
 
 
+_LONE_SCRIPT = re.compile(r"([_^])\{(\w)\}(?!\w)")
+_IDLE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
 _LEAD = re.compile(
     r"(?:\\text\s*\{\s*)?(?:(?:so|thus|therefore|hence|we|find|get|have|that|the|final|correct|answer|solution|value|result"
     r"|is|are|be)\b[ ,:]*)+\}?\s*",
@@ -98,5 +101,5 @@ def unlabelled(text: str) -> str:
 
 
 def squeeze(text: str) -> str:
-    """Without any space: what string equality compares."""
-    return text.replace(" ", "")
+    """Without spaces (but for those between digits), and x^2 for x^{2}: what string equality compares."""
+    return _IDLE_SPACE.sub("", _LONE_SCRIPT.sub(r"\1\2", text))

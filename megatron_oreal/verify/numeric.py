@@ -195,8 +195,22 @@ _ELEMENTARY = {name: name for name in words("sin cos tan cot sec csc sinh cosh t
     "asin": "asin", "acos": "acos", "atan": "atan", "arsinh": "asinh", "arcosh": "acosh", "artanh": "atanh",
 }  # fmt: skip
 
-_POINTS = ((3, 1), (5, 1), (2, 1), (37, 100), (271, 89), (911, 123), (1234, 91), (119, 83), (-61, 97), (-257, 101), (-619, 113))
-"""Where symbols are put: whole numbers, positive and negative fractions."""
+_POINTS = (
+    (3, 1),
+    (5, 1),
+    (2, 1),
+    (37, 100),
+    (271, 89),
+    (911, 123),
+    (1234, 91),
+    (119, 83),
+    (-61, 97),
+    (-257, 101),
+    (-619, 113),
+    (10007, 10),
+    (-9973, 7),
+)
+"""Where symbols are put: whole numbers, positive and negative fractions, and two far away."""
 
 
 def points(names: list[str], mp) -> list[dict]:

@@ -4,9 +4,10 @@ Two sets are equal when they agree at every end point that either of them names 
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.exact import Budget, CannotDecide, rational
+from megatron_oreal.verify.exact import Budget, CannotDecide, PrimeField, rational
 from megatron_oreal.verify.numeric import Numeric, close, context
 
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠"}
@@ -134,15 +135,21 @@ class _Reader:
         if isinstance(right, (s.Sym, s.Apply)) and not s.symbols(left):
             self.about(right)
             return self.ray(op, self.end(left))
-        return self.linear(s.Add((left, s.Mul((s.Num(rational(s.Num(-1), self.budget)), right)))), op)
+        if isinstance(left, s.Func) and left.name == "abs" and isinstance(left.args[0], s.Sym) and op in "<≤":
+            self.about(left.args[0])
+            bound = self.end(right)
+            self.ends.append(-bound)
+            return Interval(-bound, op == "≤", bound, op == "≤")
+        return self.linear(s.Add((left, s.Mul((s.Num(Fraction(-1)), right)))), op)
 
     def linear(self, difference, op: str):
         names = s.symbols(difference)
         if len(names) != 1:
             raise CannotDecide("no set over one variable")
         (name,) = names
-        zero, one, two = (rational(difference, self.budget, {name: x}) for x in (0, 1, 2))
-        if two - one != one - zero or one == zero:
+        PrimeField(seed=1).evaluate(difference, self.budget)  # raises for |x| and the like, linear only in parts
+        zero, one, far = (rational(difference, self.budget, {name: x}) for x in (0, 1, 12_345))
+        if far - zero != 12_345 * (one - zero) or one == zero:
             raise CannotDecide("no linear inequality")
         self.about(s.Sym(name))
         bound = -zero / (one - zero)

@@ -22,7 +22,7 @@ CANONICAL = {word: name for name, words in _SAME.items() for word in (name, *wor
 
 SHORT_UNITS = _words(
     """cm mm km ft yd mi kg mg lb lbs oz hr hrs min mins sec secs ml gal qt pt mph kph hz pa mol rad deg am pm kms yds kgs wk wks
-    yr yrs in"""
+    yr yrs in st nd rd th pct"""
 )
 """Spelled without \\text, these letters after a number are a unit and not a product of variables."""
 
@@ -31,7 +31,8 @@ _NOT_UNITS = _words(
     most least about approximately approx roughly around nearly almost maybe perhaps possibly either neither unless except otherwise
     instead versus vs only all any some none other others another until between from to with without such that this these those
     which who what how why because since so as it its may might can cannot could should would will at plus minus times divided mod
-    modulo infinity undefined true false yes answer"""
+    modulo infinity undefined true false yes answer hundred thousand million billion trillion dozen squared cubed factorial choose over
+    negative point"""
 )
 _MAX_WORDS = 5
 

@@ -28,6 +28,7 @@ TRUTHS = {
     "mixed numbers": [
         (r"\frac{7}{2}", [r"3\frac{1}{2}", r"3\tfrac12", "3 1/2", "3.5"], [r"\frac{3}{2}", r"3\cdot\frac{1}{2}", r"2\frac{1}{2}"]),
         (r"-3\frac{1}{2}", ["-3.5"], ["-2.5", "3.5"]),
+        ("31/2", ["15.5"], ["3 1/2", "3 12"]),
     ],
     "units, percent, currency": [
         ("5", [r"5\text{ cm}", "5 cm", r"5\,\mathrm{m}^2", r"\$5", "5 dollars", r"5\%", r"5^\circ", "5 min", r"5 \text{ red marbles}"],
@@ -36,6 +37,8 @@ TRUTHS = {
         (r"5\text{ cm}^2", [r"5\text{ square centimeters}", "5"], [r"5\text{ cm}^3", "25", "5^2"]),
         (r"60\text{ miles per hour}", ["60 mph", "60"], [r"60\text{ km}"]),
         (r"50\%", ["50", r"50\text{ percent}"], ["0.5", r"\frac12", "5000"]),
+        (r"54\text{ m}", ["54 m", "54 metres"], ["54 cm", "53 m"]),
+        ("54", [r"54\text{ m}", r"54^{\text{th}}"], ["54m", r"54 \text{ million}", "54x"]),
         (r"\$1.50", ["1.5", r"1.50\text{ dollars}"], ["150", r"1.50\text{ cents}"]),
         (r"2t", [r"\mathbf{2t}", "2 t"], ["2", r"2\text{ cm}"]),
         (r"90^\circ", ["90", r"90\text{ degrees}", "90°"], [r"\frac{\pi}{2}", "91"]),
@@ -67,6 +70,7 @@ TRUTHS = {
          ["x = 2", r"(-\infty, \infty)", r"(-\infty,2] \cup (2,\infty)"]),
         ("x > 5", [r"5 < x", r"(5, \infty)", "2x > 10", "> 5"], [r"x \ge 5", "x < 5", "5", "x = 5", "y > 5"]),
         ("2x + 3y < 6", ["-2x - 3y > -6", "6 > 3y + 2x"], ["2x + 3y > 6", r"2x + 3y \le 6", "2x + 3y = 6"]),
+        ("|x| < 3", ["-3 < x < 3", "(-3, 3)"], ["x < 3", "x > -3"]),
         (r"\text{all real numbers}", [r"(-\infty, \infty)", r"\mathbb{R}"], ["(0, \\infty)", "0"]),
     ],
     "equations and assignments": [
@@ -85,6 +89,8 @@ TRUTHS = {
         (r"\ln 2", [r"-\ln \frac12", r"\frac{\ln 4}{2}", r"\log 2"], ["2", r"\ln 3"]),
         (r"\ln|x| + C", ["C + \\ln|x|", r"\ln |x| + c"], [r"\ln|x|", r"\ln x + C"]),
         (r"\sqrt{x^2}", ["|x|"], ["x"]),
+        ("|x - 20|", ["|20 - x|"], ["20 - x", "x - 20"]),
+        (r"\sum_{k=1}^{n} k^2", [r"\sum_{k=1}^n k^{2}"], [r"\sum_{k=1}^n k"]),
         ("3 + 4i", ["4i + 3", r"3 + 4 \cdot i"], ["3 - 4i", "4 + 3i", "3 + 4"]),
         (r"2^{n+1}", [r"2 \cdot 2^n"], ["2^n", "2n + 2"]),
         (r"\binom{5}{2}", ["10", r"{5 \choose 2}", r"\frac{5!}{2!3!}"], [r"\frac52", "25"]),
@@ -106,6 +112,7 @@ TRUTHS = {
     "words and choices": [
         (r"\text{Monday}", ["Monday", "monday", r"\textbf{Monday}", r"\text{Monday.}"], ["Tuesday", r"\text{Monday and Tuesday}", "1"]),
         ("C", ["(C)", r"\text{(C)}", "C.", r"\textbf{(C) } 12"], ["(B)", "C, D", r"\text{B or C}", r"\textbf{(B) } 12"]),
+        ("two lines", [r"\text{two lines}", "Two lines"], ["two circles", "lines", "2"]),
         (r"\text{A, C}", ["A, C", "C, A"], ["A", "A, B, C"]),
         ("5", [r"\text{The answer is } 5", "Answer: $5$"], [r"\text{not } 5", r"\text{The answer is not } 5"]),
     ],

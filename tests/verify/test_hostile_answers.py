@@ -123,7 +123,7 @@ PLAIN_PIECES = "0 1 2 7 12 1,000 + - * / ^ _ ! ( ) [ ] { } | , ; : = < > % & ' .
 LATEX_PIECES = r"""\{ \} \\ \frac \sqrt \text{cm} \pi \infty \cup \pm \le \in \sin \ln \log_ \binom \overline{3} \circ \left( \right) \$
 \boxed{ \begin{pmatrix} \end{pmatrix} \mathrm{d} \text{or}"""
 PIECES = [*PLAIN_PIECES.split(), *LATEX_PIECES.split(), " "]
-fuzz = settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+fuzz = settings(max_examples=700, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 @fuzz
@@ -150,7 +150,7 @@ def larger(inner):
     return pairs.map(lambda parts: "".join({"A": parts[1], "B": parts[2]}.get(c, c) for c in parts[0]))
 
 
-expressions = st.recursive(atoms, larger, max_leaves=6)
+expressions = st.recursive(atoms, larger, max_leaves=5)
 
 
 @fuzz
