@@ -9,7 +9,7 @@ It writes, the same for the same arguments:
     DIR/heldout.jsonl  question, gold_answer, kind, level
 No question stands in two of the three files.
 
-The problems are of five kinds, with one to three steps of arithmetic (the level), all values from 1 to 50:
+The problems are of five kinds, with one to three steps of arithmetic (the level), all values from 1 to 30:
     change   a number of things that grows and shrinks
     packs    packs of so many each, then some more or fewer
     cost     so many at a price each, and something else besides
@@ -20,7 +20,7 @@ The supervised data is imperfect on purpose, as data gathered from people and mo
 learning would have little to do. Four faults are in it, at the rates in `Faults`:
     slip      a written step has a wrong result, by 1, 2 or 10; the later steps go on from it
     leap      the writer stops writing steps and does the rest in the head, where a step goes wrong more often than on paper
-    early     (kind times) the writer stops at the product and forgets the other person's share
+    early     (kinds packs and times) the writer stops before the last step: forgets what happened last, or the other person's share
     misread   (kind fewer) the writer adds where "fewer" asks to subtract
 The gold answers in the other two files are always right, and nothing but the final boxed answer is ever compared with them.
 """
@@ -32,15 +32,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-NAMES = ("Ann", "Ben", "Eva", "Leo", "Mia", "Tom")
-THINGS = ("cards", "coins", "eggs", "pens", "shells", "stamps")
+NAMES = ("Ann", "Ben", "Eva", "Kim", "Leo", "Mia", "Sam", "Tom")
+THINGS = ("books", "cards", "coins", "cups", "eggs", "pens", "shells", "stamps")
 STOP = "<|im_end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 VOCABULARY = 512  # 256 bytes, 3 special tokens, 100 numbers, and merges enough that every word of the problems is one token
-LARGEST = 50  # the largest number that comes up anywhere
+LARGEST = 30  # the largest number that comes up anywhere
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Faults:
     early and misread of the solutions of the kind concerned."""
 
     slip: float = 0.05
-    leap: float = 0.5
+    leap: float = 0.3
     leap_wrong: float = 0.5
     early: float = 0.6
     misread: float = 0.6
@@ -95,10 +95,10 @@ def results(steps: tuple[Step, ...], slip: Callable[[int], int] = lambda value: 
 
 
 def slipping(rng: random.Random, rate: float) -> Callable[[int], int]:
-    """A function that returns its argument, but at the given rate a value that is off by 1, 2 or 10, never below 0."""
+    """A function that returns its argument, at the given rate a value off by 1, 2 or 10; the sign of what falls below 0 is lost."""
 
     def slip(value: int) -> int:
-        return abs(value + rng.choice((-10, -2, -1, 1, 2, 10))) if rng.random() < rate else value
+        return abs(value + (rng.choice((-10, -2, -1, 1, 2, 10)) if rng.random() < rate else 0))
 
     return slip
 
@@ -107,14 +107,14 @@ def chain(rng: random.Random, first: list[Step], events: int) -> tuple[list[Step
     """`first` and so many steps more, each adding to or taking from the result before it, with their words."""
     steps, words = list(first), []
     for _ in range(events):
-        operator, amount = rng.choice("+-"), rng.randint(2, 9)
+        operator, amount = rng.choice("+-"), rng.randint(2, 7)
         steps.append(Step(Operand(step=len(steps) - 1), operator, Operand(amount)))
         words.append(f"gets {amount} more" if operator == "+" else f"loses {amount}")
     return steps, words
 
 
 def change(rng: random.Random, level: int) -> tuple[str, list[Step]]:
-    name, thing, have, amount = rng.choice(NAMES), rng.choice(THINGS), rng.randint(5, 40), rng.randint(2, 9)
+    name, thing, have, amount = rng.choice(NAMES), rng.choice(THINGS), rng.randint(5, 25), rng.randint(2, 7)
     gets = rng.random() < 0.5
     first = Step(Operand(have), "+" if gets else "-", Operand(amount))
     steps, words = chain(rng, [first], level - 1)
@@ -123,7 +123,7 @@ def change(rng: random.Random, level: int) -> tuple[str, list[Step]]:
 
 
 def packs(rng: random.Random, level: int) -> tuple[str, list[Step]]:
-    name, thing, count, size = rng.choice(NAMES), rng.choice(THINGS), rng.randint(2, 7), rng.randint(2, 7)
+    name, thing, count, size = rng.choice(NAMES), rng.choice(THINGS), rng.randint(2, 6), rng.randint(2, 6)
     steps, words = chain(rng, [Step(Operand(count), "*", Operand(size))], level - 1)
     listed = ", then ".join([f"{name} buys {count} packs of {size} {thing}", *words])
     return f"{listed}. How many {thing} now?", steps
@@ -131,7 +131,7 @@ def packs(rng: random.Random, level: int) -> tuple[str, list[Step]]:
 
 def cost(rng: random.Random, level: int) -> tuple[str, list[Step]]:
     name, (thing, other) = rng.choice(NAMES), rng.sample(THINGS, 2)
-    count, price, count2, price2, fixed = (rng.randint(2, 7) for _ in range(5))
+    count, price, count2, price2, fixed = (rng.randint(2, 6) for _ in range(5))
     steps = [Step(Operand(count), "*", Operand(price))]
     text = f"{name} buys {count} {thing} at {price} dollars each"
     if level == 2:
@@ -155,12 +155,12 @@ def together(rng: random.Random, level: int, have: int, relation: str, first: St
 
 
 def times(rng: random.Random, level: int) -> tuple[str, list[Step]]:
-    have, factor = rng.randint(2, 7), rng.randint(2, 7)
+    have, factor = rng.randint(2, 6), rng.randint(2, 5)
     return together(rng, level, have, f"{factor} times as many", Step(Operand(factor), "*", Operand(have)))
 
 
 def fewer(rng: random.Random, level: int) -> tuple[str, list[Step]]:
-    have, less = rng.randint(11, 30), rng.randint(2, 9)
+    have, less = rng.randint(8, 18), rng.randint(2, 7)
     return together(rng, level, have, f"{less} fewer", Step(Operand(have), "-", Operand(less)))
 
 
@@ -188,8 +188,8 @@ def draw_distinct(rng: random.Random, count: int) -> list[Problem]:
 
 def misunderstood(problem: Problem, rng: random.Random, faults: Faults) -> tuple[Step, ...]:
     """The steps a writer of the supervised data means to take: the right ones, or at the rate of its kind those of the wrong habit."""
-    if problem.kind == "times" and len(problem.steps) > 1 and rng.random() < faults.early:
-        return problem.steps[:1]
+    if problem.kind in ("packs", "times") and len(problem.steps) > 1 and rng.random() < faults.early:
+        return problem.steps[:-1]
     if problem.kind == "fewer" and rng.random() < faults.misread:
         first = problem.steps[0]
         return (Step(first.left, "+", first.right), *problem.steps[1:])

@@ -80,7 +80,7 @@ def test_gold_answers_of_known_questions(demo):
 
 def test_faults_come_at_their_rates(demo):
     rng, faults = random.Random(2), demo.Faults(slip=0, leap=0, leap_wrong=0, early=0.6, misread=0.3)
-    for kind, rate in (("times", 0.6), ("fewer", 0.3)):
+    for kind, rate in (("packs", 0.6), ("times", 0.6), ("fewer", 0.3)):
         problems = [problem for problem in demo.draw_distinct(rng, 6000) if problem.kind == kind and len(problem.steps) > 1]
         wrong = sum(not demo.solution(problem, rng, faults).endswith(f"{{{problem.answer}}}") for problem in problems)
         assert abs(wrong / len(problems) - rate) < 0.06
