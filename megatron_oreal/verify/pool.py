@@ -15,10 +15,11 @@ from queue import SimpleQueue
 from threading import Lock
 
 from megatron_oreal.trajectory import Group, Trajectory, Verdict
-from megatron_oreal.verify import worker
 from megatron_oreal.verify.answer import final_answer
+from megatron_oreal.verify.channel import receive, send
 from megatron_oreal.verify.equivalence import MAX_CHARS
 
+WORKER = "megatron_oreal.verify.worker"
 START_S = 60.0
 """Deadline for a worker's start; measured 0.2 s on an idle core."""
 START_ATTEMPTS = 3
@@ -163,8 +164,8 @@ class _Worker:
         self._wait_until_ready()
         try:
             self._channel.settimeout(self._config.timeout_s)
-            worker.send(self._channel, {"answer": answer, "gold": gold})
-            return Verdict(**worker.receive(self._channel))
+            send(self._channel, {"answer": answer, "gold": gold})
+            return Verdict(**receive(self._channel))
         except TimeoutError:
             reason = "timeout"
         except (EOFError, OSError):
@@ -183,17 +184,15 @@ class _Worker:
                 return
             try:
                 self._channel.settimeout(START_S)
-                self._ready = worker.receive(self._channel)["ready"]
+                self._ready = receive(self._channel)["ready"]
             except (EOFError, OSError):
                 self._restart()
         if not self._ready:
-            raise RuntimeError(
-                f"a verification worker did not start in {START_ATTEMPTS} attempts; try `{sys.executable} -m {worker.__name__}`"
-            )
+            raise RuntimeError(f"a verification worker did not start in {START_ATTEMPTS} attempts; try `{sys.executable} -m {WORKER}`")
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", worker.__name__, str(theirs.fileno()), str(self._config.memory_mb), str(self._config.timeout_s)]
+        command = [sys.executable, "-m", WORKER, str(theirs.fileno()), str(self._config.memory_mb), str(self._config.timeout_s)]
         with theirs:
             self._process = subprocess.Popen(
                 command,

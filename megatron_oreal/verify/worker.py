@@ -4,44 +4,17 @@ Speaks length-prefixed JSON over the socket FD; standard input, output and error
 torch nor megatron. Ends at the end of the socket, when its parent is gone, or at its CPU limit.
 """
 
-import json
 import math
 import os
 import resource
 import select
 import socket
-import struct
 import sys
 
+from megatron_oreal.verify.channel import receive, send
 from megatron_oreal.verify.equivalence import compare
 
-HEADER = struct.Struct("!I")
-MAX_MESSAGE = 1 << 20
 PARENT_CHECK_S = 5.0
-
-
-def send(channel: socket.socket, message: dict) -> None:
-    """One message: its length in four bytes, then JSON."""
-    data = json.dumps(message).encode()
-    channel.sendall(HEADER.pack(len(data)) + data)
-
-
-def receive(channel: socket.socket) -> dict:
-    """The next message; raises EOFError at the end of the stream."""
-    (size,) = HEADER.unpack(_exactly(channel, HEADER.size))
-    if size > MAX_MESSAGE:
-        raise EOFError("a message beyond size")
-    return json.loads(_exactly(channel, size))
-
-
-def _exactly(channel: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        part = channel.recv(size - len(data))
-        if not part:
-            raise EOFError("the other end is closed")
-        data += part
-    return bytes(data)
 
 
 def _limit_memory(megabytes: int) -> None:

@@ -71,6 +71,6 @@ def test_a_gold_answer_may_stand_in_boxes(gold, answer):
 @pytest.mark.parametrize("piece", ["{", "}", r"\boxed{", r"\boxed", "</think>", r"\boxed{1}", r"\{", "\\"])
 def test_extraction_is_linear(piece):
     text = piece * (1_000_000 // len(piece))
-    started = time.perf_counter()
+    started = time.thread_time()
     final_answer(text)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
