@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 DEADLINE_S = 180
+SERVED_VOCAB = 520  # no multiple of 64
 
 
 def _rank_main(rank: int, world: int, port: int, function, arguments, results) -> None:
@@ -69,19 +70,23 @@ def ranks():
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """make(name, **config) -> folder of a small random model, in Hugging Face form, with weights that make logits differ."""
+    """make(name, seed, tokenizer, **config) -> folder of a small random model in Hugging Face form, whose logits differ widely."""
     made = {}
 
-    def make(kind: str = "qwen2", **changes):
-        key = (kind, *sorted(changes.items()))
+    def make(kind: str = "qwen2", seed: int = 5, tokenizer: bool = False, **changes):
+        key = (kind, seed, tokenizer, *sorted(changes.items()))
         if key not in made:
-            made[key] = _write_model(tmp_path_factory.mktemp(kind), kind, changes)
+            made[key] = _write_model(tmp_path_factory.mktemp(kind), kind, seed, changes)
+            if tokenizer:
+                from tools.make_demo import make_tokenizer
+
+                make_tokenizer().save_pretrained(made[key])
         return str(made[key])
 
     return make
 
 
-def _write_model(folder, kind: str, changes: dict):
+def _write_model(folder, kind: str, seed: int, changes: dict):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -90,7 +95,7 @@ def _write_model(folder, kind: str, changes: dict):
         **{
             "vocab_size": 97,  # odd, so that TP 2 pads it
             "hidden_size": 32,
-            "intermediate_size": 48,
+            "intermediate_size": 64,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
@@ -101,7 +106,7 @@ def _write_model(folder, kind: str, changes: dict):
             **changes,
         },
     )
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -109,3 +114,21 @@ def _write_model(folder, kind: str, changes: dict):
             parameter.copy_(center + 0.25 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def served_model(tiny_model):
+    """The model that the session's server starts with: a vocabulary that SGLang pads, tied embeddings, a tokenizer."""
+    return tiny_model(tokenizer=True, vocab_size=SERVED_VOCAB, tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def server(served_model, tmp_path_factory):
+    """A real SGLang server on CPU, for all tests that need one."""
+    from megatron_oreal.rollout.config import RolloutConfig
+    from megatron_oreal.rollout.server import open_server
+
+    config = RolloutConfig(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=400)
+    with open_server(config, served_model, "float32", tmp_path_factory.mktemp("server")) as running:
+        running.wait_ready()
+        yield running

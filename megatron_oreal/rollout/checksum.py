@@ -1,6 +1,7 @@
 """What an engine's /weights_checker must say of the weights that were sent: the same hash, computed on our side.
 
-SGLang fuses q, k, v and gate, up into one parameter each, and pads the vocabulary to a multiple of 64 with zeros.
+SGLang fuses q, k, v and gate, up into one parameter each, and pads the vocabulary to a multiple of 64 with zeros. (On CPU it
+also pads a feed-forward size that its kernels do not like, such as 48; such a model's sync is refused here, not let through.)
 """
 
 import hashlib

@@ -1,0 +1,106 @@
+"""Every experiment composes; what is wrong with a configuration ends in one line and status 2 before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from megatron_oreal import train
+from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, TrainConfig, conf_dir, load
+from megatron_oreal.learn.parallel import Placement
+from megatron_oreal.oreal import Objective
+
+GIVEN = ["model.path=M", "data.train=D"]
+EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
+OTHER_SCHEMAS = {"demo_sft": ("sft", SftConfig, GIVEN), "demo_passrate": ("passrate", PassrateConfig, ["model.path=M", "questions=Q", "out=O"])}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(name):
+    entry, schema, given = OTHER_SCHEMAS.get(name, ("train", TrainConfig, GIVEN))
+    assert isinstance(load(schema, entry, [f"experiment={name}", *given]), schema)
+
+
+def test_the_32b_preset_has_the_papers_values_and_overrides_pass_through():
+    config = load(TrainConfig, "train", ["experiment=oreal_32b", *GIVEN, "policy.optimizer.lr=1e-6"])
+    assert (config.data.questions_per_step, config.rollout.samples, config.rollout.max_new_tokens) == (64, 16, 14000)
+    assert (config.steps, config.policy.freeze_steps, config.policy.optimizer.lr) == (90, 10, 1e-6)
+    assert config.parallel.data_parallel(128) == 4
+    assert config.objective == Objective.released()
+    assert load(TrainConfig, "train", ["objective=paper", *GIVEN]).objective == Objective.paper()
+
+
+def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert conf_dir().is_absolute()
+    assert load(EvaluateConfig, "evaluate", ["model.path=M", "eval.data=E"]).eval.data == "E"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("policy.optimizer.lrr=1", "Could not override 'policy.optimizer.lrr'"),
+        ("+policy.optimizer.lrr=1", "unknown key policy.optimizer.lrr"),
+        ("experiment=oreal_33b", "oreal_33b"),
+        ("steps=many", "Expected `int`, got `str` - at `steps`"),
+        ("steps=10", "steps=10 must be above policy.freeze_steps=10"),
+        ("rollout.samples=1", "rollout.samples is 1, it must be at least 2"),
+        ("rollout.top_p=0", "rollout.top_p is 0.0"),
+        ("rollout.placement=external", "rollout.url is None"),
+        ("rollout.max_new_tokens=20000", "rollout.max_new_tokens is 20000, it must be below rollout.max_total_tokens"),
+        ("objective.advantage=gae", "advantage is 'gae', allowed: rloo, grpo"),
+        ("objective.token_rm=false", "policy.freeze_steps must be 0 where objective.token_rm is false"),
+        ("parallel.sequence_parallel=true", "parallel.sequence_parallel=true needs parallel.tp > 1"),
+        ("policy.optimizer.min_lr=1", "min_lr=1.0 must lie between 0 and lr="),
+        ("model.dtype=float8", "model.dtype='float8' is not one of float32, bfloat16"),
+        ("learn.tokens_per_micro_batch=100", "is below rollout.max_total_tokens=16384"),
+        ("data.train=???", "data.train"),
+    ],
+)
+def test_wrong_values_are_one_line(capsys, override, message):
+    assert train.main([*GIVEN, override]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert error.startswith("error (rank 0): ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.path": "no/such/folder"}, "model: no/such/folder is no Hugging Face model folder (config.json is missing)"),
+        ({"rollout.stop_word": "the end"}, "rollout.stop_word: 'the end' is"),
+        ({"data.train": "no/such.jsonl"}, "no/such.jsonl: no such file"),
+        ({"data.train": "BAD"}, "bad.jsonl:2: field 'gold_answer' must be a non-empty string"),
+    ],
+)
+def test_wrong_files_are_one_line(capsys, tiny_model, tmp_path, changes, message):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"question": "1+1", "gold_answer": "2"}\n{"question": "1+1"}\n')
+    values = {"model.path": tiny_model(tokenizer=True, vocab_size=520), "data.train": str(bad), "run_dir": str(tmp_path / "run")}
+    values |= {k: str(bad) if v == "BAD" else v for k, v in changes.items()}
+    capsys.readouterr()
+    assert train.main([f"{k}={v}" for k, v in values.items()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_world_that_is_not_the_layout_is_refused(monkeypatch):
+    config = load(TrainConfig, "train", ["experiment=oreal_32b", *GIVEN])
+    with pytest.raises(ValueError, match="world size 12 is not TP 8 x PP 4 x DP"):
+        config.parallel.data_parallel(12)
+    with pytest.raises(ValueError, match="world size 4 is not TP 1 x PP 1 x DP 2"):
+        load(TrainConfig, "train", ["parallel=dp2", *GIVEN]).parallel.data_parallel(4)
+
+
+def test_ranks_are_found_from_torchrun_and_from_srun(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    assert Placement.detect() == Placement(0, 1, 0)
+    for name, value in (("SLURM_PROCID", "9"), ("SLURM_NTASKS", "16"), ("SLURM_LOCALID", "1")):
+        monkeypatch.setenv(name, value)
+    assert Placement.detect() == Placement(9, 16, 1)
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "3")):
+        monkeypatch.setenv(name, value)
+    assert Placement.detect() == Placement(3, 4, 3)

@@ -1,0 +1,129 @@
+"""Whole runs in processes of their own: real ranks, a real server, real data; and the ways in which a run must end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from transformers import AutoModelForCausalLM
+
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+RUN_DEADLINE_S = 400
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """The demo's small model with random weights, and a few questions."""
+    folder = tmp_path_factory.mktemp("task")
+    command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "16", "--sft", "16"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    return folder
+
+
+def start(run_dir: Path, *overrides: str, **popen) -> subprocess.Popen:
+    command = [sys.executable, "-m", "megatron_oreal.train", "experiment=demo", "debug=fast", f"run_dir={run_dir}", *overrides]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **popen)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=RUN_DEADLINE_S)
+    return output
+
+
+def metrics_of(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for_steps(process: subprocess.Popen, run_dir: Path, steps: int) -> None:
+    """Return when the run has written this many steps; fail where it ends before."""
+    deadline = time.monotonic() + RUN_DEADLINE_S
+    path = run_dir / "metrics.jsonl"
+    while not (path.exists() and path.read_text().count("\n") >= steps):
+        assert process.poll() is None, f"the run ended with {process.returncode}:\n{process.stdout.read()}"
+        assert time.monotonic() < deadline, "the run took too long"
+        time.sleep(0.2)
+
+
+def wait_until_gone(processes: list[psutil.Process], seconds: float) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], f"still there: {alive}"
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs the data folder beside the checkout: real questions are not shipped")
+@pytest.mark.parametrize(("data", "layout"), [("gsm8k_train_2000", "tp2"), ("math_train_2000", "pp2")])
+def test_two_steps_on_real_questions(task, tmp_path, data, layout):
+    """Long prompts and LaTeX; keep=all, because the small model is never right and would have nothing to train on."""
+    source = tmp_path / "questions.jsonl"
+    longest_first = sorted((SHARED_DATA / f"{data}.jsonl").read_text().splitlines(), key=len)[-40:]
+    source.write_text("\n".join(longest_first) + "\n")
+    run = start(
+        tmp_path / "run",
+        f"parallel={layout}",
+        f"model.path={task / 'base'}",
+        f"data.train={source}",
+        "steps=2",
+        "data.questions_per_step=3",
+        "rollout.max_total_tokens=900",
+        "objective.keep=all",
+    )
+    output = finish(run)
+    assert run.returncode == 0, output
+    steps = metrics_of(tmp_path / "run")
+    assert [s["step"] for s in steps] == [1, 2]
+    assert all(s["loss/token_rm"] > 0 and s["select/questions"] == 3 for s in steps)
+    assert steps[1]["policy/version"] == 1
+    assert "data: 40 questions" in output
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "hf")
+
+
+@pytest.fixture
+def impossible(task, tmp_path):
+    """Questions that nobody answers right: every iteration is skipped."""
+    path = tmp_path / "impossible.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Say {i}.", "gold_answer": "\\text{unsayable}"}) + "\n" for i in range(8)))
+    return [f"model.path={task / 'base'}", f"data.train={path}", "steps=1000", "data.questions_per_step=2"]
+
+
+def test_skipped_iterations_are_logged_and_ctrl_c_leaves_no_process(impossible, tmp_path):
+    run_dir = tmp_path / "run"
+    run = start(run_dir, *impossible, start_new_session=True)
+    wait_for_steps(run, run_dir, 3)
+    family = psutil.Process(run.pid).children(recursive=True)
+    assert sum("sglang" in " ".join(p.cmdline()) for p in family) >= 1
+    os.killpg(run.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
+    output = finish(run)
+    assert run.returncode == 130, output
+    assert "Traceback" not in output
+    wait_until_gone(family, 10)
+    assert all(s["select/dropped_all_wrong"] == 2 and "loss/token_rm" not in s for s in metrics_of(run_dir))
+    assert "skipped: no question had both" in output
+
+
+def test_a_killed_rank_ends_the_job(impossible, tmp_path):
+    run_dir = tmp_path / "run"
+    run = start(run_dir, *impossible)
+    wait_for_steps(run, run_dir, 1)
+    family = psutil.Process(run.pid).children(recursive=True)
+    (second,) = [p for p in family if p.environ().get("RANK") == "1"]
+    killed_at = time.monotonic()
+    second.kill()
+    output = finish(run)
+    assert time.monotonic() - killed_at < 60
+    assert run.returncode not in (0, None), output
+    assert "lost another rank" in output or "rank 1 was ended by signal 9" in output
+    wait_until_gone(family, 10)
+
+
+def test_a_server_that_does_not_come_up_shows_its_log(task, tmp_path):
+    overrides = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", "+rollout.server_args.no-such-flag=1"]
+    run = start(tmp_path / "run", *overrides)
+    output = finish(run)
+    assert run.returncode == 1, output
+    assert "SGLang ended with status 2 before it was ready" in output
+    assert "--no-such-flag" in output

@@ -1,0 +1,94 @@
+"""The paper's ablation order on the demo task: held-out pass@1 over seeds, from one supervised start a seed.
+
+    python tools/bench_ablation.py [--seeds 0 1 2] [--out work_dirs/ablation] [--again] [-- overrides of every run]
+
+start                      the supervised policy
+REINFORCE                  plain policy gradient with RLOO advantages on all trajectories
++ behaviour cloning        OREAL's losses (cloning of the right, reshaped wrong) on all trajectories, no token RM
++ token RM (OREAL)         the demo as it is: token weights, one right and one wrong trajectory a question
+
+Every variant makes as many policy updates at the same learning rates. Prints a Markdown table and writes ablation.json; a seed or
+variant that is already there is not run again unless --again is given.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from megatron_oreal.config import TrainConfig, load
+
+ROOT = Path(__file__).resolve().parents[1]
+DEADLINE_S = 3600
+WITHOUT_RM = ["objective.token_rm=false", "objective.keep=all", "policy.freeze_steps=0"]
+VARIANTS = {
+    "REINFORCE": ["objective.loss=reinforce", *WITHOUT_RM],
+    "+ behaviour cloning": WITHOUT_RM,
+}
+LAST = "+ token RM (OREAL)"
+
+
+def run_demo(seed: int, work: Path, overrides: list[str]) -> dict:
+    """The demo itself: supervised start, pass rates, OREAL. Its summary."""
+    command = ["bash", "launch/demo.sh", f"seed={seed}", *overrides]
+    return _run(command, work, {"WORK": str(work)})
+
+
+def run_variant(name: str, seed: int, demo: Path, work: Path, overrides: list[str]) -> dict:
+    """One variant from the same start and data, with as many policy updates as the demo makes."""
+    given = [f"model.path={demo / 'sft' / 'hf'}", f"data.train={demo / 'train.jsonl'}", f"eval.data={demo / 'task' / 'heldout.jsonl'}"]
+    plain = load(TrainConfig, "train", ["experiment=demo", *given, *overrides])
+    updates = plain.steps - plain.policy.freeze_steps
+    own = [*VARIANTS[name], f"steps={updates}", f"seed={seed}", f"run_dir={work}"]
+    return _run([sys.executable, "-m", "megatron_oreal.train", "experiment=demo", *given, *overrides, *own], work, {})
+
+
+def _run(command: list[str], work: Path, environment: dict[str, str]) -> dict:
+    print("+", " ".join(command), flush=True)
+    defaults = {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
+    subprocess.run(command, cwd=ROOT, check=True, timeout=DEADLINE_S, env={**defaults, **os.environ, **environment})
+    return json.loads((work / "summary.json").read_text())
+
+
+def table(results: dict[str, dict[int, float]]) -> str:
+    """Markdown: a row a variant, a column a seed, and the mean."""
+    seeds = sorted(next(iter(results.values())))
+    lines = ["| held-out pass@1, % | " + " | ".join(f"seed {s}" for s in seeds) + " | mean |", "|---" * (len(seeds) + 2) + "|"]
+    for name, by_seed in results.items():
+        values = [by_seed[s] for s in seeds]
+        cells = [f"{100 * v:.1f}" for v in (*values, statistics.mean(values))]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=ROOT / "work_dirs" / "ablation")
+    parser.add_argument("--again", action="store_true", help="run what is already there once more")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides of every run, after --")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    if arguments.again:
+        shutil.rmtree(out, ignore_errors=True)
+    results: dict[str, dict[int, float]] = {"start": {}, **{name: {} for name in VARIANTS}, LAST: {}}
+    for seed in arguments.seeds:
+        demo = out / f"seed{seed}"
+        done = demo / "summary.json"
+        summary = json.loads(done.read_text()) if done.exists() else run_demo(seed, demo, arguments.overrides)
+        results["start"][seed], results[LAST][seed] = summary["pass_at_1_start"], summary["pass_at_1_end"]
+        for number, name in enumerate(VARIANTS):
+            work = out / f"seed{seed}_variant{number}"
+            done = work / "summary.json"
+            summary = json.loads(done.read_text()) if done.exists() else run_variant(name, seed, demo, work, arguments.overrides)
+            results[name][seed] = summary["pass_at_1_end"]
+    (out / "ablation.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
