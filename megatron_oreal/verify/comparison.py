@@ -374,7 +374,8 @@ def _renamed(node, old: str, new: str):
 
 
 def _units(node) -> set[str]:
-    return {n.unit for n in s.walk(node) if isinstance(n, s.Quantity) and n.unit}
+    units = {n.unit for n in s.walk(node) if isinstance(n, s.Quantity) and n.unit}
+    return units | {"degree" for n in s.walk(node) if isinstance(n, s.Func) and n.name == "degrees"}
 
 
 def _units_differ(gold, answer) -> bool:

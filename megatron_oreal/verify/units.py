@@ -12,7 +12,7 @@ _SAME = {
     "l": "liter liters litre litres", "ml": "milliliter milliliters millilitre millilitres", "gal": "gallon gallons",
     "qt": "quart quarts", "pt": "pint pints", "cup": "cups", "dollar": "dollars usd bucks", "cent": "cents penny pennies",
     "euro": "euros eur", "sterling": "gbp", "yen": "jpy", "rupee": "rupees rs", "yuan": "rmb",
-    "percent": "pct percentage", "degree": "degrees deg", "radian": "radians rad", "unit": "units",
+    "percent": "pct percentage", "degree": "degrees deg", "radian": "radians rad",
     "hz": "hertz", "n": "newton newtons", "j": "joule joules", "w": "watt watts", "v": "volt volts",
     "a": "amp amps ampere amperes", "pa": "pascal pascals", "mol": "mole moles", "c": "celsius", "f": "fahrenheit",
     "am": "", "pm": "",
@@ -44,7 +44,7 @@ def is_unit(words: list[str]) -> bool:
 
 
 def canonical_unit(words: list[str]) -> str:
-    """One spelling for a unit; unknown words give "" (their difference does not matter)."""
+    """One spelling for a unit; unknown words and "units" give "" (their difference does not matter)."""
     plain = [word.lower() for word in words]
     power = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}.get(plain[0], "") if plain else ""
     plain = plain[1:] if power else plain

@@ -33,10 +33,10 @@ TRUTHS = {
     "units, percent, currency": [
         ("5", [r"5\text{ cm}", "5 cm", r"5\,\mathrm{m}^2", r"\$5", "5 dollars", r"5\%", r"5^\circ", "5 min", r"5 \text{ red marbles}"],
          [r"5\text{ is wrong}", r"5 \text{ or } 6"]),
-        (r"5\text{ cm}", ["5", "5 cm", r"5 \text{ centimeters}"], [r"5\text{ m}", r"0.05\text{ m}", "50"]),
+        (r"5\text{ cm}", ["5", "5 cm", r"5 \text{ centimeters}", r"5 \text{ units}"], [r"5\text{ m}", r"0.05\text{ m}", "50"]),
         (r"5\text{ cm}^2", [r"5\text{ square centimeters}", "5"], [r"5\text{ cm}^3", "25", "5^2"]),
         (r"60\text{ miles per hour}", ["60 mph", "60"], [r"60\text{ km}"]),
-        (r"50\%", ["50", r"50\text{ percent}"], ["0.5", r"\frac12", "5000"]),
+        (r"50\%", ["50", r"50\text{ percent}"], ["0.5", r"\frac12", "5000", r"50^\circ"]),
         (r"54\text{ m}", ["54 m", "54 metres"], ["54 cm", "53 m"]),
         ("54", [r"54\text{ m}", r"54^{\text{th}}"], ["54m", r"54 \text{ million}", "54x"]),
         (r"\$1.50", ["1.5", r"1.50\text{ dollars}"], ["150", r"1.50\text{ cents}"]),
@@ -72,6 +72,7 @@ TRUTHS = {
         ("2x + 3y < 6", ["-2x - 3y > -6", "6 > 3y + 2x"], ["2x + 3y > 6", r"2x + 3y \le 6", "2x + 3y = 6"]),
         ("|x| < 3", ["-3 < x < 3", "(-3, 3)"], ["x < 3", "x > -3"]),
         (r"\text{all real numbers}", [r"(-\infty, \infty)", r"\mathbb{R}"], ["(0, \\infty)", "0"]),
+        (r"\text{no solution}", [r"\emptyset", "no solutions"], ["(3, 1)", "(1, 3)", "0"]),
     ],
     "equations and assignments": [
         ("5", ["x = 5", "5 = x", "f(2) = 5", "2 + 3 = 5", r"m\angle ABC = 5^\circ", r"\text{Area} = 5"],
