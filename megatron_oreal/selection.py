@@ -20,6 +20,7 @@ class Selector:
 
         A chosen trajectory without a single token (aborted before the first one) cannot be trained on: left out and counted.
         """
+        groups = sorted(groups, key=lambda group: group.prompt.id)  # whatever the order of arrival, the same draw
         rewards = torch.tensor([g.rewards for g in groups], dtype=torch.float32)  # [questions, K]
         advantage = advantages(rewards, self._objective.advantage)
         chosen = select(rewards, self._objective.keep, self._generator)

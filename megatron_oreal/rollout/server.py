@@ -18,7 +18,7 @@ import requests
 from megatron_oreal.rollout.config import RolloutConfig
 
 LOG_TAIL_LINES = 15
-STOP_GRACE_S = 5.0
+STOP_GRACE_S = 2.0
 CPU_FLAGS = {
     "device": "cpu",
     "attention-backend": "torch_native",

@@ -51,7 +51,7 @@ def train_config(model: str, parallel: dict, **objective) -> config.TrainConfig:
         model=config.ModelConfig(model, "float32"),
         parallel=config.ParallelConfig(**parallel),
         data=config.DataConfig("unused"),
-        rollout=config.RolloutConfig(max_total_tokens=60),
+        rollout=config.RolloutConfig(max_new_tokens=30, max_total_tokens=60),
         verify=config.VerifyConfig(),
         objective=Objective(beta=0.1, **objective),
         policy=config.PolicyConfig(optimizer, freeze_steps=FROZEN if objective.get("token_rm", True) else 0),

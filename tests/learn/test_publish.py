@@ -1,0 +1,102 @@
+"""Trained weights from Megatron ranks into a real server: there, Megatron and transformers must agree."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from megatron_oreal import config
+from megatron_oreal.learn import batch, pipeline
+from megatron_oreal.learn.export import write_hf
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.publish import open_publisher
+from megatron_oreal.learn.step import Learner
+from megatron_oreal.model.hf_files import HFFolder
+from megatron_oreal.oreal import Objective
+from megatron_oreal.prompts import load_tokenizer
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.generate import Rollout, Sampling
+from megatron_oreal.rollout.sync import WeightSync
+from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
+
+PROMPTS = [Prompt("a", "q", "a", [7, 8, 9, 10]), Prompt("b", "q", "a", [300, 20])]
+SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], r, r * 0.5, 0.5, 0) for r in (1, -1)]
+LAYOUTS = {"tp2": {"tp": 2, "sequence_parallel": True}, "pp2": {"pp": 2}, "dp2": {"dp": 2}}
+
+
+def settings(model: str, run_dir: str, parallel: dict, way: str) -> config.TrainConfig:
+    optimizer = config.OptimizerConfig(lr=0.05, min_lr=0.0, warmup_steps=0)
+    return config.TrainConfig(
+        run_dir=run_dir,
+        seed=1,
+        steps=2,
+        model=config.ModelConfig(model, "float32"),
+        parallel=config.ParallelConfig(**parallel),
+        data=config.DataConfig("unused"),
+        rollout=RolloutConfig(max_new_tokens=24, max_total_tokens=60, sync=way, sync_timeout_s=60, sync_bucket_mb=1),
+        verify=config.VerifyConfig(),
+        objective=Objective(token_rm=False),
+        policy=config.PolicyConfig(optimizer, freeze_steps=0),
+        token_rm=config.TokenRMConfig(optimizer),
+        learn=config.LearnConfig(tokens_per_micro_batch=64),
+        eval=config.EvalConfig(),
+    )
+
+
+def train_and_publish(run: config.TrainConfig, endpoint, version: int, steps: int) -> float:
+    ranks = Ranks(run.parallel, run.seed)
+    learner = Learner(run, ranks)
+    for step in range(1, steps + 1):
+        learner.train(TrainBatch(SAMPLES), step)
+    with open_publisher(run, learner, endpoint, ranks) as publisher:
+        seconds = publisher.publish(learner.policy, version)["time/sync"]
+    write_hf(learner.policy.gpt, learner.models, run.run_dir, ranks)
+    ranks.stop()
+    return seconds
+
+
+def megatron_logprobs(run: config.TrainConfig, samples: list[Sample]):
+    """Of each sample's response, by a Megatron policy with the weights of run.model.path (last stage only)."""
+    ranks = Ranks(run.parallel, run.seed)
+    policy = Learner(run, ranks).policy.gpt
+    micro = [batch.pack([s], i, run.parallel.tp, "previous", torch.device("cpu")) for i, s in enumerate(samples)]
+    values = pipeline.run(policy, micro, "logprob_positions", lambda _, out: (None, out[0]), backward=False)
+    ranks.stop()
+    return [v.tolist() for v in values]
+
+
+@pytest.fixture
+def restored(server, served_model, tmp_path):
+    """Whatever a test does to the session's server, the next one finds the model that it started with."""
+    yield
+    sync = WeightSync(server.endpoint, RolloutConfig(), "restore", tmp_path, torch.device("cpu"))
+    source = HFFolder(served_model)
+    sync.open()
+    sync.send(((name, source[name][:]) for name in source), 0)
+    sync.close(0)
+    sync.verify()
+    sync.disconnect()
+
+
+@pytest.mark.parametrize(("layout", "way"), [("tp2", "distributed"), ("pp2", "distributed"), ("dp2", "distributed"), ("pp2", "disk")])
+def test_after_a_step_and_a_sync_server_megatron_and_transformers_agree(
+    ranks, server, served_model, restored, tmp_path, layout, way
+):
+    run = settings(served_model, str(tmp_path), LAYOUTS[layout], way)
+    ranks(2, train_and_publish, run, server.endpoint, 11, 1)
+    assert server.endpoint.get("/model_info")["weight_version"] == "11"
+    rollout = Rollout(run.rollout, server.endpoint, load_tokenizer(served_model))
+    trajectories = list(rollout.generate(PROMPTS, 11, Sampling(samples=1, temperature=0.0, top_p=1.0, max_new_tokens=12)))
+    new, old = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (tmp_path / "hf", served_model))
+    samples = [Sample("", t.prompt.token_ids, t.token_ids, 1, 0.0, 0.5, 0) for t in trajectories]
+    trained = dataclasses.replace(run, model=config.ModelConfig(str(tmp_path / "hf"), "float32"))
+    by_megatron = ranks(2, megatron_logprobs, dataclasses.replace(trained, parallel=config.ParallelConfig(tp=2)), samples)[-1]
+    for trajectory, megatron in zip(trajectories, by_megatron, strict=True):
+        ids = torch.tensor([trajectory.prompt.token_ids + trajectory.token_ids])
+        with torch.no_grad():
+            logprobs, before = (m(ids).logits[0, len(trajectory.prompt.token_ids) - 1 : -1].log_softmax(-1) for m in (new, old))
+        assert logprobs.argmax(-1).tolist() == trajectory.token_ids
+        assert (logprobs - before).abs().max() > 0.01, "the step changed nothing; the test would not notice a missing sync"
+        torch.testing.assert_close(torch.tensor(trajectory.logprobs), logprobs.amax(-1), rtol=0, atol=1e-4)
+        torch.testing.assert_close(torch.tensor(megatron), torch.tensor(trajectory.logprobs), rtol=0, atol=1e-4)
