@@ -11,7 +11,10 @@ from megatron_oreal.oreal import Objective
 
 GIVEN = ["model.path=M", "data.train=D"]
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
-OTHER_SCHEMAS = {"demo_sft": ("sft", SftConfig, GIVEN), "demo_passrate": ("passrate", PassrateConfig, ["model.path=M", "questions=Q", "out=O"])}
+OTHER_SCHEMAS = {
+    "demo_sft": ("sft", SftConfig, GIVEN),
+    "demo_passrate": ("passrate", PassrateConfig, ["model.path=M", "questions=Q", "out=O"]),
+}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -22,7 +22,12 @@ GROUPS = [group("a", "++-+"), group("b", "++++"), group("c", "----"), group("d",
 
 def test_pairs_with_the_advantages_of_the_whole_question():
     batch = Selector(Objective(), seed=0).select(GROUPS)
-    assert [(s.prompt_id, s.reward, s.pass_rate) for s in batch.samples] == [("a", 1, 0.75), ("a", -1, 0.75), ("d", 1, 0.25), ("d", -1, 0.25)]
+    assert [(s.prompt_id, s.reward, s.pass_rate) for s in batch.samples] == [
+        ("a", 1, 0.75),
+        ("a", -1, 0.75),
+        ("d", 1, 0.25),
+        ("d", -1, 0.25),
+    ]
     assert [s.advantage for s in batch.samples] == pytest.approx([2 / 3, -2, 2, -2 / 3])
     assert all(s.version == 4 and s.prompt_ids == [1, 2] for s in batch.samples)
     counts = batch.counts

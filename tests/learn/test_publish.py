@@ -80,9 +80,7 @@ def restored(server, served_model, tmp_path):
 
 
 @pytest.mark.parametrize(("layout", "way"), [("tp2", "distributed"), ("pp2", "distributed"), ("dp2", "distributed"), ("pp2", "disk")])
-def test_after_a_step_and_a_sync_server_megatron_and_transformers_agree(
-    ranks, server, served_model, restored, tmp_path, layout, way
-):
+def test_after_a_step_and_a_sync_server_megatron_and_transformers_agree(ranks, server, served_model, restored, tmp_path, layout, way):
     run = settings(served_model, str(tmp_path), LAYOUTS[layout], way)
     ranks(2, train_and_publish, run, server.endpoint, 11, 1)
     assert server.endpoint.get("/model_info")["weight_version"] == "11"

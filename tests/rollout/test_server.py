@@ -55,7 +55,9 @@ def test_a_killed_parent_leaves_no_server(served_model, tmp_path):
         """)
     )
     root = Path(__file__).parents[2]
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    parent = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+    )
     server_pid = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
     parent.wait(10)
