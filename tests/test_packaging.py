@@ -1,5 +1,6 @@
 """The wheel holds the package, every Hydra config, and nothing else. Built offline, with the setuptools that is installed."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -90,3 +91,16 @@ def test_requirements_allow_the_frozen_environment(wheel: zipfile.ZipFile):
         if required.name != "transformer-engine":
             (exactly,) = frozen[canonicalize_name(required.name)]
             assert required.specifier.contains(exactly.version), f"setup.py: {required}, requirements-cpu.txt: {exactly}"
+
+
+def test_an_unpacked_wheel_runs_from_any_folder(wheel: zipfile.ZipFile, tmp_path: Path):
+    wheel.extractall(tmp_path / "site")
+    (tmp_path / "elsewhere").mkdir()
+    command = [sys.executable, "-m", "megatron_oreal.train", "--cfg", "experiment=oreal_32b", "model.path=M", "data.train=D"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert "tp: 8" in done.stdout
+    probe = "import megatron_oreal.config as c; print(c.__file__)"
+    where = subprocess.run([sys.executable, "-c", probe], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert where.stdout.startswith(str(tmp_path / "site")), "the checkout was imported, not the wheel"
