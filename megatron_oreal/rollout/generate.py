@@ -3,7 +3,8 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -14,6 +15,7 @@ from megatron_oreal.trajectory import Prompt, Trajectory
 
 CONNECT_ATTEMPTS = 3
 RETRY_AFTER_S = 1.0
+JOIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,23 @@ class Rollout:
             if len(prompt.token_ids) >= self._config.max_total_tokens:
                 raise ValueError(f"prompt {prompt.id}: {len(prompt.token_ids)} tokens leave no room for an answer")
         finished: queue.SimpleQueue = queue.SimpleQueue()
-        worker = threading.Thread(target=self._run, args=(prompts, version, sampling, finished), daemon=True)
-        worker.start()
-        for _ in prompts:
-            item = finished.get(timeout=self._config.request_timeout_s * (1 + len(prompts) / self._config.concurrency))
-            if isinstance(item, BaseException):
-                raise item
-            yield from item
-        worker.join()
-
-    def _run(self, prompts, version, sampling, finished: queue.SimpleQueue) -> None:
+        worker = _LoopThread(self._ask_all(prompts, version, sampling, finished), finished)
         try:
-            asyncio.run(self._ask_all(prompts, version, sampling, finished))
-        except BaseExceptionGroup as group:
-            finished.put(group.exceptions[0])
-        except BaseException as error:  # handed to the caller's thread, which raises it
-            finished.put(error)
+            for _ in prompts:
+                yield from self._next(finished, len(prompts))
+        finally:  # where the caller has lost interest, or a request failed, the server is to stop sampling as well
+            worker.cancel()
+
+    def _next(self, finished: queue.SimpleQueue, asked: int) -> list[Trajectory]:
+        """The trajectories of the next prompt that is finished; requests have deadlines of their own, this one is above them."""
+        rounds = -(-asked // self._config.concurrency) * CONNECT_ATTEMPTS + 1
+        try:
+            item = finished.get(timeout=rounds * self._config.request_timeout_s)
+        except queue.Empty as error:
+            raise ServerError(f"{self._endpoint.url}: sampling stands still{self._endpoint.where()}") from error
+        if isinstance(item, BaseException):
+            raise item
+        return item
 
     async def _ask_all(self, prompts, version, sampling, finished) -> None:
         gate = asyncio.Semaphore(self._config.concurrency)
@@ -110,7 +113,7 @@ class Rollout:
             except TimeoutError as error:
                 seconds = self._config.request_timeout_s
                 raise ServerError(f"{url}: no answer for prompt {prompt.id} within {seconds:.0f} s{self._endpoint.where()}") from error
-            except aiohttp.ClientConnectionError as error:
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
                 if attempt == CONNECT_ATTEMPTS:
                     raise ServerError(f"{url}: {error} after {attempt} attempts{self._endpoint.where()}") from error
                 self.retries += 1
@@ -125,8 +128,39 @@ class Rollout:
                 token_ids=answer["output_ids"],
                 logprobs=[entry[0] for entry in answer["meta_info"]["output_token_logprobs"]],
                 text=answer["text"],
-                finish=answer["meta_info"]["finish_reason"]["type"],
+                finish=self._finish(answer["meta_info"]["finish_reason"]),
                 version=version,
             )
             for index, answer in enumerate(answers)
         ]
+
+    def _finish(self, reason: dict) -> str:
+        """The model's other end tokens stop the server too; only the stop word's makes an answer complete (spec, step 1)."""
+        return "abort" if reason["type"] == "stop" and reason["matched"] != self._stop else reason["type"]
+
+
+class _LoopThread(threading.Thread):
+    """A coroutine on an event loop of its own; an error goes into `finished`, for the caller's thread to raise."""
+
+    def __init__(self, work: Coroutine, finished: queue.SimpleQueue):
+        super().__init__(daemon=True)
+        self._finished = finished
+        self._loop = asyncio.new_event_loop()
+        self._task = self._loop.create_task(work)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._task)
+        except BaseExceptionGroup as group:
+            self._finished.put(group.exceptions[0])
+        except BaseException as error:
+            self._finished.put(error)
+        finally:
+            self._loop.close()
+
+    def cancel(self) -> None:
+        """Stop whatever is still running, and wait for it."""
+        with suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        self.join(JOIN_S)

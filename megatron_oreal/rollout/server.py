@@ -1,6 +1,7 @@
 """An SGLang server: started here, watched until it answers, and gone when we are."""
 
 import ctypes
+import json
 import os
 import secrets
 import signal
@@ -9,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import requests
@@ -18,7 +20,9 @@ import requests
 from megatron_oreal.rollout.config import RolloutConfig
 
 LOG_TAIL_LINES = 15
-STOP_GRACE_S = 2.0
+STOP_GRACE_S = 2.0  # SGLang 0.5.21 looks only every 5 s whether it was told to end: often too short, then it is killed
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)  # loaded here: the child of a process with threads must not take the loader's lock
 CPU_FLAGS = {
     "device": "cpu",
     "attention-backend": "torch_native",
@@ -71,28 +75,37 @@ class Endpoint:
 
 
 class Server:
-    """A server process of our own in its own process group, bound to 127.0.0.1, with an admin key of this run."""
+    """A server process of our own in its own process group, bound to 127.0.0.1, with a key of this run for every call.
+
+    To be started in a thread that lives as long as the server may: the kernel ends the server with the thread that forked it.
+    """
 
     def __init__(self, config: RolloutConfig, model_path: str, dtype: str, run_dir: Path):
         self._config = config
         self._log = run_dir / "sglang.log"
+        self._stopped = False
         port = _free_port()
-        self.endpoint = Endpoint(f"http://127.0.0.1:{port}", secrets.token_urlsafe(24), str(self._log))
+        self.endpoint = Endpoint(f"http://127.0.0.1:{port}", secrets.token_hex(24), str(self._log))
         flags = {
             "model-path": model_path,
             "host": "127.0.0.1",
             "port": port,
             "dtype": dtype,
             "context-length": config.max_total_tokens + 1,
-            "admin-api-key": self.endpoint.key,
+            "config": _write_key(run_dir / "sglang_key.yaml", self.endpoint.key),
             "sleep-on-idle": True,  # an idle server would burn a core that training could use
             **(_no_cuda() and CPU_FLAGS or {}),
             **config.server_args,
         }
         command = [sys.executable, "-m", "megatron_oreal.rollout.sglang_cpu", *_as_arguments(flags)]
-        with open(self._log, "wb") as log:
+        with open(_private(self._log), "wb") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=partial(_tie_to, os.getpid()),
             )
 
     def wait_ready(self) -> None:
@@ -119,12 +132,16 @@ class Server:
 
     def stop(self) -> None:
         """End the server and all its processes; safe to call again."""
-        for signum, grace in ((signal.SIGTERM, STOP_GRACE_S), (signal.SIGKILL, STOP_GRACE_S)):
-            try:
-                os.killpg(self._process.pid, signum)
-                self._process.wait(grace)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+        if self._stopped:
+            return
+        # The launcher alone is asked: it ends its children. Were they asked too, it would take their end for a crash to diagnose.
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_GRACE_S)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(STOP_GRACE_S)
+        self._stopped = True
 
 
 class ExternalServer:
@@ -184,6 +201,25 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _die_with_parent() -> None:
-    """In the child before exec: SIGTERM when the parent dies, however it dies (PR_SET_PDEATHSIG is 1)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+def _private(path: Path) -> Path:
+    """An empty file that only its owner may read."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    return path
+
+
+def _write_key(path: Path, key: str) -> Path:
+    """The key, for SGLang's --config: a command line would show it to everybody on this host. (SGLang's log shows it as well.)
+
+    One key for both kinds of calls: with an admin key alone anybody on this host could sample.
+    """
+    _private(path).write_text(json.dumps({"api-key": key, "admin-api-key": key}))
+    return path
+
+
+def _tie_to(parent: int) -> None:
+    """In the child before exec: SIGHUP when the parent dies, however it dies; the launcher then ends its whole group."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored until the launcher has its own handler
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
+    if os.getppid() != parent:  # it died meanwhile
+        os._exit(1)

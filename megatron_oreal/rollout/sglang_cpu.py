@@ -9,6 +9,7 @@ calls none of them. Here they are stubs: a stub's attributes are stubs again, an
 import importlib.machinery
 import importlib.util
 import os
+import signal
 import sys
 import types
 
@@ -140,6 +141,8 @@ if __name__ == "__main__":
     from sglang.srt.server_args import prepare_server_args
     from sglang.srt.utils import kill_process_tree
 
+    # Our parent is gone (see server.py). Children that are still starting would not notice that we went: all go together.
+    signal.signal(signal.SIGHUP, lambda *_: os.killpg(0, signal.SIGKILL))
     try:
         run_server(prepare_server_args(sys.argv[1:]))
     finally:

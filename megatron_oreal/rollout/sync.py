@@ -4,12 +4,14 @@ Several processes may send to one engine, one after the other (with pipeline par
 layers): each has a WeightSync of its own; the first of a turn opens the update, the last one closes it.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -40,8 +42,14 @@ class WeightSync:
     """One sender's connection to the engine. Names are Hugging Face's, tensors whole."""
 
     def __init__(self, endpoint: Endpoint, config: RolloutConfig, sender: str, folder: Path, device: torch.device):
-        """`sender` is unique among the processes that send to this engine; `folder` is for the way over disk."""
+        """`sender` is unique among the processes that send to this engine; `folder` is for the way over disk.
+
+        Raises:
+            ValueError: the engine is spread over several ranks, whose checksums this side cannot compute.
+            ServerError: it refuses, or does not answer or join within rollout.sync_timeout_s.
+        """
         self._endpoint, self._timeout_s = endpoint, config.sync_timeout_s
+        _require_one_rank(endpoint, config.sync_timeout_s)
         self._way: Way = (
             _Broadcast(endpoint, config, sender, device) if config.sync == "distributed" else _Disk(endpoint, config, sender, folder)
         )
@@ -90,18 +98,18 @@ class _Broadcast:
         self._group = self._join("gloo" if device.type == "cpu" else "nccl")
 
     def _join(self, backend: str) -> dist.ProcessGroup:
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=self._timeout_s))
-        world = 1 + int(self._endpoint.get("/server_info", self._timeout_s).get("tp_size", 1))
+        address = _own_address(self._endpoint.url, self._timeout_s)
+        store = _store_at(address, self._timeout_s)
         body = {
-            "master_address": "127.0.0.1",
+            "master_address": address,
             "master_port": store.port,
             "rank_offset": 1,
-            "world_size": world,
+            "world_size": 2,
             "group_name": self._name,
             "backend": backend,
         }
         invitation = _Background(lambda: self._endpoint.post("/init_weights_update_group", body, self._timeout_s))
-        joining = _Background(lambda: _group_beside_the_default_one(backend, store, world, self._name, self._timeout_s, self._device))
+        joining = _Background(lambda: _group_beside_the_default_one(backend, store, 2, self._name, self._timeout_s, self._device))
         invitation.wait_with(joining.done, self._timeout_s, "joining the weight-update group")
         return joining.result()
 
@@ -221,3 +229,35 @@ def _group_beside_the_default_one(backend: str, store, world: int, name: str, ti
     )
     dist.distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(world)}
     return group
+
+
+def _require_one_rank(endpoint: Endpoint, timeout_s: float) -> None:
+    info = endpoint.get("/server_info", timeout_s)
+    sizes = {name: info.get(name, 1) for name in ("tp_size", "pp_size", "dp_size")}
+    if any(size != 1 for size in sizes.values()):
+        layout = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(f"rollout.server_args: weight sync needs an engine on one rank, {endpoint.url} runs with {layout}")
+
+
+def _own_address(url: str, timeout_s: float) -> str:
+    """The address of this host that an engine can reach: the one from which this host reaches the engine."""
+    engine = urlsplit(url)
+    try:
+        with socket.create_connection((engine.hostname, engine.port or 80), timeout_s) as probe:
+            return probe.getsockname()[0]
+    except OSError as error:
+        raise ServerError(f"{url}: {error}") from error
+
+
+def _store_at(address: str, timeout_s: float) -> dist.TCPStore:
+    """The store of a new group, listening at this address alone; by itself it would listen at every address of this host."""
+    listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    port = listener.getsockname()[1]
+    return dist.TCPStore(
+        address,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=timeout_s),
+        master_listen_fd=listener.detach(),  # the store's to close
+    )

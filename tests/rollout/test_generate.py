@@ -1,5 +1,7 @@
 """Sampling from a real server: what comes back is what transformers computes, whole, as it finishes."""
 
+import threading
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -79,3 +81,22 @@ def test_a_refusing_or_absent_server_is_one_clear_error(rollout):
     with pytest.raises(ServerError, match=r"127\.0\.0\.1:9/generate: .* after 3 attempts"):
         list(nobody.generate(prompts_of(1), 0))
     assert nobody.retries == 2
+
+
+def test_an_answer_that_another_end_token_ends_is_not_complete(server, served_model):
+    tokenizer = load_tokenizer(served_model)
+    config = RolloutConfig(max_new_tokens=40, max_total_tokens=60, stop_word=tokenizer.pad_token)  # the server also stops at its own
+    answers = list(Rollout(config, server.endpoint, tokenizer).generate(prompts_of(12), 0, Sampling(16, 1.0, 1.0, 40)))
+    by_other = [t for t in answers if t.token_ids[-1] == tokenizer.eos_token_id]
+    assert by_other and not any(t.complete for t in by_other)
+    assert all(t.complete == (t.token_ids[-1] == tokenizer.pad_token_id) for t in answers)
+
+
+def test_who_stops_listening_stops_the_sampling(server, served_model):
+    config = RolloutConfig(max_new_tokens=180, max_total_tokens=200, concurrency=4)
+    threads = threading.active_count()
+    arriving = Rollout(config, server.endpoint, load_tokenizer(served_model)).generate(prompts_of(12) * 20, 0)
+    next(arriving)
+    arriving.close()
+    assert threading.active_count() == threads  # nobody is left to ask the other questions
+    server.endpoint.post("/flush_cache?timeout=10")  # refused as long as requests are waiting or running

@@ -1,10 +1,11 @@
 """Servers that do not come up say why; servers never outlive who started them."""
 
+import dataclasses
 import os
 import signal
+import stat
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -14,14 +15,32 @@ import pytest
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.server import ServerError, open_server
 
+ROOT = Path(__file__).parents[2]
+PARENT = """
+import threading, time
+from pathlib import Path
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.server import Server
+server = Server(RolloutConfig(max_new_tokens=100, max_total_tokens=200, ready_timeout_s=300), {model!r}, "float32", Path({folder!r}))
+if {sampling}:
+    server.wait_ready()
+    endless = {{"input_ids": [5] * 4, "sampling_params": {{"n": 8, "max_new_tokens": 190, "ignore_eos": True}}}}
+    threading.Thread(target=server.endpoint.post, args=("/generate", endless), daemon=True).start()
+print(server._process.pid, flush=True)
+time.sleep(600)
+"""
 
-def gone_within(pid: int, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
+
+def group(pgid: int) -> list[psutil.Process]:
+    """Living processes of a process group."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
 
 
 def test_a_server_that_ends_at_start_shows_status_and_the_tail_of_its_log(served_model, tmp_path):
@@ -38,27 +57,31 @@ def test_a_server_that_takes_too_long_is_named_and_stopped(served_model, tmp_pat
         with pytest.raises(ServerError, match="did not answer within rollout.ready_timeout_s"):
             server.wait_ready()
         pid = server._process.pid
-    assert gone_within(pid, 1)
+    assert not group(pid)
 
 
-def test_a_killed_parent_leaves_no_server(served_model, tmp_path):
+@pytest.mark.parametrize("moment", ["starting", "sampling"])
+def test_a_killed_parent_leaves_no_process_of_its_server(served_model, tmp_path, moment):
     script = tmp_path / "parent.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import time
-        from pathlib import Path
-        from megatron_oreal.rollout.config import RolloutConfig
-        from megatron_oreal.rollout.server import Server
-        server = Server(RolloutConfig(), {served_model!r}, "float32", Path({str(tmp_path)!r}))
-        print(server._process.pid, flush=True)
-        time.sleep(60)
-        """)
-    )
-    root = Path(__file__).parents[2]
-    parent = subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
-    )
-    server_pid = int(parent.stdout.readline())
-    parent.send_signal(signal.SIGKILL)
-    parent.wait(10)
-    assert gone_within(server_pid, 20)
+    script.write_text(PARENT.format(model=served_model, folder=str(tmp_path), sampling=moment == "sampling"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        try:
+            server = int(parent.stdout.readline())
+            assert moment == "starting" or len(group(server)) >= 3  # launcher, scheduler, detokenizer
+        finally:
+            parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while (left := group(server)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+def test_only_who_has_the_key_may_sample_and_only_our_user_may_read_it(server):
+    stranger = dataclasses.replace(server.endpoint, key=None)
+    with pytest.raises(ServerError, match="status 401"):
+        stranger.post("/generate", {"input_ids": [5, 6], "sampling_params": {"max_new_tokens": 1}})
+    assert not any(server.endpoint.key in " ".join(process.cmdline()) for process in group(server._process.pid))
+    folder = Path(server.endpoint.log).parent
+    with_key = [f for f in folder.iterdir() if server.endpoint.key in f.read_text(errors="replace")]
+    assert with_key and all(stat.S_IMODE(f.stat().st_mode) == 0o600 for f in with_key)

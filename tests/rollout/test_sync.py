@@ -1,9 +1,12 @@
 """New weights in a real server, both ways: proven by checksum, by greedy output and by log-probabilities."""
 
 import dataclasses
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal.model.hf_files import HFFolder
@@ -112,3 +115,46 @@ def test_control_calls_need_the_key(server):
     stranger = dataclasses.replace(server.endpoint, key=None)
     with pytest.raises(ServerError, match="status 401"):
         stranger.post("/pause_generation", {"mode": "retract"})
+
+
+def send_half(endpoint, folder: str, run_dir: str) -> tuple[int, int, float]:
+    """One pipeline stage of two: its half of the tensors, in its turn. Returns verify()'s counts and a sum over the ranks."""
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    rank = dist.get_rank()
+    late = (".layers.2.", ".layers.3.", "model.norm.")
+    mine = {name: tensor for name, tensor in tensors(folder).items() if any(part in name for part in late) == bool(rank)}
+    for turn in range(2):
+        if turn == rank:
+            sync = WeightSync(endpoint, CONFIG, f"rank{rank}", Path(run_dir), torch.device("cpu"))
+        dist.barrier()
+    for turn in range(2):
+        if turn == rank:
+            if turn == 0:
+                sync.open()
+            sync.send(mine.items(), version=1)
+            if turn == 1:
+                sync.close(version=1)
+        dist.barrier()
+    compared, held = sync.verify()
+    sync.disconnect()
+    total = torch.tensor([float(compared)])
+    dist.all_reduce(total)  # the ranks' own group still works
+    dist.destroy_process_group()
+    return compared, held, total.item()
+
+
+def test_two_ranks_with_a_group_of_their_own_share_an_update(ranks, server, served_model, tmp_path):
+    (first, held, total), (second, _, _) = ranks(2, send_half, server.endpoint, served_model, str(tmp_path))
+    assert first and second
+    assert first + second == held == total
+
+
+def test_an_engine_on_several_ranks_is_refused_at_once(tmp_path):
+    class TwoRanks:
+        url = "http://engine"
+
+        def get(self, path, timeout_s):
+            return {"tp_size": 2, "pp_size": 1}
+
+    with pytest.raises(ValueError, match="rollout.server_args: .* tp_size=2"):
+        WeightSync(TwoRanks(), CONFIG, "test", tmp_path, torch.device("cpu"))
