@@ -216,7 +216,7 @@ def make_tokenizer():
     """Byte-level BPE with the numbers 0 to 99 as tokens and the end of turn as the one stop token; the same for every seed.
 
     It is a Qwen2Tokenizer because AutoTokenizer (transformers 5) makes one of any tokenizer beside a Qwen2 model, and that class takes
-    digits apart before all else: numbers are tokens only when they are added as such. With them the model learns arithmetic sooner.
+    digits apart before all else: numbers are tokens only when they are added as such, which keeps solutions short.
     """
     from transformers import Qwen2Tokenizer
 
