@@ -55,7 +55,7 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
 def _ranks_to_start(parallel: ParallelConfig | None) -> int:
     """How many ranks the layout needs, or 0 where this process is one of a job's ranks already."""
     started_by_a_launcher = "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
-    return 0 if parallel is None or started_by_a_launcher else parallel.tp * parallel.pp * (parallel.dp or 1)
+    return 0 if parallel is None or started_by_a_launcher else parallel.tp * parallel.pp * parallel.cp * (parallel.dp or 1)
 
 
 def _run_local_ranks(module: str, arguments: list[str], ranks: int) -> int:

@@ -40,25 +40,28 @@ class ParallelConfig:
 
     tp: int = 1  # tensor parallel
     pp: int = 1  # pipeline stages
+    vpp: int | None = None  # interleaved pipeline: model chunks a stage
+    cp: int = 1  # context parallel
     dp: int | None = None  # data parallel; None: whatever the world size leaves
     sequence_parallel: bool = False
     timeout_s: float = 600.0  # deadline of a collective of the data plane
     control_timeout_s: float = 7200.0  # how long the ranks wait for rank 0's next batch: a whole rollout
 
     def __post_init__(self):
-        for name in ("tp", "pp", "dp"):
+        for name in ("tp", "pp", "cp", "dp"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"parallel.{name}={value} must be at least 1")
+        _require(self.vpp is None or (self.vpp > 1 and self.pp > 1), f"parallel.vpp={self.vpp} must be above 1 and needs parallel.pp > 1")
         _require(self.tp > 1 or not self.sequence_parallel, "parallel.sequence_parallel=true needs parallel.tp > 1")
         for name in ("timeout_s", "control_timeout_s"):
             _require(getattr(self, name) > 0, f"parallel.{name} must be above 0")
 
     def data_parallel(self, world_size: int) -> int:
         """DP size of a world; raises ValueError where the world does not divide, or is not the one asked for."""
-        model_parallel = self.tp * self.pp
+        model_parallel = self.tp * self.pp * self.cp
         if world_size % model_parallel or (self.dp is not None and self.dp * model_parallel != world_size):
             dp = "DP" if self.dp is None else f"DP {self.dp}"
-            raise ValueError(f"parallel: world size {world_size} is not TP {self.tp} x PP {self.pp} x {dp}")
+            raise ValueError(f"parallel: world size {world_size} is not TP {self.tp} x PP {self.pp} x CP {self.cp} x {dp}")
         return world_size // model_parallel
 
 

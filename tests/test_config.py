@@ -91,9 +91,9 @@ def test_wrong_files_are_one_line(capsys, tiny_model, tmp_path, changes, message
 
 def test_a_world_that_is_not_the_layout_is_refused(monkeypatch):
     config = load(TrainConfig, "train", ["experiment=oreal_32b", *GIVEN])
-    with pytest.raises(ValueError, match="world size 12 is not TP 8 x PP 4 x DP"):
+    with pytest.raises(ValueError, match="world size 12 is not TP 8 x PP 4 x CP 1 x DP"):
         config.parallel.data_parallel(12)
-    with pytest.raises(ValueError, match="world size 4 is not TP 1 x PP 1 x DP 2"):
+    with pytest.raises(ValueError, match="world size 4 is not TP 1 x PP 1 x CP 1 x DP 2"):
         load(TrainConfig, "train", ["parallel=dp2", *GIVEN]).parallel.data_parallel(4)
 
 

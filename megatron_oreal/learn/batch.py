@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from megatron_oreal.config import ParallelConfig
 from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.model.gpt import Reading
+from megatron_oreal.model.split import Split
 from megatron_oreal.oreal import response_positions
 from megatron_oreal.trajectory import Sample
 
@@ -51,15 +54,14 @@ def _first_fit(indices: Sequence[int], lengths: Sequence[int], budget: int) -> l
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Trajectories packed end to end, [1, T] tokens; R response tokens of n trajectories."""
+    """Trajectories packed end to end, T tokens of which this rank holds T/cp; R response tokens of n trajectories."""
 
     index: int  # its place among the rank's micro-batches
-    tokens: Tensor  # [1, T] int64
-    packed: PackedSeqParams  # where each trajectory starts and ends; padding is a sequence of its own
-    logprob_positions: Tensor  # [R] positions whose next-token distribution scores the response tokens
-    score_positions: Tensor  # [R] positions whose token-RM score is read
-    targets: Tensor  # [R] the response tokens
-    lengths: list[int]  # [n] response tokens of each trajectory
+    tokens: Tensor  # [1, T/cp] int64
+    packed: PackedSeqParams  # where each trajectory starts and ends among the T tokens; padding is a sequence of its own
+    logprobs: Reading  # where the next-token distributions of the response tokens are read
+    scores: Reading  # where the token-RM scores of the response tokens are read
+    lengths: list[int]  # [n] response tokens of each trajectory, R in all
     rewards: Tensor  # [n] of +1 / -1
     advantages: Tensor  # [n] float32
     pass_rates: Tensor  # [n] float32
@@ -67,50 +69,73 @@ class MicroBatch:
 
 def of_rank(samples: Sequence[Sample], ranks: Ranks, parallel: ParallelConfig, budget: int, score_position: str) -> list[MicroBatch]:
     """This data-parallel rank's micro-batches of a global batch. Every rank plans the same from the whole batch."""
+    split = Split(parallel.cp, parallel_state.get_context_parallel_rank(), parallel.tp if parallel.sequence_parallel else 1)
     spread = plan([s.length for s in samples], ranks.dp, budget)[ranks.dp_rank]
-    multiple = parallel.tp if parallel.sequence_parallel else 1
+    at_least = 0
+    if parallel.vpp:  # an interleaved pipeline wants whole rounds of micro-batches of one length
+        spread += [[] for _ in range(-len(spread) % parallel.pp)]
+        at_least = max(sum(split.padded(samples[i].length) for i in indices) for indices in spread)
     return [
-        pack([samples[i] for i in indices], number, multiple, score_position, ranks.platform.device)
+        pack([samples[i] for i in indices], number, split, score_position, ranks.platform.device, at_least)
         for number, indices in enumerate(spread)
     ]
 
 
-def pack(samples: Sequence[Sample], index: int, multiple: int, score_position: str, device: torch.device) -> MicroBatch:
-    """One micro-batch as tensors; the token count is padded to a multiple (of TP, under sequence parallelism).
-
-    No samples give a micro-batch of padding alone: it takes part in every collective and adds nothing.
-    """
+def pack(samples: Sequence[Sample], index: int, split: Split, score_position: str, device: torch.device, at_least: int = 0) -> MicroBatch:
+    """One micro-batch of `at_least` so many tokens. No samples give padding alone: it takes part in every collective, adds nothing."""
     tokens: list[int] = []
-    bounds, logprob_positions, score_positions = [0], [], []
+    bounds = [0]
+    logprobs, scores = _ReadingLists(), _ReadingLists()
     for s in samples:
-        start, prompt, response = len(tokens), len(s.prompt_ids), len(s.response_ids)
-        tokens += s.prompt_ids + s.response_ids
-        bounds.append(len(tokens))
-        logprob_positions += [start + i for i in response_positions(prompt, response, "previous")]
-        score_positions += [start + i for i in response_positions(prompt, response, score_position)]
-    padding = -len(tokens) % multiple or (0 if tokens else multiple)
+        sequence = s.prompt_ids + s.response_ids
+        sequence += [0] * (split.padded(len(sequence)) - len(sequence))
+        mine = split.mine(len(sequence))
+        for reading, position in ((logprobs, "previous"), (scores, score_position)):
+            wanted = response_positions(len(s.prompt_ids), len(s.response_ids), position)
+            reading.add(wanted, s.response_ids, mine, start=len(tokens))
+        tokens += [sequence[i] for i in mine]
+        bounds.append(bounds[-1] + len(sequence))
+    wanted_total = max(bounds[-1], at_least, 1)
+    padding = wanted_total + -wanted_total % split.total_multiple - bounds[-1]
     if padding:
-        tokens += [0] * padding
-        bounds.append(len(tokens))
-
-    def ints(values):
-        return torch.tensor(values, dtype=torch.int64, device=device)
+        tokens += [0] * (padding // split.cp)
+        bounds.append(bounds[-1] + padding)
 
     def floats(values):
         return torch.tensor(values, dtype=torch.float32, device=device)
 
     return MicroBatch(
         index=index,
-        tokens=ints(tokens)[None],
+        tokens=torch.tensor(tokens, dtype=torch.int64, device=device)[None],
         packed=_packed_params(bounds, device),
-        logprob_positions=ints(logprob_positions),
-        score_positions=ints(score_positions),
-        targets=ints([t for s in samples for t in s.response_ids]),
+        logprobs=logprobs.tensors(device),
+        scores=scores.tensors(device),
         lengths=[len(s.response_ids) for s in samples],
         rewards=floats([s.reward for s in samples]),
         advantages=floats([s.advantage for s in samples]),
         pass_rates=floats([s.pass_rate for s in samples]),
     )
+
+
+class _ReadingLists:
+    """A Reading in the making."""
+
+    def __init__(self):
+        self.positions, self.targets, self.places, self.total = [], [], [], 0
+
+    def add(self, wanted: range, targets: list[int], mine: list[int], start: int) -> None:
+        """The wanted positions of one sequence, of which this rank holds `mine`, its first token standing at `start`."""
+        held = {position: place for place, position in enumerate(mine)}
+        for place, (position, target) in enumerate(zip(wanted, targets, strict=True)):
+            if position in held:
+                self.positions.append(start + held[position])
+                self.targets.append(target)
+                self.places.append(self.total + place)
+        self.total += len(targets)
+
+    def tensors(self, device: torch.device) -> Reading:
+        lists = (self.positions, self.targets, self.places)
+        return Reading(*(torch.tensor(values, dtype=torch.int64, device=device) for values in lists), self.total)
 
 
 def _packed_params(bounds: list[int], device: torch.device) -> PackedSeqParams:

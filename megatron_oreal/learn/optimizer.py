@@ -21,16 +21,19 @@ def sum_gradients(model: list, num_tokens=None, **kwargs) -> None:
 
 
 class Trainable:
-    """One model with its optimizer and learning-rate schedule."""
+    """One model (its chunks on this rank) with its optimizer and learning-rate schedule."""
 
-    def __init__(self, model: GPTModel, config: OptimizerConfig, total_steps: int):
-        self.gpt = model
-        inner = Float16Module(model.config, model) if model.config.bf16 else model
+    def __init__(self, chunks: Sequence[GPTModel], config: OptimizerConfig, total_steps: int):
+        self.gpt = list(chunks)
+        transformer = chunks[0].config
         ddp = DistributedDataParallelConfig(
             grad_reduce_in_fp32=True, use_distributed_optimizer=True, check_for_nan_in_grad=True, average_in_collective=False
         )
-        self.model = DistributedDataParallel(model.config, ddp, inner)
-        self.optimizer = get_megatron_optimizer(_megatron_config(config, model.config), [self.model], use_gloo_process_groups=False)
+        self.model = [
+            DistributedDataParallel(transformer, ddp, Float16Module(transformer, c) if transformer.bf16 else c, disable_bucketing=i > 0)
+            for i, c in enumerate(chunks)
+        ]
+        self.optimizer = get_megatron_optimizer(_megatron_config(config, transformer), self.model, use_gloo_process_groups=False)
         self.schedule = OptimizerParamScheduler(
             self.optimizer,
             init_lr=0.0,
@@ -44,14 +47,15 @@ class Trainable:
             wd_incr_steps=0,
             wd_incr_style="constant",
         )
-        model.config.finalize_model_grads_func = sum_gradients
-        model.config.grad_scale_func = self.optimizer.scale_loss
+        transformer.finalize_model_grads_func = sum_gradients
+        transformer.grad_scale_func = self.optimizer.scale_loss
 
-    def backward(self, micro_batches: Sequence[MicroBatch], positions: str, loss: pipeline.Loss) -> list:
+    def backward(self, micro_batches: Sequence[MicroBatch], reading: str, loss: pipeline.Loss) -> list:
         """Forward and backward of a whole batch from zero gradients; see pipeline.run."""
-        self.model.zero_grad_buffer()
+        for chunk in self.model:
+            chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        return pipeline.run(self.model, micro_batches, positions, loss, backward=True)
+        return pipeline.run(self.model, micro_batches, reading, loss, backward=True)
 
     def tick(self) -> None:
         """Move the schedule on by a step; called before each update, so the first has lr / warmup_steps, not 0."""

@@ -50,7 +50,12 @@ class Ranks:
             torch.cuda.set_device(self.platform.device)
         _init_default_group(self.placement, self.platform.backend, timedelta(seconds=config.timeout_s))
         parallel_state.initialize_model_parallel(
-            config.tp, config.pp, distributed_timeout_minutes=config.timeout_s / 60, create_gloo_process_groups=False
+            config.tp,
+            config.pp,
+            virtual_pipeline_model_parallel_size=config.vpp,
+            context_parallel_size=config.cp,
+            distributed_timeout_minutes=config.timeout_s / 60,
+            create_gloo_process_groups=False,
         )
         # Waits here may last a whole rollout: apart from the data plane, and always on the CPU.
         self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=config.control_timeout_s))
@@ -69,7 +74,12 @@ class Ranks:
     @property
     def is_sender(self) -> bool:
         """First rank of its pipeline stage: holds the stage's whole weights after an export and passes them on."""
-        return parallel_state.get_tensor_model_parallel_rank() == 0 and self.dp_rank == 0
+        return parallel_state.get_tensor_model_parallel_rank() == 0 and self.is_first_replica
+
+    @property
+    def is_first_replica(self) -> bool:
+        """One of the ranks that together hold every weight exactly once (per pipeline stage and TP rank)."""
+        return parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
 
     def share(self, value: T | None, kind: type[T]) -> T:
         """Rank 0's value on every rank, over the control group (msgpack: nothing is unpickled)."""

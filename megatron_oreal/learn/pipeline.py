@@ -13,11 +13,12 @@ Loss = Callable[[MicroBatch, Tensor], tuple[Tensor | None, Any]]
 """(micro-batch, what the last stage returned) -> (loss with global denominators, what to keep)."""
 
 
-def run(model: torch.nn.Module, micro_batches: Sequence[MicroBatch], positions: str, loss: Loss, *, backward: bool) -> list[Any]:
+def run(chunks: Sequence[torch.nn.Module], micro_batches: Sequence[MicroBatch], reading: str, loss: Loss, *, backward: bool) -> list[Any]:
     """Send every micro-batch through all stages; on the last stage `loss` is called once a micro-batch, in order.
 
     Args:
-        positions: the field of MicroBatch that says where to read: "logprob_positions" or "score_positions".
+        chunks: this rank's part of the model, several in an interleaved pipeline.
+        reading: the field of MicroBatch that says where to read: "logprobs" or "scores".
         backward: accumulate gradients of the losses' SUM (their denominators are global already).
 
     Returns:
@@ -31,18 +32,19 @@ def run(model: torch.nn.Module, micro_batches: Sequence[MicroBatch], positions: 
             position_ids=None,
             attention_mask=None,
             packed_seq_params=micro.packed,
-            labels=micro.targets,
-            loss_mask=getattr(micro, positions),
+            labels=getattr(micro, reading),
         )
         return output, lambda out: _with_token_count(*loss(micro, out), out)
 
+    interleaved = len(chunks) > 1
+    iterators = [iter(micro_batches) for _ in chunks]
     with torch.enable_grad() if backward else torch.no_grad():
         return get_forward_backward_func()(
             forward_step_func=forward_step,
-            data_iterator=iter(micro_batches),
-            model=model,
+            data_iterator=iterators if interleaved else iterators[0],
+            model=list(chunks) if interleaved else chunks[0],
             num_microbatches=len(micro_batches),
-            seq_length=micro_batches[0].tokens.shape[1],  # stages tell each other the real one (variable_seq_lengths)
+            seq_length=int(micro_batches[0].packed.cu_seqlens_q[-1]),  # stages tell each other where others differ
             micro_batch_size=1,
             forward_only=not backward,
         )

@@ -33,7 +33,7 @@ class Publisher:
         """
         started = time.perf_counter()
         for turn in range(self._stages):  # the engine takes one sender at a time
-            if turn == self._stage and self._ranks.dp_rank == 0:
+            if turn == self._stage and self._ranks.is_first_replica:
                 self._send(policy, version, opens=turn == 0, closes=turn == self._stages - 1)
             self._ranks.barrier()
         compared, held = self._sync.verify() if self._sync else (0, 0)

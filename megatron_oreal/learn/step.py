@@ -69,7 +69,7 @@ class Learner:
         self.token_rm = None
         if self.objective.token_rm:
             self.token_rm = Trainable(self.models.build("token_rm"), config.token_rm.optimizer, config.steps)
-        self.reference = self.models.build("policy").requires_grad_(False).eval() if self.objective.beta else None
+        self.reference = [chunk.requires_grad_(False).eval() for chunk in self.models.build("policy")] if self.objective.beta else None
 
     def train(self, train_batch: TrainBatch, step: int) -> StepResult:
         """One optimizer step of the token RM, and of the policy unless it is frozen at this step (counted from 1)."""
@@ -112,7 +112,7 @@ class Learner:
             )
             return value, weights
 
-        weights = self.token_rm.backward(micro_batches, "score_positions", loss)
+        weights = self.token_rm.backward(micro_batches, "scores", loss)
         self.token_rm.tick()
         sums.local |= {"grad_norm/token_rm": self.token_rm.update(), "lr/token_rm": self.token_rm.lr}
         return weights
@@ -121,7 +121,7 @@ class Learner:
         """Log-probabilities [R] of the frozen starting model, one tensor a micro-batch (last stage)."""
         if self.reference is None:
             return [None] * len(micro_batches)
-        return pipeline.run(self.reference, micro_batches, "logprob_positions", lambda _, out: (None, out[0]), backward=False)
+        return pipeline.run(self.reference, micro_batches, "logprobs", lambda _, out: (None, out[0]), backward=False)
 
     def _train_policy(self, micro_batches, counts: Counts, weights, ref_logprobs, sums: "_Sums") -> None:
         """Backward and update of the policy under the token weights."""
@@ -142,7 +142,7 @@ class Learner:
             sums.add(total=parts.total.detach(), positive=parts.positive, negative=parts.negative, kl=parts.kl, entropy=entropy.sum())
             return parts.total, None
 
-        self.policy.backward(micro_batches, "logprob_positions", loss)
+        self.policy.backward(micro_batches, "logprobs", loss)
         self.policy.tick()
         sums.local |= {"grad_norm/policy": self.policy.update(), "lr/policy": self.policy.lr}
 
@@ -193,8 +193,12 @@ class _Sums:
 def last_stage_total(values: list[float], ranks: Ranks) -> list[float]:
     """Sums over the data-parallel ranks of what the last stage knows, on every rank.
 
-    Only the last stage's first TP rank contributes: the others hold nothing, or the same values again.
+    Only the last stage's first TP and CP rank contributes: the others hold nothing, or the same values again.
     """
-    counted = parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0
+    counted = (
+        parallel_state.is_pipeline_last_stage()
+        and parallel_state.get_tensor_model_parallel_rank() == 0
+        and parallel_state.get_context_parallel_rank() == 0
+    )
     mine = torch.tensor(values, dtype=torch.float64)
     return ranks.total(mine if counted else torch.zeros_like(mine)).tolist()

@@ -33,7 +33,7 @@ class SupervisedLearner:
             value = -output[0].sum() / tokens
             return value, value.detach()
 
-        values = self.policy.backward(micro_batches, "logprob_positions", loss)
+        values = self.policy.backward(micro_batches, "logprobs", loss)
         self.policy.tick()
         norm = self.policy.update()
         total = last_stage_total([sum(float(v) for v in values)], self.ranks)[0]

@@ -1,5 +1,6 @@
 """The three models of OREAL as Megatron GPTModels: what their last pipeline stage returns, and how an HF config builds them."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,28 +22,40 @@ FAMILIES = {  # model_type of the HF config -> (bias on q, k, v; norm on q and k
 }
 
 
-class PolicyModel(GPTModel):
-    """A language model whose last stage returns log-probabilities and entropy at chosen positions, not logits.
+@dataclass(frozen=True)
+class Reading:
+    """Where in this rank's part of a packed sequence values of the response tokens are read.
 
-    GPTModel.forward hands `labels` and `loss_mask` to _postprocess unseen; here they are the targets [responses] and the
-    positions [responses] in the packed sequence whose next-token distribution is wanted. Returns [2, responses]:
-    log-probabilities (with gradient) and entropies (without), float32.
+    Under context parallelism each rank reads its own part of the R response tokens of a micro-batch.
     """
 
-    def _postprocess(self, hidden_states: Tensor, labels: Tensor, loss_mask: Tensor, **_) -> Tensor:
+    positions: Tensor  # [mine] in this rank's tokens
+    targets: Tensor  # [mine] the response tokens that are predicted or scored
+    places: Tensor  # [mine] which of the R response tokens these are
+    total: int  # R
+
+
+class PolicyModel(GPTModel):
+    """A language model whose last stage returns log-probabilities and entropy of the response tokens, not logits.
+
+    GPTModel.forward hands `labels` to _postprocess unseen; here it is a Reading. Returns [2, responses]: log-probabilities (with
+    gradient) and entropies (without), float32, the same on every TP and CP rank.
+    """
+
+    def _postprocess(self, hidden_states: Tensor, labels: Reading, **_) -> Tensor:
         if not self.post_process:
             return hidden_states
         weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else self.output_layer.weight
         hidden = _whole_sequence(hidden_states, self.config.sequence_parallel, self.pg_collection.tp)
-        hidden = hidden[:, 0].index_select(0, loss_mask)
-        logprobs, entropy = vocab_parallel_logprobs(hidden, weight, labels, self.pg_collection.tp, self.real_vocab_size)
-        return torch.stack([logprobs, entropy])
+        hidden = hidden[:, 0].index_select(0, labels.positions)
+        logprobs, entropy = vocab_parallel_logprobs(hidden, weight, labels.targets, self.pg_collection.tp, self.real_vocab_size)
+        return _from_all_context_ranks(torch.stack([logprobs, entropy], dim=1), labels, self.pg_collection.cp).t()
 
 
 class TokenRewardModel(GPTModel):
     """The policy's architecture with Linear(hidden, 1, no bias), zero at the start, in place of the LM head (spec, Token RM).
 
-    Its last stage returns scores [responses] at the positions given as `loss_mask` (see PolicyModel), float32.
+    Its last stage returns the scores [responses] of a Reading (see PolicyModel), float32.
     """
 
     def __init__(self, config: TransformerConfig, **kwargs):
@@ -50,7 +63,7 @@ class TokenRewardModel(GPTModel):
         if self.post_process:
             self.output_layer = _ScoreHead(config)
 
-    def _postprocess(self, hidden_states: Tensor, loss_mask: Tensor, **_) -> Tensor:
+    def _postprocess(self, hidden_states: Tensor, labels: Reading, **_) -> Tensor:
         if not self.post_process:
             return hidden_states
         scores = self.output_layer(hidden_states)
@@ -59,7 +72,7 @@ class TokenRewardModel(GPTModel):
             scores = tensor_parallel.gather_from_sequence_parallel_region(
                 scores, tensor_parallel_output_grad=False, group=self.pg_collection.tp
             )
-        return scores[:, 0, 0].index_select(0, loss_mask)
+        return _from_all_context_ranks(scores[:, 0].index_select(0, labels.positions), labels, self.pg_collection.cp)[:, 0]
 
 
 class _ScoreHead(torch.nn.Module):
@@ -77,6 +90,14 @@ class _ScoreHead(torch.nn.Module):
         return F.linear(hidden.float(), self.weight.float())
 
 
+def _from_all_context_ranks(mine: Tensor, reading: Reading, group) -> Tensor:
+    """[mine, k] of each context-parallel rank -> [R, k] on all of them; a gradient goes back to the rank that read the value."""
+    if group.size() == 1:
+        return mine
+    placed = mine.new_zeros(reading.total, mine.shape[1]).index_copy(0, reading.places, mine)
+    return tensor_parallel.reduce_from_tensor_model_parallel_region(placed, group=group)
+
+
 def _whole_sequence(hidden: Tensor, sequence_parallel: bool, group) -> Tensor:
     """[tokens(/tp), 1, hidden] -> [tokens, 1, hidden] on every TP rank, so that its gradient is summed over TP on the way back."""
     if sequence_parallel:
@@ -84,8 +105,8 @@ def _whole_sequence(hidden: Tensor, sequence_parallel: bool, group) -> Tensor:
     return tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=group)
 
 
-def build(hf, role: Role, parallel: ParallelConfig, dtype: torch.dtype, platform: Platform) -> GPTModel:
-    """This rank's part of a model, weights unset (see hf_weights.load).
+def build(hf, role: Role, parallel: ParallelConfig, dtype: torch.dtype, platform: Platform) -> list[GPTModel]:
+    """This rank's part of a model, weights unset (see hf_weights.load): one chunk, or `vpp` of them in an interleaved pipeline.
 
     Args:
         hf: a transformers config of one of FAMILIES.
@@ -95,17 +116,26 @@ def build(hf, role: Role, parallel: ParallelConfig, dtype: torch.dtype, platform
     """
     check_architecture(hf, parallel)
     config = transformer_config(hf, parallel, dtype, platform)
-    first, last = (f() for f in (parallel_state.is_pipeline_first_stage, parallel_state.is_pipeline_last_stage))
+    chunks = [None] if parallel.vpp is None else range(parallel.vpp)
+    return [_build_chunk(hf, role, parallel.tp, config, platform, vp_stage) for vp_stage in chunks]
+
+
+def _build_chunk(hf, role: Role, tp: int, config: TransformerConfig, platform: Platform, vp_stage: int | None) -> GPTModel:
+    first, last = (
+        is_at_end(ignore_virtual=False, vp_stage=vp_stage)
+        for is_at_end in (parallel_state.is_pipeline_first_stage, parallel_state.is_pipeline_last_stage)
+    )
     model = (PolicyModel if role == "policy" else TokenRewardModel)(
         config=config,
-        transformer_layer_spec=platform.layer_spec(config),
-        vocab_size=padded_vocab_size(hf, parallel.tp),
+        transformer_layer_spec=platform.layer_spec(config, vp_stage),
+        vocab_size=padded_vocab_size(hf, tp),
         max_sequence_length=hf.max_position_embeddings,
         pre_process=first,
         post_process=last,
         share_embeddings_and_output_weights=role == "policy" and hf.tie_word_embeddings,
         position_embedding_type="rope",
         rotary_base=hf.rope_parameters["rope_theta"],
+        vp_stage=vp_stage,
     )
     model.real_vocab_size = hf.vocab_size
     return model.to(platform.device)
@@ -134,11 +164,15 @@ def transformer_config(hf, parallel: ParallelConfig, dtype: torch.dtype, platfor
         output_layer_init_method=_leave,
         tensor_model_parallel_size=parallel.tp,
         pipeline_model_parallel_size=parallel.pp,
+        virtual_pipeline_model_parallel_size=parallel.vpp,
+        context_parallel_size=parallel.cp,
         sequence_parallel=parallel.sequence_parallel,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
-        variable_seq_lengths=True,  # packed micro-batches differ in length
+        # Packed micro-batches differ in length. Not so in an interleaved pipeline (see learn.batch): on two stages its messages in one
+        # direction overtake each other when their sizes differ (gloo, megatron-core 0.16.1).
+        variable_seq_lengths=parallel.vpp is None,
         moe_token_dispatcher_type="alltoall",  # no experts here, but variable_seq_lengths insists
         calculate_per_token_loss=True,  # losses come with global denominators: Megatron must not average again
         **platform.transformer_options(),
@@ -161,6 +195,7 @@ def check_architecture(hf, parallel: ParallelConfig) -> None:
         ("key-value heads", hf.num_key_value_heads, "tp", parallel.tp),
         ("feed-forward size", hf.intermediate_size, "tp", parallel.tp),
         ("layers", hf.num_hidden_layers, "pp", parallel.pp),
+        ("layers of a stage", hf.num_hidden_layers // parallel.pp, "vpp", parallel.vpp or 1),
     ):
         if size % parts:
             raise ValueError(f"model: {size} {what} cannot be split over parallel.{name}={parts}")

@@ -4,7 +4,7 @@ A row says how one Megatron parameter is made of Hugging Face tensors (`shard`) 
 Shapes: H hidden, F feed-forward, V vocabulary, D head_dim, a query heads, g key-value heads (groups).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -121,7 +121,7 @@ def entries(model: GPTModel) -> Iterator[Entry]:
     Raises:
         ValueError: a parameter that the table does not know, with its name.
     """
-    offset = get_transformer_layer_offset(model.config, pp_rank=parallel_state.get_pipeline_model_parallel_rank())
+    offset = get_transformer_layer_offset(model.config, model.vp_stage, parallel_state.get_pipeline_model_parallel_rank())
     head_is_mapped = hasattr(model.output_layer, "output_size") if model.post_process else False
     for name, parameter in model.named_parameters():
         if name == "output_layer.weight" and not head_is_mapped:
@@ -143,7 +143,7 @@ def _row(name: str, layer_offset: int) -> tuple[Layout, tuple[str, ...]]:
     return layout, tuple(f"model.layers.{int(number) + layer_offset}.{n}" for n in hf_names)
 
 
-def load(model: GPTModel, source: TensorSource, dims: Dims) -> None:
+def load(chunks: Sequence[GPTModel], source: TensorSource, dims: Dims) -> None:
     """Fill this rank's parameters from Hugging Face tensors.
 
     Raises:
@@ -151,7 +151,7 @@ def load(model: GPTModel, source: TensorSource, dims: Dims) -> None:
         ValueError: a shape that differs, with the names.
     """
     rank, tp = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
-    for entry in entries(model):
+    for entry in (e for chunk in chunks for e in entries(chunk)):
         value = entry.layout.shard([source[n] for n in entry.hf_names], rank, tp, dims)
         if value.shape != entry.parameter.shape:
             raise ValueError(f"hf_weights: {' + '.join(entry.hf_names)} give {tuple(value.shape)}, not {tuple(entry.parameter.shape)}")
@@ -159,14 +159,14 @@ def load(model: GPTModel, source: TensorSource, dims: Dims) -> None:
             entry.parameter.copy_(value)
 
 
-def export(model: GPTModel, dims: Dims) -> Iterator[tuple[str, Tensor]]:
+def export(chunks: Sequence[GPTModel], dims: Dims) -> Iterator[tuple[str, Tensor]]:
     """The Hugging Face tensors of this rank's pipeline stage, whole, on every TP rank of it.
 
     Collective over the TP group: all its ranks must iterate to the end. A tied LM head is not repeated.
     """
     group = parallel_state.get_tensor_model_parallel_group()
-    for entry in entries(model):
-        if entry.hf_names == ("model.embed_tokens.weight",) and not model.pre_process:
+    for chunk, entry in ((c, e) for c in chunks for e in entries(c)):
+        if entry.hf_names == ("model.embed_tokens.weight",) and not chunk.pre_process:
             continue  # the last stage's copy of a tied embedding
         local = entry.parameter.detach().contiguous()
         parts = [local]

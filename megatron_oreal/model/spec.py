@@ -44,7 +44,7 @@ class Platform:
             "batch_p2p_comm": fused,
         }
 
-    def layer_spec(self, config: TransformerConfig, pp_rank: int | None = None) -> ModuleSpec | TransformerBlockSubmodules:
+    def layer_spec(self, config: TransformerConfig, vp_stage: int | None) -> ModuleSpec | TransformerBlockSubmodules:
         """Transformer Engine's layers on GPU; on CPU Megatron's local layers with our norm and packed attention."""
         if not self.is_cpu:
             return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
@@ -54,6 +54,5 @@ class Platform:
         attention.core_attention = CpuCoreAttention
         if config.qk_layernorm:
             attention.q_layernorm = attention.k_layernorm = CpuRMSNorm
-        rank = parallel_state.get_pipeline_model_parallel_rank() if pp_rank is None else pp_rank
-        layers = get_num_layers_to_build(config, pp_rank=rank)
+        layers = get_num_layers_to_build(config, vp_stage, parallel_state.get_pipeline_model_parallel_rank())
         return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=CpuRMSNorm)

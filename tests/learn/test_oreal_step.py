@@ -22,7 +22,14 @@ LAYOUTS = {  # name -> (ranks, parallel config)
     "tp2-sp": (2, {"tp": 2, "sequence_parallel": True}),
     "pp2": (2, {"pp": 2}),
     "dp2": (2, {"dp": 2}),
+    "cp2": (2, {"cp": 2}),
+    "pp2-vpp2": (2, {"pp": 2, "vpp": 2}),
     "tp2-pp2-sp": (4, {"tp": 2, "pp": 2, "sequence_parallel": True}),
+    "tp2-cp2-sp": (4, {"tp": 2, "cp": 2, "sequence_parallel": True}),
+    "pp2-cp2": (4, {"pp": 2, "cp": 2}),
+    "tp2-dp2": (4, {"tp": 2, "dp": 2}),
+    "pp2-vpp2-dp2": (4, {"pp": 2, "vpp": 2, "dp": 2}),
+    "cp2-dp2": (4, {"cp": 2, "dp": 2}),
 }
 
 

@@ -13,6 +13,7 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.publish import open_publisher
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model.hf_files import HFFolder
+from megatron_oreal.model.split import Split
 from megatron_oreal.oreal import Objective
 from megatron_oreal.prompts import load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
@@ -60,8 +61,8 @@ def megatron_logprobs(run: config.TrainConfig, samples: list[Sample]):
     """Of each sample's response, by a Megatron policy with the weights of run.model.path (last stage only)."""
     ranks = Ranks(run.parallel, run.seed)
     policy = Learner(run, ranks).policy.gpt
-    micro = [batch.pack([s], i, run.parallel.tp, "previous", torch.device("cpu")) for i, s in enumerate(samples)]
-    values = pipeline.run(policy, micro, "logprob_positions", lambda _, out: (None, out[0]), backward=False)
+    micro = [batch.pack([s], i, Split(), "previous", torch.device("cpu")) for i, s in enumerate(samples)]
+    values = pipeline.run(policy, micro, "logprobs", lambda _, out: (None, out[0]), backward=False)
     ranks.stop()
     return [v.tolist() for v in values]
 

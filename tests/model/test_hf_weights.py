@@ -24,7 +24,7 @@ def logprobs_and_export(model: str, parallel: dict, out: str):
     models = Models(model, "float32", ranks, settings)
     policy = models.build("policy")
     micro = batch.of_rank(SAMPLES, ranks, settings, budget=64, score_position="previous")
-    values = pipeline.run(policy, micro, "logprob_positions", lambda _, out: (None, out[0]), backward=False)
+    values = pipeline.run(policy, micro, "logprobs", lambda _, out: (None, out[0]), backward=False)
     write_hf(policy, models, out, ranks)
     ranks.stop()
     order = [s for indices in batch.plan([s.length for s in SAMPLES], 1, 64)[0] for s in indices]
