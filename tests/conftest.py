@@ -25,8 +25,11 @@ SERVED_VOCAB = 520  # no multiple of 64
 
 
 def _rank_main(rank: int, world: int, port: int, function, arguments, results) -> None:
+    import faulthandler
+
     import torch
 
+    faulthandler.dump_traceback_later(DEADLINE_S - 10)  # a rank that hangs says where
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     try:
@@ -36,10 +39,15 @@ def _rank_main(rank: int, world: int, port: int, function, arguments, results) -
 
 
 def run_ranks(world: int, function, *arguments) -> list:
-    """function(*arguments) in `world` forked ranks; their results in rank order, or the first failure's traceback."""
+    """function(*arguments) in `world` processes; their results in rank order, or the first failure's traceback.
+
+    Forked from a server process that has imported everything once: as fast as forking the test process, which may not be
+    forked because threads of it (HTTP, gloo, stores) may hold locks at that moment.
+    """
     import torch.multiprocessing as mp
 
-    context = mp.get_context("fork")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["megatron_oreal.learn.step", "pytest", "safetensors.torch", "transformers"])
     results = context.Queue()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -62,9 +70,7 @@ def run_ranks(world: int, function, *arguments) -> list:
 
 @pytest.fixture(scope="session")
 def ranks():
-    """run_ranks(world, function, *arguments): ranks are forked after one import, so many layouts fit in one test process."""
-    from megatron_oreal.learn import step  # noqa: F401 (imported before forking, so that ranks start at once)
-
+    """run_ranks(world, function, *arguments)."""
     return run_ranks
 
 

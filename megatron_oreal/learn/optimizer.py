@@ -34,6 +34,8 @@ class Trainable:
             for i, c in enumerate(chunks)
         ]
         self.optimizer = get_megatron_optimizer(_megatron_config(config, transformer), self.model, use_gloo_process_groups=False)
+        for one in self.optimizer.chained_optimizers:
+            one.init_state_fn(one.optimizer)  # Adam's state would come with its first step; a frozen policy is saved before that
         self.schedule = OptimizerParamScheduler(
             self.optimizer,
             init_lr=0.0,

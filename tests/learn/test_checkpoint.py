@@ -1,0 +1,119 @@
+"""A run that was stopped and resumed gives what the unbroken run gives; damaged checkpoints are one clear line."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from megatron_oreal import config
+from megatron_oreal.learn.checkpoint import Checkpoints, RunState, find_checkpoint, list_checkpoints
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.step import Learner
+from megatron_oreal.model import hf_weights
+from megatron_oreal.oreal import Objective
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.trajectory import Sample, TrainBatch
+
+STEPS, SAVED_AT = 5, 3
+
+
+def settings(model: str, parallel: dict) -> config.TrainConfig:
+    optimizer = config.OptimizerConfig(lr=3e-3, min_lr=3e-4, warmup_steps=2, eps=1e-3)
+    return config.TrainConfig(
+        run_dir="unused",
+        seed=1,
+        steps=STEPS,
+        model=config.ModelConfig(model, "float32"),
+        parallel=config.ParallelConfig(**parallel),
+        data=config.DataConfig("unused"),
+        rollout=RolloutConfig(max_new_tokens=30, max_total_tokens=60),
+        verify=config.VerifyConfig(),
+        objective=Objective(beta=0.1),
+        policy=config.PolicyConfig(optimizer, freeze_steps=1),
+        token_rm=config.TokenRMConfig(dataclasses.replace(optimizer, lr=2e-2)),
+        learn=config.LearnConfig(tokens_per_micro_batch=64),
+        eval=config.EvalConfig(),
+    )
+
+
+def make_batch(step: int) -> TrainBatch:
+    generator = torch.Generator().manual_seed(step)
+
+    def sample(reward: int) -> Sample:
+        tokens = torch.randint(1, 97, (20,), generator=generator).tolist()
+        return Sample("q", tokens[:5], tokens[5:], reward, float(reward), 0.5, 0)
+
+    return TrainBatch([sample(r) for r in (1, -1, 1, -1)])
+
+
+def train(run: config.TrainConfig, run_dir: str, resume: str | None, last: int, save_at: tuple[int, ...] = ()):
+    """Steps up to `last` (from a checkpoint), saving after some; metrics by step and this stage's final weights."""
+    ranks = Ranks(run.parallel, run.seed)
+    learner = Learner(run, ranks)
+    checkpoints = Checkpoints(run_dir, learner, ranks, keep_last=2)
+    state = checkpoints.restore(resume)
+    metrics = {}
+    for step in range(state.step + 1, last + 1):
+        numbers = learner.train(make_batch(step), step).metrics
+        metrics[step] = {k: v for k, v in numbers.items() if not k.startswith("time/")}
+        if step in save_at:
+            checkpoints.save(RunState(step=step, version=step, drawn=7 * step, selector="ab"))
+    weights = {n: t.clone().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}
+    ranks.stop()
+    return state, metrics, weights
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "exact"),
+    [
+        ({"dp": 2}, {"dp": 2}, True),
+        ({"tp": 2, "sequence_parallel": True}, {"pp": 2}, False),
+        ({"pp": 2}, {"dp": 2}, False),
+        ({"dp": 2}, {"pp": 2, "vpp": 2}, False),
+        ({"pp": 2, "vpp": 2}, {"cp": 2}, False),
+    ],
+    ids=["same", "tp2-to-pp2", "pp2-to-dp2", "dp2-to-vpp2", "vpp2-to-cp2"],
+)
+def test_resumed_equals_unbroken(ranks, tiny_model, tmp_path, before, after, exact):
+    model = tiny_model()
+    unbroken = ranks(2, train, settings(model, before), str(tmp_path), None, STEPS, (SAVED_AT,))
+    resumed = ranks(2, train, settings(model, after), str(tmp_path), "auto", STEPS)
+    state, metrics, _ = resumed[0]
+    assert state == RunState(step=SAVED_AT, version=SAVED_AT, drawn=7 * SAVED_AT, selector="ab")
+    assert sorted(metrics) == [4, 5]
+    whole = {n: w for result in unbroken for n, w in result[2].items()}
+    for step in metrics:
+        for name, value in metrics[step].items():
+            expected = unbroken[0][1][step][name]
+            assert value == expected if exact else value == pytest.approx(expected, rel=1e-4, abs=1e-6), (step, name)
+    for _, _, weights in resumed:
+        for name, value in weights.items():
+            if exact:
+                assert (value == whole[name]).all(), name
+            else:
+                torch.testing.assert_close(torch.from_numpy(value), torch.from_numpy(whole[name]), rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_old_ones_are_removed_and_a_half_written_one_is_never_found(ranks, tiny_model, tmp_path):
+    ranks(1, train, settings(tiny_model(), {}), str(tmp_path), None, 3, (1, 2, 3))
+    folder = tmp_path / "checkpoints"
+    assert [c.name for c in list_checkpoints(folder)] == ["step-00002", "step-00003"]
+    shutil.copytree(folder / "step-00003", folder / ".step-00004.partial")
+    (folder / "step-00005" / "policy").mkdir(parents=True)  # no state: a save that was killed before its end
+    assert find_checkpoint(folder, "auto").name == "step-00003"
+    with pytest.raises(ValueError, match="step-00005 is no whole checkpoint"):
+        find_checkpoint(folder, str(folder / "step-00005"))
+    assert find_checkpoint(tmp_path / "nothing", "auto") is None
+
+
+def test_a_damaged_checkpoint_is_one_line_that_offers_the_one_before(ranks, tiny_model, tmp_path):
+    run = settings(tiny_model(), {})
+    ranks(1, train, run, str(tmp_path), None, 3, (2, 3))
+    newest = tmp_path / "checkpoints" / "step-00003" / "policy"
+    victim = max(newest.glob("*.distcp"), key=lambda p: p.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+    with pytest.raises(AssertionError, match=r"resume: .*step-00003 cannot be loaded .*; try resume=.*step-00002"):
+        ranks(1, train, run, str(tmp_path), "auto", 3)
+    state, _, _ = ranks(1, train, run, str(tmp_path), str(tmp_path / "checkpoints" / "step-00002"), 3)[0]
+    assert state.step == 2
