@@ -46,6 +46,7 @@ class ParallelConfig:
     sequence_parallel: bool = False
     timeout_s: float = 600.0  # deadline of a collective of the data plane
     control_timeout_s: float = 7200.0  # how long the ranks wait for rank 0's next batch: a whole rollout
+    lost_after_s: float = 20.0  # a rank that has given no sign of life for so long ends the job
 
     def __post_init__(self):
         for name in ("tp", "pp", "cp", "dp"):
@@ -53,7 +54,7 @@ class ParallelConfig:
             _require(value is None or value >= 1, f"parallel.{name}={value} must be at least 1")
         _require(self.vpp is None or (self.vpp > 1 and self.pp > 1), f"parallel.vpp={self.vpp} must be above 1 and needs parallel.pp > 1")
         _require(self.tp > 1 or not self.sequence_parallel, "parallel.sequence_parallel=true needs parallel.tp > 1")
-        for name in ("timeout_s", "control_timeout_s"):
+        for name in ("timeout_s", "control_timeout_s", "lost_after_s"):
             _require(getattr(self, name) > 0, f"parallel.{name} must be above 0")
 
     def data_parallel(self, world_size: int) -> int:
@@ -127,6 +128,20 @@ class LearnConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept of a run so that it can go on; see TrainConfig.resume."""
+
+    interval: int = 10  # steps between checkpoints
+    keep_last: int = 2  # the newest so many
+    keep_best: int = 1  # and so many with the best held-out pass@1
+    timeout_s: float = 1800.0  # for writing one, while training goes on
+
+    def __post_init__(self):
+        for name, least in (("interval", 1), ("keep_last", 1), ("keep_best", 0), ("timeout_s", 1)):
+            _require(getattr(self, name) >= least, f"checkpoint.{name}={getattr(self, name)} must be at least {least}")
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Held-out evaluation: greedy pass@1."""
 
@@ -155,6 +170,8 @@ class TrainConfig:
     token_rm: TokenRMConfig
     learn: LearnConfig
     eval: EvalConfig
+    checkpoint: CheckpointConfig
+    resume: str | None = None  # "auto": the newest checkpoint of run_dir, if any; or a checkpoint's folder
 
     def __post_init__(self):
         frozen = self.policy.freeze_steps if self.objective.token_rm else 0

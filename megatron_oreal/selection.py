@@ -15,6 +15,15 @@ class Selector:
         self._objective = objective
         self._generator = torch.Generator().manual_seed(seed)
 
+    @property
+    def state(self) -> str:
+        """State of the random generator, hexadecimal; assign it to go on as from there."""
+        return bytes(self._generator.get_state().tolist()).hex()
+
+    @state.setter
+    def state(self, value: str) -> None:
+        self._generator.set_state(torch.tensor(list(bytes.fromhex(value)), dtype=torch.uint8))
+
     def select(self, groups: Sequence[Group]) -> TrainBatch:
         """One right and one wrong trajectory a question, or all (spec step 3). An empty batch where no question has both.
 

@@ -5,6 +5,7 @@ Lines of the file have question and response. The result is a Hugging Face folde
 
 import sys
 import time
+from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import SftConfig, load
@@ -35,22 +36,23 @@ def run(config: SftConfig) -> None:
     from megatron_oreal.learn.parallel import Ranks
     from megatron_oreal.learn.supervised import SupervisedLearner, epochs
 
-    ranks = Ranks(config.parallel, config.seed)
-    learner = SupervisedLearner(config, ranks)
-    log = MetricsLog(config.run_dir) if ranks.conducts else None
-    with Console("supervised", config.steps, quiet=not ranks.conducts) as console:
+    with Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks") as ranks:
+        ranks.enter("load")
+        learner = SupervisedLearner(config, ranks)
+        log = MetricsLog(config.run_dir) if ranks.conducts else None
         draws = epochs(len(examples), config.seed, config.examples_per_step)
-        for step in range(1, config.steps + 1):
-            started = time.perf_counter()
-            metrics = learner.train([examples[i] for i in next(draws)])
-            metrics["time/step"] = time.perf_counter() - started
-            if log:
-                log.write(step, metrics)
-            if step % config.log_interval == 0 or step == config.steps:
-                console.step(step, step_line(metrics))
-        write_hf(learner.policy.gpt, learner.models, config.run_dir, ranks)
-        console.say(f"wrote {config.run_dir}/hf")
-    ranks.stop()
+        ranks.enter("train")
+        with Console("supervised", config.steps, quiet=not ranks.conducts) as console:
+            for step in range(1, config.steps + 1):
+                started = time.perf_counter()
+                metrics = learner.train([examples[i] for i in next(draws)])
+                metrics["time/step"] = time.perf_counter() - started
+                if log:
+                    log.write(step, metrics)
+                if step % config.log_interval == 0 or step == config.steps:
+                    console.step(step, step_line(metrics))
+            write_hf(learner.policy.gpt, learner.models, config.run_dir, ranks)
+            console.say(f"wrote {config.run_dir}/hf")
 
 
 def main(arguments: list[str] | None = None) -> int:

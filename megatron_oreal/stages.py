@@ -9,6 +9,7 @@ from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.evaluate import Evaluation, Evaluator, metrics_of
+from megatron_oreal.learn.checkpoint import RunState, find_checkpoint
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.metrics import MetricsLog
@@ -16,7 +17,7 @@ from megatron_oreal.prompts import PromptSource, Template, balance, fitting, loa
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.rollout.server import Endpoint, ExternalServer, Server, open_server
 from megatron_oreal.selection import Selector
-from megatron_oreal.trajectory import Prompt
+from megatron_oreal.trajectory import Prompt, TrainBatch
 from megatron_oreal.verify.pool import Verifier
 
 
@@ -32,6 +33,7 @@ class Inputs:
 
 def read_inputs(config: TrainConfig) -> Inputs:
     """Model folder, tokenizer, stop word and data files. Raises ValueError, one line, for the first thing wrong."""
+    find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
     tokenizer = load_tokenizer(config.model.path)
     stop_token(tokenizer, config.rollout.stop_word)
     template = Template(tokenizer, config.data.system_prompt)
@@ -64,7 +66,8 @@ class Stages:
     log: MetricsLog | None = None
     run_dir: Path | None = None
     started: float = field(default_factory=time.perf_counter)
-    evaluations: dict[int, Evaluation] = field(default_factory=dict)
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)  # step -> held-out result
+    eval_interval: int = 1
     _metrics: dict[str, float] = field(default_factory=dict)
 
     def wait_ready(self) -> None:
@@ -77,9 +80,38 @@ class Stages:
         for some in metrics:
             self._metrics |= some
 
+    def go_on_from(self, state: RunState) -> None:
+        """Take up a run where it stood; a fresh state begins one."""
+        if self.run_dir is None:
+            return
+        self.source.drawn = state.drawn
+        if state.selector:
+            self.selector.state = state.selector
+        self.started, self.evaluations = time.perf_counter() - state.seconds, dict(state.evaluations)
+        self._metrics = dict(state.noted)
+        self.log = MetricsLog(self.run_dir, state.step if state.seconds else None, state.seconds)
+        if state.seconds:
+            self.console.resume(state.step, f"resumed after step {state.step}, policy version {state.version}")
+
+    def state(self, step: int, version: int, pending: TrainBatch | None = None) -> RunState:
+        """Where the run stands after `step`. Only rank 0's counts."""
+        if self.source is None:
+            return RunState(step, version)
+        return RunState(
+            step=step,
+            version=version,
+            drawn=self.source.drawn,
+            selector=self.selector.state,
+            seconds=time.perf_counter() - self.started,
+            evaluations=self.evaluations,
+            pending=pending,
+            noted=self._metrics,
+        )
+
     def evaluate(self, version: int, step: int) -> None:
-        """Held-out pass@1 of the weights that the engine holds; step 0 is before training."""
-        if self.evaluator is None:
+        """Held-out pass@1 of the weights that the engine holds, where it is due after this step (0: before training) and unknown."""
+        due = step % self.eval_interval == 0 or step == self.console.steps if self.console else False
+        if self.evaluator is None or not due or step in self.evaluations:
             return
         evaluation = self.evaluations[step] = self.evaluator.evaluate(version)
         self.note(metrics_of(evaluation))
@@ -97,6 +129,11 @@ class Stages:
         self.console.step(step, step_line(self._metrics) + skipped)
         self.log.write(step, self._metrics)
         self._metrics = {}
+
+    def say_how_to_resume(self, step: int) -> None:
+        """The last line of a run that was asked to stop."""
+        if self.console:
+            self.console.say(f"stopped after step {step} as asked and saved; the same command with resume=auto goes on from there")
 
     def summarize(self) -> None:
         """Write summary.json and show it."""
@@ -122,7 +159,7 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
         server = stack.enter_context(open_server(config.rollout, config.model.path, config.model.dtype, run_dir))
         ranks.share(server.endpoint, Endpoint)
         verifier = stack.enter_context(Verifier(config.verify))
-        rollout = Rollout(config.rollout, server.endpoint, inputs.tokenizer)
+        rollout = Rollout(config.rollout, server.endpoint, inputs.tokenizer, config.seed)
         longest = config.rollout.max_total_tokens
         evaluator = Evaluator(inputs.held_out, rollout, verifier, config.eval.max_new_tokens, longest) if inputs.held_out else None
         console = stack.enter_context(Console("OREAL", config.steps))
@@ -137,6 +174,6 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
             selector=Selector(config.objective, config.seed),
             evaluator=evaluator,
             console=console,
-            log=MetricsLog(run_dir),
             run_dir=run_dir,
+            eval_interval=config.eval.interval,
         )

@@ -14,53 +14,89 @@ The loop in `run` is Algorithm 1 of arXiv 2502.06781. Where it differs from the 
 
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import TrainConfig, load
 from megatron_oreal.monitor.metrics import rollout_metrics
-from megatron_oreal.trajectory import TrainBatch
+from megatron_oreal.stop import StopSignal
+from megatron_oreal.trajectory import TrainBatch, Turn
+
+if TYPE_CHECKING:
+    from megatron_oreal.stages import Stages
 
 
 def run(config: TrainConfig) -> None:
-    """Train to the last step; leaves metrics.jsonl, summary.json and hf/ in config.run_dir."""
+    """Train to the last step, or until asked to stop; leaves metrics.jsonl, checkpoints/, summary.json and hf/ in config.run_dir."""
     from megatron_oreal.stages import open_stages, read_inputs
 
     inputs = read_inputs(config)  # whatever can be wrong with the input is found here, before any GPU is taken
 
+    from megatron_oreal.learn.checkpoint import Checkpoints
     from megatron_oreal.learn.export import write_hf
     from megatron_oreal.learn.parallel import Ranks
     from megatron_oreal.learn.publish import open_publisher
     from megatron_oreal.learn.step import Learner
 
-    ranks = Ranks(config.parallel, config.seed)
-    with open_stages(config, inputs, ranks) as stages:
+    stop, run_dir = StopSignal(), Path(config.run_dir)
+    with Ranks(config.parallel, config.seed, run_dir / "stacks") as ranks, open_stages(config, inputs, ranks) as stages:
+        ranks.enter("load")
         learner = Learner(config, ranks)
+        checkpoints = Checkpoints(run_dir, config.checkpoint, learner, ranks)
+        state = checkpoints.restore(config.resume)
         stages.wait_ready()
+        stages.go_on_from(state)
         ranks.barrier()
         with open_publisher(config, learner, stages.endpoint, ranks) as publisher:
-            version = 0
-            stages.evaluate(version, step=0)
-            for step in range(1, config.steps + 1):
-                started, batch = time.perf_counter(), None
-                if ranks.conducts:
-                    prompts = stages.source.draw(config.data.questions_per_step)
-                    trajectories = stages.rollout.generate(prompts, version)  # yields them as they finish
-                    groups = stages.verifier.verify(trajectories, config.rollout.samples)  # while others are being sampled
-                    batch = stages.selector.select(groups)
-                    stages.note(rollout_metrics(groups, batch.counts), {"time/rollout": time.perf_counter() - started})
-                batch = ranks.share(batch, TrainBatch)
-                if batch.samples:
-                    result = learner.train(batch, step)
+            version, turn = state.version, Turn(state.pending)
+            if version > 0:
+                publisher.publish(learner.policy, version)
+            stop.cuts_short(stages.evaluate, version, state.step)
+            for step in range(state.step + 1, config.steps + 1):
+                ranks.enter("rollout")
+                started, batch = time.perf_counter(), state.pending
+                if ranks.conducts and batch is None:
+                    batch = stop.cuts_short(collect, config, stages, version)
+                turn = ranks.share(Turn(batch, stop.requested), Turn)
+                if turn.stop:
+                    state = stages.state(step - 1, version, batch) if batch else state
+                    break
+                if turn.batch.samples:
+                    result = learner.train(turn.batch, step)
                     stages.note(result.metrics)
                     if result.policy_changed:
                         version += 1
+                        ranks.enter("sync")
                         stages.note(publisher.publish(learner.policy, version))
-                if step % config.eval.interval == 0 or step == config.steps:
-                    stages.evaluate(version, step)
+                ranks.enter("evaluate")
+                stop.cuts_short(stages.evaluate, version, step)
+                ranks.enter("checkpoint")
+                checkpoints.poll()
                 stages.finish_step(step, time.perf_counter() - started)
-        write_hf(learner.policy.gpt, learner.models, config.run_dir, ranks)
+                state = stages.state(step, version)
+                if checkpoints.due(step):
+                    checkpoints.save(state)
+        if turn.stop:
+            checkpoints.save(state)
+            checkpoints.finish()
+            stages.say_how_to_resume(state.step)
+            return
+        checkpoints.finish()
+        ranks.enter("export")
+        write_hf(learner.policy.gpt, learner.models, run_dir, ranks)
         stages.summarize()
-    ranks.stop()
+
+
+def collect(config: TrainConfig, stages: "Stages", version: int) -> TrainBatch:
+    """What rank 0 does of an iteration: questions in, the batch of the optimizer step out."""
+    started = time.perf_counter()
+    prompts = stages.source.draw(config.data.questions_per_step)
+    trajectories = stages.rollout.generate(prompts, version)  # yields them as they finish
+    groups = stages.verifier.verify(trajectories, config.rollout.samples)  # while others are being sampled
+    batch = stages.selector.select(groups)
+    stages.note(rollout_metrics(groups, batch.counts), {"time/rollout": time.perf_counter() - started})
+    return batch
 
 
 def main(arguments: list[str] | None = None) -> int:

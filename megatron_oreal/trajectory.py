@@ -102,3 +102,11 @@ class TrainBatch:
 
     samples: list[Sample] = field(default_factory=list)
     counts: SelectionCounts = field(default_factory=SelectionCounts)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What rank 0 says to every rank once a step."""
+
+    batch: TrainBatch | None  # None: the run stops before this step has one
+    stop: bool = False  # save and end instead of training

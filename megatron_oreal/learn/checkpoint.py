@@ -3,22 +3,29 @@
 <run_dir>/checkpoints/step-00010/
     policy/, token_rm/   Megatron distributed checkpoints: load in any TP, PP, CP, DP layout
     state.json           RunState: written last, so a folder that has it is whole
-A save is made in a folder aside and renamed when every rank has written; a killed save leaves the last good one untouched.
+A checkpoint is written aside, in the background, and renamed when every rank has written; a killed save leaves the last good one.
 """
 
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import torch
 from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing import ShardedObject
+from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch.distributed.checkpoint import CheckpointException
 
+from megatron_oreal.config import CheckpointConfig
 from megatron_oreal.evaluate import Evaluation
+from megatron_oreal.learn.background_save import BackgroundSave
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
+from megatron_oreal.trajectory import TrainBatch
 
 STATE = "state.json"
 
@@ -30,35 +37,91 @@ class RunState:
     step: int = 0  # optimizer steps done
     version: int = 0  # policy version
     drawn: int = 0  # prompts drawn
-    selector: str = ""  # state of selection's random generator, hexadecimal
+    selector: str = ""  # state of selection's random generator, hexadecimal; empty: as at the start
+    seconds: float = 0.0  # age of the run
     evaluations: dict[int, Evaluation] = field(default_factory=dict)  # step -> held-out result
+    pending: TrainBatch | None = None  # sampled and selected for the next step, but not trained on yet
+    noted: dict[str, float] = field(default_factory=dict)  # metrics of that step so far
+
+    @property
+    def pass_at_1(self) -> float:
+        """Held-out result of these very weights; below every result where they were not evaluated."""
+        return self.evaluations[self.step].pass_at_1 if self.step in self.evaluations else -1.0
+
+
+@dataclass(frozen=True)
+class _Saving:
+    """A checkpoint that is being written."""
+
+    step: int
+    state: bytes  # RunState as JSON, as it was when the checkpoint began
+    partial: Path
+    writers: list[BackgroundSave]  # one a model
+    deadline: float  # on time.monotonic()
 
 
 class Checkpoints:
-    """Saves and restores a Learner. Collective over all ranks."""
+    """Saves and restores a Learner. All methods but `due` are collective over all ranks."""
 
-    def __init__(self, run_dir: str | Path, learner: Learner, ranks: Ranks, keep_last: int):
-        self._folder, self._ranks, self._keep_last = Path(run_dir) / "checkpoints", ranks, keep_last
+    def __init__(self, run_dir: str | Path, config: CheckpointConfig, learner: Learner, ranks: Ranks):
+        self._folder, self._config, self._ranks = Path(run_dir) / "checkpoints", config, ranks
         self._models = {"policy": learner.policy} | ({"token_rm": learner.token_rm} if learner.token_rm else {})
+        self._saving: _Saving | None = None
 
-    def save(self, state: RunState | None) -> None:
-        """Write a checkpoint of this step (rank 0's state counts), then remove those beyond keep_last."""
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is wanted after this step."""
+        return step % self._config.interval == 0
+
+    def save(self, state: RunState) -> dict[str, float]:
+        """Begin a checkpoint (rank 0's state counts): the tensors are copied when this returns, the files are written meanwhile.
+
+        The one before is finished first. Returns the seconds that training waited.
+        """
+        started = time.perf_counter()
+        self.finish()
         state = self._ranks.share(state, RunState)
-        final, partial = self._folder / f"step-{state.step:05d}", self._folder / f".step-{state.step:05d}.partial"
+        partial = self._folder / f".step-{state.step:05d}.partial"
         if self._ranks.conducts:
             shutil.rmtree(partial, ignore_errors=True)
             for name in self._models:
                 (partial / name).mkdir(parents=True)
         self._ranks.barrier()
-        for name, model in self._models.items():
-            dist_checkpointing.save(_sharded(model, loading=False), str(partial / name))
+        writers = [BackgroundSave(self._sharded(model, loading=False), partial / name) for name, model in self._models.items()]
+        self._saving = _Saving(state.step, msgspec.json.encode(state), partial, writers, time.monotonic() + self._config.timeout_s)
+        return {"time/checkpoint": time.perf_counter() - started}
+
+    def poll(self) -> None:
+        """Put the checkpoint in its place if every rank has written its part by now."""
+        if self._saving:
+            mine = torch.tensor([sum(not writer.done for writer in self._saving.writers)])
+            if int(self._ranks.total(mine)) == 0:
+                self._put_in_place()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written.
+
+        Raises:
+            RuntimeError: it could not be written, or not within checkpoint.timeout_s.
+        """
+        if self._saving:
+            for writer in self._saving.writers:
+                writer.wait(self._saving.deadline - time.monotonic())
+            self._put_in_place()
+
+    def _put_in_place(self) -> None:
+        saving, self._saving = self._saving, None
+        for writer in saving.writers:
+            writer.complete()
         self._ranks.barrier()
         if self._ranks.conducts:
-            (partial / STATE).write_bytes(msgspec.json.encode(state))
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            for old in list_checkpoints(self._folder)[: -self._keep_last]:
-                shutil.rmtree(old)
+            (saving.partial / STATE).write_bytes(saving.state)
+            final, old = self._folder / f"step-{saving.step:05d}", self._folder / f".step-{saving.step:05d}.old"
+            if final.exists():
+                final.rename(old)
+            saving.partial.rename(final)
+            shutil.rmtree(old, ignore_errors=True)
+            for unwanted in _beyond(list_checkpoints(self._folder), self._config):
+                shutil.rmtree(unwanted)
         self._ranks.barrier()
 
     def restore(self, resume: str | None) -> RunState:
@@ -71,14 +134,41 @@ class Checkpoints:
         if folder == Path():
             return RunState()
         try:
+            state = msgspec.json.decode((folder / STATE).read_bytes(), type=RunState)
             for name, model in self._models.items():
-                _load(model, str(folder / name))
-            return msgspec.json.decode((folder / STATE).read_bytes(), type=RunState)
+                self._load(model, folder / name)
+            return state
         except (Exception, CheckpointException) as error:  # whatever a damaged file makes the reader raise, the user needs the same line
             before = [c for c in list_checkpoints(folder.parent) if c.name < folder.name]
             advice = f"; try resume={before[-1]}" if before else ""
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise ValueError(f"resume: {folder} cannot be loaded ({type(error).__name__}: {reason}){advice}") from error
+
+    def _sharded(self, model: Trainable, loading: bool) -> dict:
+        metadata = _metadata()
+        state = {f"chunk{i}": chunk.sharded_state_dict(metadata=metadata) for i, chunk in enumerate(model.gpt)}
+        state["optimizer"] = model.optimizer.sharded_state_dict(state, is_loading=loading, metadata=metadata)
+        state["schedule"] = model.schedule.state_dict()
+        return state | {"rng": self._rng(_rng_state())}
+
+    def _rng(self, state: dict | None) -> ShardedObject:
+        """This rank's random generators, under a name that only the same layout asks for: others could not use them."""
+        place = self._ranks.placement
+        return ShardedObject(f"rng-{self._ranks.layout}", state, (place.world_size,), (place.rank,))
+
+    def _load(self, model: Trainable, folder: Path) -> None:
+        wanted = self._sharded(model, loading=True)
+        if not any(key.startswith(wanted["rng"].key) for key in load_sharded_metadata(str(folder))):
+            del wanted["rng"]
+        state = dist_checkpointing.load(wanted, str(folder))
+        for i, chunk in enumerate(model.gpt):
+            chunk.load_state_dict(state[f"chunk{i}"])
+        with torch.no_grad():
+            model.optimizer.load_state_dict(state["optimizer"])
+        model.schedule.load_state_dict(state["schedule"])
+        if "rng" in state:
+            torch.set_rng_state(state["rng"]["default"])
+            get_cuda_rng_tracker().set_states(state["rng"]["model_parallel"])
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -90,15 +180,30 @@ def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
     """The checkpoint that `resume` names: None nothing, "auto" the newest in `folder` (or nothing), else a folder.
 
     Raises:
-        ValueError: the folder named is no whole checkpoint.
+        ValueError: the folder named is no whole checkpoint; or a new run would overwrite the checkpoints in `folder`.
     """
+    existing = list_checkpoints(folder)
     if resume is None:
+        if existing:
+            raise ValueError(f"run_dir: {folder.parent} holds a run that came to {existing[-1].name}; resume=auto, or take another run_dir")
         return None
     if resume == "auto":
-        return next(reversed(list_checkpoints(folder)), None)
+        return next(reversed(existing), None)
     if not (Path(resume) / STATE).is_file():
         raise ValueError(f"resume: {resume} is no whole checkpoint ({STATE} is missing)")
     return Path(resume)
+
+
+def _beyond(checkpoints: list[Path], config: CheckpointConfig) -> list[Path]:
+    """Those that are neither among the newest keep_last nor among the keep_best by held-out pass@1."""
+    results = {path: msgspec.json.decode((path / STATE).read_bytes(), type=RunState).pass_at_1 for path in checkpoints}
+    evaluated = [path for path in checkpoints if results[path] >= 0]
+    best = sorted(evaluated, key=lambda path: (results[path], path.name), reverse=True)[: config.keep_best]
+    return [path for path in checkpoints[: -config.keep_last] if path not in best]
+
+
+def _rng_state() -> dict:
+    return {"default": torch.get_rng_state(), "model_parallel": get_cuda_rng_tracker().get_states()}
 
 
 def _metadata() -> dict:
@@ -110,20 +215,3 @@ def _metadata() -> dict:
         "singleton_local_shards": False,
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }
-
-
-def _sharded(model: Trainable, loading: bool) -> dict:
-    metadata = _metadata()
-    state = {f"chunk{i}": chunk.sharded_state_dict(metadata=metadata) for i, chunk in enumerate(model.gpt)}
-    state["optimizer"] = model.optimizer.sharded_state_dict(state, is_loading=loading, metadata=metadata)
-    state["schedule"] = model.schedule.state_dict()
-    return state
-
-
-def _load(model: Trainable, folder: str) -> None:
-    state = dist_checkpointing.load(_sharded(model, loading=True), folder)
-    for i, chunk in enumerate(model.gpt):
-        chunk.load_state_dict(state[f"chunk{i}"])
-    with torch.no_grad():
-        model.optimizer.load_state_dict(state["optimizer"])
-    model.schedule.load_state_dict(state["schedule"])

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -11,10 +12,14 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
 from megatron_oreal.config import ParallelConfig
+from megatron_oreal.launcher import LostPeer
 from megatron_oreal.learn import megatron_cpu
+from megatron_oreal.learn.watch import Watch
 from megatron_oreal.model.spec import Platform
+from megatron_oreal.rollout.sync import listening_store
 
 T = TypeVar("T")
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # as gloo and NCCL put it
 
 
 @dataclass(frozen=True)
@@ -34,16 +39,17 @@ class Placement:
 
 
 class Ranks:
-    """The process groups of a job. One object a process; stop() ends it."""
+    """The process groups of a job. One object a process, used as a context manager or ended with stop()."""
 
-    def __init__(self, config: ParallelConfig, seed: int):
-        """Join the job and build the groups.
+    def __init__(self, config: ParallelConfig, seed: int, stacks: Path | None = None):
+        """Join the job and build the groups. With `stacks`, a folder, ranks also watch each other (see Watch).
 
         Raises:
             ValueError: the world size does not fit the layout.
         """
         self.placement = Placement.detect()
         self.dp = config.data_parallel(self.placement.world_size)
+        self.layout = f"tp{config.tp}-pp{config.pp}-vpp{config.vpp or 1}-cp{config.cp}-dp{self.dp}"
         self.platform = Platform.detect(self.placement.local_rank)
         megatron_cpu.install()
         if not self.platform.is_cpu:
@@ -61,6 +67,39 @@ class Ranks:
         self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=config.control_timeout_s))
         tensor_parallel.model_parallel_cuda_manual_seed(seed, inference_rng_tracker=True, force_reset_rng=True)
         torch.manual_seed(seed)
+        self._watch = self._open_watch(stacks, config) if stacks and self.placement.world_size > 1 else None
+
+    def _open_watch(self, stacks: Path, config: ParallelConfig) -> Watch:
+        address = os.environ["MASTER_ADDR"]
+        store = listening_store(address, config.timeout_s) if self.conducts else None
+        port = self.share(store.port if store else None, int)
+        store = store or dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=config.lost_after_s))
+        watch = Watch(self.placement.rank, self.placement.world_size, store, stacks, config.lost_after_s)
+        watch.start()
+        return watch
+
+    def enter(self, stage: str) -> None:
+        """What this rank does from here on, for the message should it be lost."""
+        if self._watch:
+            self._watch.enter(stage)
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        """Leave the job. After an error the others are told of it; where a connection broke, whoever broke it is named.
+
+        Raises:
+            LostPeer: a connection broke, and nobody is known to be gone.
+        """
+        if error is None:
+            self.stop()
+        elif isinstance(error, Exception) and any(words in str(error) for words in LOST_PEER):
+            if self._watch:
+                self._watch.wait_for_verdict()
+            raise LostPeer(f"lost another rank ({str(error).splitlines()[0][:120]})") from error
+        elif self._watch and isinstance(error, Exception):
+            self._watch.failed(error)
 
     @property
     def conducts(self) -> bool:
@@ -104,7 +143,11 @@ class Ranks:
         dist.barrier(group=self._control)
 
     def stop(self) -> None:
-        """Leave the job."""
+        """Leave the job in order; all ranks do."""
+        if self._watch:
+            self.barrier()  # nobody's store goes while others still look into it
+            self._watch.stop()
+            self.barrier()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
 

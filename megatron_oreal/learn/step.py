@@ -84,11 +84,14 @@ class Learner:
         frozen = self.token_rm is not None and step <= self.config.policy.freeze_steps
         sums, timer, weights = _Sums(), _Timer(), None
         if self.token_rm:
+            self.ranks.enter("token_rm")
             weights = self._train_token_rm(micro_batches, counts, sums)
             timer.lap("time/token_rm")
         if not frozen:
+            self.ranks.enter("reference")
             ref_logprobs = self._reference_logprobs(micro_batches)
             timer.lap("time/reference")
+            self.ranks.enter("policy")
             self._train_policy(micro_batches, counts, weights, ref_logprobs, sums)
             timer.lap("time/policy")
         elif self.config.policy.warmup_counts_frozen:

@@ -26,6 +26,11 @@ class Console:
         """A line that stays."""
         self._console.print(text, markup=False)
 
+    def resume(self, number: int, text: str) -> None:
+        """A run goes on after step `number`."""
+        self._progress.update(self._task, completed=number)
+        self.say(text)
+
     def step(self, number: int, line: str) -> None:
         """Step `number` (1-based) is done."""
         self._progress.update(self._task, completed=number)

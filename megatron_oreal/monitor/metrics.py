@@ -12,10 +12,16 @@ from megatron_oreal.trajectory import Group, SelectionCounts
 class MetricsLog:
     """Appends to <run>/metrics.jsonl; a crash loses at most the line being written."""
 
-    def __init__(self, run_dir: str | Path):
-        Path(run_dir).mkdir(parents=True, exist_ok=True)
-        self._file = open(Path(run_dir) / "metrics.jsonl", "w", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
-        self._start = time.time()
+    def __init__(self, run_dir: str | Path, after_step: int | None = None, seconds: float = 0.0):
+        """A run that goes on after `after_step`, `seconds` old by then, keeps the rows up to there; else the file starts empty."""
+        path = Path(run_dir) / "metrics.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [] if after_step is None else _rows_up_to(path, after_step)
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.rename(path)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
+        self._start = time.time() - seconds
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One line; a value that is not finite becomes null, which JSON can hold."""
@@ -26,6 +32,12 @@ class MetricsLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _rows_up_to(path: Path, step: int) -> list[str]:
+    """The whole lines of the steps up to `step`; what a killed run wrote beyond its checkpoint is done again."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
 
 
 def rollout_metrics(groups: Sequence[Group], counts: SelectionCounts) -> dict[str, float]:

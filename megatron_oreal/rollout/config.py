@@ -22,6 +22,7 @@ class RolloutConfig:
     max_new_tokens: int = 14000
     max_total_tokens: int = 16384  # prompt and response
     stop_word: str = "<|im_end|>"
+    deterministic: bool = False  # the same seed and weights sample the same trajectories, whatever runs beside them; slower
     placement: str = "colocated"  # colocated: a server started on rank 0's host | external: a running one
     url: str | None = None  # of the external server
     admin_key_file: str | None = None  # file that holds the external server's admin key

@@ -1,6 +1,7 @@
 """Sampling: prompts in, trajectories out as they finish, so that what comes next overlaps with generation."""
 
 import asyncio
+import hashlib
 import queue
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
@@ -31,8 +32,9 @@ class Sampling:
 class Rollout:
     """Asks one server. `retries` counts the requests that had to be sent again."""
 
-    def __init__(self, config: RolloutConfig, endpoint: Endpoint, tokenizer):
-        self._config, self._endpoint, self._tokenizer = config, endpoint, tokenizer
+    def __init__(self, config: RolloutConfig, endpoint: Endpoint, tokenizer, seed: int = 0):
+        """`seed` matters where rollout.deterministic is set."""
+        self._config, self._endpoint, self._tokenizer, self._seed = config, endpoint, tokenizer, seed
         self._stop = tokenizer.encode(config.stop_word, add_special_tokens=False)[0]
         self._sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens)
         self.retries = 0
@@ -41,7 +43,7 @@ class Rollout:
         """Trajectories in the order in which they finish; all samples of a question come together.
 
         One request a question with n samples: the server computes the prompt once, and for a tiny model on CPU the cost of a
-        request is that of hundreds of tokens.
+        request is that of hundreds of tokens. Where sampling is to be deterministic, one request a sample, each with its own seed.
 
         Raises:
             ValueError: a prompt that leaves no room for an answer.
@@ -78,19 +80,30 @@ class Rollout:
 
             async def ask(prompt: Prompt) -> None:
                 async with gate:
-                    finished.put(self._trajectories(prompt, version, await self._post(session, self._body(prompt, sampling), prompt)))
+                    answers = await asyncio.gather(*(self._post(session, body, prompt) for body in self._bodies(prompt, sampling)))
+                    finished.put(self._trajectories(prompt, version, [answer for some in answers for answer in some]))
 
             async with asyncio.TaskGroup() as tasks:
                 for prompt in prompts:
                     tasks.create_task(ask(prompt))
 
-    def _body(self, prompt: Prompt, sampling: Sampling) -> dict:
+    def _bodies(self, prompt: Prompt, sampling: Sampling) -> list[dict]:
+        """The requests for one prompt's samples."""
+        if not self._config.deterministic:
+            return [self._body(prompt, sampling, sampling.samples)]
+        bodies = [self._body(prompt, sampling, 1) for _ in range(sampling.samples)]
+        for index, body in enumerate(bodies):
+            name = hashlib.sha256(f"{self._seed}/{prompt.id}/{index}".encode())  # a prompt's id is that of its draw
+            body["sampling_params"]["sampling_seed"] = int.from_bytes(name.digest()[:4], "big")
+        return bodies
+
+    def _body(self, prompt: Prompt, sampling: Sampling, samples: int) -> dict:
         room = self._config.max_total_tokens - len(prompt.token_ids)
         return {
             "input_ids": prompt.token_ids,
             "return_logprob": True,
             "sampling_params": {
-                "n": sampling.samples,
+                "n": samples,
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "max_new_tokens": min(sampling.max_new_tokens, room),

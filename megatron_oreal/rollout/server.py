@@ -94,6 +94,7 @@ class Server:
             "context-length": config.max_total_tokens + 1,
             "config": _write_key(run_dir / "sglang_key.yaml", self.endpoint.key),
             "sleep-on-idle": True,  # an idle server would burn a core that training could use
+            "enable-deterministic-inference": config.deterministic,
             **(_no_cuda() and CPU_FLAGS or {}),
             **config.server_args,
         }

@@ -116,6 +116,36 @@ def _replace_image_processor() -> None:
         transformers.AutoImageProcessor = type("AutoImageProcessor", (), {"register": staticmethod(lambda *args, **kwargs: None)})
 
 
+def _allow_seeded_sampling() -> None:
+    """SGLang samples by seed in its deterministic mode alone, which it knows for GPU attention only and joins to Triton kernels.
+
+    On CPU its usual kernels are taken as they are: a row of a batch is computed almost, not exactly, as if it were alone.
+    """
+    import sglang.kernels.ops.sampling.murmur_hash as hashing
+    import sglang.srt.batch_invariant_ops as batch_invariant
+    import sglang.srt.server_args as server_args
+
+    server_args.DETERMINISTIC_ATTENTION_BACKEND_CHOICES.append("torch_native")
+    batch_invariant.enable_batch_invariant_mode = lambda *args, **kwargs: None
+    hashing.murmur_hash32 = _hash32
+
+
+def _hash32(seed, positions, columns):
+    """A 32-bit hash of seed [n], position [n] and column [m], as int64 [n, m]; stands in for a kernel of sgl_kernel.
+
+    Not the same numbers as on GPU: there is nothing to compare them with.
+    """
+    low = 0xFFFFFFFF
+
+    def mix(x):
+        x = ((x ^ (x >> 16)) * 0x7FEB352D) & low
+        x = ((x ^ (x >> 15)) * 0x846CA68B) & low
+        return x ^ (x >> 16)
+
+    rows = mix(mix(seed.long() & low) ^ (positions.long() & low))
+    return mix(rows[:, None] ^ mix(columns.long() + 1)[None, :])
+
+
 def install() -> None:
     """Make `import sglang` work on a CPU-only torch. At the top level of the launching module: spawned children import it again."""
     import torch
@@ -132,6 +162,7 @@ def install() -> None:
     import sglang  # noqa: F401 (transformers' stand-in is replaced after SGLang has patched transformers)
 
     _replace_image_processor()
+    _allow_seeded_sampling()
 
 
 install()

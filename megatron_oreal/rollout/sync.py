@@ -99,7 +99,7 @@ class _Broadcast:
 
     def _join(self, backend: str) -> dist.ProcessGroup:
         address = _own_address(self._endpoint.url, self._timeout_s)
-        store = _store_at(address, self._timeout_s)
+        store = listening_store(address, self._timeout_s)
         body = {
             "master_address": address,
             "master_port": store.port,
@@ -249,7 +249,7 @@ def _own_address(url: str, timeout_s: float) -> str:
         raise ServerError(f"{url}: {error}") from error
 
 
-def _store_at(address: str, timeout_s: float) -> dist.TCPStore:
+def listening_store(address: str, timeout_s: float) -> dist.TCPStore:
     """The store of a new group, listening at this address alone; by itself it would listen at every address of this host."""
     listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     port = listener.getsockname()[1]

@@ -34,6 +34,7 @@ def settings(model: str, parallel: dict) -> config.TrainConfig:
         token_rm=config.TokenRMConfig(dataclasses.replace(optimizer, lr=2e-2)),
         learn=config.LearnConfig(tokens_per_micro_batch=64),
         eval=config.EvalConfig(),
+        checkpoint=config.CheckpointConfig(),
     )
 
 
@@ -51,14 +52,16 @@ def train(run: config.TrainConfig, run_dir: str, resume: str | None, last: int, 
     """Steps up to `last` (from a checkpoint), saving after some; metrics by step and this stage's final weights."""
     ranks = Ranks(run.parallel, run.seed)
     learner = Learner(run, ranks)
-    checkpoints = Checkpoints(run_dir, learner, ranks, keep_last=2)
+    checkpoints = Checkpoints(run_dir, run.checkpoint, learner, ranks)
     state = checkpoints.restore(resume)
     metrics = {}
     for step in range(state.step + 1, last + 1):
         numbers = learner.train(make_batch(step), step).metrics
         metrics[step] = {k: v for k, v in numbers.items() if not k.startswith("time/")}
         if step in save_at:
-            checkpoints.save(RunState(step=step, version=step, drawn=7 * step, selector="ab"))
+            checkpoints.save(RunState(step=step, version=step, drawn=7 * step, selector="ab"))  # written while the next step trains
+        checkpoints.poll()
+    checkpoints.finish()
     weights = {n: t.clone().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}
     ranks.stop()
     return state, metrics, weights

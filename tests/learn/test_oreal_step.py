@@ -65,6 +65,7 @@ def train_config(model: str, parallel: dict, **objective) -> config.TrainConfig:
         token_rm=config.TokenRMConfig(dataclasses.replace(optimizer, lr=2e-2)),
         learn=config.LearnConfig(tokens_per_micro_batch=64),  # several micro-batches a step
         eval=config.EvalConfig(),
+        checkpoint=config.CheckpointConfig(),
     )
 
 

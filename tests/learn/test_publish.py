@@ -42,6 +42,7 @@ def settings(model: str, run_dir: str, parallel: dict, way: str) -> config.Train
         token_rm=config.TokenRMConfig(optimizer),
         learn=config.LearnConfig(tokens_per_micro_batch=64),
         eval=config.EvalConfig(),
+        checkpoint=config.CheckpointConfig(),
     )
 
 

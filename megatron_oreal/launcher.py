@@ -1,0 +1,89 @@
+"""The ranks of a job on this host, for whoever starts a run by hand: as many processes as the layout needs, and their end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from megatron_oreal.stop import REQUESTS
+
+POLL_S = 0.1
+SURVIVORS_END_WITHIN_S = 40  # after a rank has failed: the others find out by themselves, say whom they lost, and end
+INTERRUPTED_END_WITHIN_S = 15  # after Ctrl-C; then SIGKILL
+INTERRUPTED = 130
+
+
+class LostPeer(RuntimeError):
+    """Another rank is gone: one line; its own error, if it had one, says why."""
+
+
+def run_local_ranks(module: str, arguments: Sequence[str], ranks: int) -> int:
+    """Run `python -m module arguments` in so many ranks; the exit status of the first that failed, else 0.
+
+    Requests to stop are passed on: the ranks then save and end by themselves. A rank that fails ends the job.
+
+    Raises:
+        ValueError: more ranks than this host has GPUs.
+    """
+    import torch
+
+    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
+        raise ValueError(f"parallel: {ranks} ranks on {torch.cuda.device_count()} GPUs; start the job with srun or torchrun")
+    port = _free_port()
+    processes: list[subprocess.Popen] = []
+
+    def pass_on(signum, frame) -> None:
+        for process in processes:
+            process.send_signal(signum)
+
+    for request in REQUESTS:
+        signal.signal(request, pass_on)
+    try:
+        for rank in range(ranks):
+            environment = os.environ | _rank_environment(rank, ranks, port)
+            processes.append(subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment))
+        return _wait(processes)
+    except KeyboardInterrupt:
+        _end(processes, signal.SIGINT, INTERRUPTED_END_WITHIN_S)
+        return INTERRUPTED
+    finally:
+        _end(processes, signal.SIGKILL, INTERRUPTED_END_WITHIN_S)
+
+
+def _wait(processes: list[subprocess.Popen]) -> int:
+    """Until all have ended; once one has failed, the others have a while to end by themselves."""
+    failed, deadline = 0, None
+    while True:
+        statuses = [process.poll() for process in processes]
+        for rank, status in enumerate(statuses):
+            if status and not failed:
+                failed, deadline = status, time.monotonic() + SURVIVORS_END_WITHIN_S
+                if status < 0:
+                    print(f"error: rank {rank} was ended by signal {-status}", file=sys.stderr, flush=True)
+        if None not in statuses or (deadline and time.monotonic() > deadline):
+            return failed if failed >= 0 else 1
+        time.sleep(POLL_S)
+
+
+def _end(processes: list[subprocess.Popen], how: signal.Signals, seconds: float) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(how)
+    deadline = time.monotonic() + seconds
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torchrun would set."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in numbers.items()}

@@ -1,0 +1,137 @@
+"""Runs that are killed, or asked to stop, go on as if nothing had happened: whole runs with real ranks and a real server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+RUN_DEADLINE_S = 300
+STEPS = 4
+SMALL = [  # keep=all, because a model with random weights is never right and would have nothing to train on
+    f"steps={STEPS}",
+    "checkpoint.interval=1",
+    "data.questions_per_step=3",
+    "rollout.samples=4",
+    "rollout.max_new_tokens=24",
+    "rollout.deterministic=true",
+    "rollout.concurrency=1",
+    "objective.keep=all",
+    "eval.interval=2",
+    "eval.max_new_tokens=8",
+    "policy.optimizer.eps=1e-3",  # Adam with 1e-8 makes rounding noise of a fresh model's tiny gradients visible in another layout
+    "token_rm.optimizer.eps=1e-3",
+]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("task")
+    command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "16", "--sft", "16"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    return folder
+
+
+class Run:
+    """A run in processes of its own."""
+
+    def __init__(self, task: Path, run_dir: Path, *overrides: str):
+        self.run_dir = run_dir
+        given = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"eval.data={task / 'heldout.jsonl'}"]
+        command = [sys.executable, "-m", "megatron_oreal.train", "experiment=demo", "debug=fast", f"run_dir={run_dir}"]
+        self.process = subprocess.Popen(
+            [*command, *given, *SMALL, *overrides],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(self, condition) -> None:
+        deadline = time.monotonic() + RUN_DEADLINE_S
+        while not condition():
+            assert self.process.poll() is None, f"the run ended with {self.process.returncode}:\n{self.process.stdout.read()}"
+            assert time.monotonic() < deadline, "the run took too long"
+            time.sleep(0.005)
+
+    def finish(self) -> str:
+        output, _ = self.process.communicate(timeout=RUN_DEADLINE_S)
+        return output
+
+    def metrics(self) -> dict[int, dict]:
+        """By step, without what depends on the clock."""
+        rows = [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
+        assert len({row["step"] for row in rows}) == len(rows), "a step stands there twice"
+        return {r["step"]: {k: v for k, v in r.items() if not k.startswith("time/") and k != "eval/seconds"} for r in rows}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: tensor for part in (self.run_dir / "hf").glob("*.safetensors") for name, tensor in load_file(part).items()}
+
+    @property
+    def steps_done(self) -> int:
+        path = self.run_dir / "metrics.jsonl"
+        return max((json.loads(line)["step"] for line in path.read_text().splitlines()), default=0) if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def unbroken(task, tmp_path_factory) -> Run:
+    run = Run(task, tmp_path_factory.mktemp("unbroken"))
+    output = run.finish()
+    assert run.process.returncode == 0, output
+    metrics = run.metrics()
+    assert sorted(metrics) == list(range(STEPS + 1))
+    assert metrics[STEPS]["loss/total"] != metrics[STEPS - 1]["loss/total"]
+    return run
+
+
+def test_killed_while_saving_and_resumed_is_the_unbroken_run_bit_for_bit(unbroken, task, tmp_path):
+    run = Run(task, tmp_path)
+    checkpoints = tmp_path / "checkpoints"
+    run.wait_for((checkpoints / ".step-00003.partial").exists)
+    os.killpg(run.process.pid, signal.SIGKILL)
+    run.finish()
+    assert [c.name for c in sorted(checkpoints.glob("step-*"))] == ["step-00001", "step-00002"]
+    resumed = Run(task, tmp_path, "resume=auto")
+    output = resumed.finish()
+    assert resumed.process.returncode == 0, output
+    assert "resumed after step 2" in output
+    assert resumed.metrics() == unbroken.metrics()
+    expected = unbroken.weights()
+    assert all((tensor == expected[name]).all() for name, tensor in resumed.weights().items())
+    again = Run(task, tmp_path)
+    assert f"holds a run that came to step-0000{STEPS}; resume=auto" in again.finish()
+    assert again.process.returncode == 2
+
+
+def test_asked_to_stop_it_saves_and_ends_well_and_goes_on_in_another_layout(unbroken, task, tmp_path):
+    run = Run(task, tmp_path)
+    run.wait_for(lambda: run.steps_done >= 1)
+    run.process.send_signal(signal.SIGUSR1)  # as Slurm does ahead of the time limit
+    output = run.finish()
+    assert run.process.returncode == 0, output
+    assert "as asked and saved; the same command with resume=auto goes on from there" in output
+    stopped_after = int(output.partition("stopped after step ")[2].split()[0])
+    assert 1 <= stopped_after < STEPS
+    run = Run(task, tmp_path, "resume=auto", "parallel=tp2")
+    run.wait_for(lambda: run.steps_done > stopped_after)
+    os.killpg(run.process.pid, signal.SIGTERM)  # launcher and ranks alike
+    output = run.finish()
+    assert run.process.returncode == 0, output
+    run = Run(task, tmp_path, "resume=auto", "parallel=tp2")
+    output = run.finish()
+    assert run.process.returncode == 0, output
+    metrics, expected = run.metrics(), unbroken.metrics()
+    assert sorted(metrics) == sorted(expected)
+    for step, row in expected.items():
+        assert metrics[step] == pytest.approx(row, rel=1e-4, abs=1e-6), step
+    weights = run.weights()
+    for name, tensor in unbroken.weights().items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
