@@ -91,7 +91,8 @@ class Stages:
         self._metrics = dict(state.noted)
         self.log = MetricsLog(self.run_dir, state.step if state.seconds else None, state.seconds)
         if state.seconds:
-            self.console.resume(state.step, f"resumed after step {state.step}, policy version {state.version}")
+            sampled = f"; step {state.step + 1} is sampled already" if state.pending else ""
+            self.console.resume(state.step, f"resumed after step {state.step}, policy version {state.version}{sampled}")
 
     def state(self, step: int, version: int, pending: TrainBatch | None = None) -> RunState:
         """Where the run stands after `step`. Only rank 0's counts."""

@@ -50,7 +50,7 @@ def run(config: TrainConfig) -> None:
         ranks.barrier()
         with open_publisher(config, learner, stages.endpoint, ranks) as publisher:
             version, turn = state.version, Turn(state.pending)
-            if version > 0:
+            if version > 0 or config.rollout.placement == "external":  # whose weights may be those of another run
                 publisher.publish(learner.policy, version)
             stop.cuts_short(stages.evaluate, version, state.step)
             for step in range(state.step + 1, config.steps + 1):
@@ -76,7 +76,7 @@ def run(config: TrainConfig) -> None:
                 stages.finish_step(step, time.perf_counter() - started)
                 state = stages.state(step, version)
                 if checkpoints.due(step):
-                    checkpoints.save(state)
+                    stages.note(checkpoints.save(state))
         if turn.stop:
             checkpoints.save(state)
             checkpoints.finish()

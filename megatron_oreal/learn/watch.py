@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch.distributed as dist
@@ -31,6 +32,8 @@ class Watch(threading.Thread):
     def enter(self, stage: str) -> None:
         """This rank now does `stage`."""
         self._stage = stage
+        with suppress(RuntimeError):  # no store, no rank 0: run() finds that out
+            self._tell()
 
     def stop(self) -> None:
         """This rank leaves in order; to be called when all of them do."""
@@ -79,7 +82,7 @@ class Watch(threading.Thread):
 
     def _lost(self, rank: int) -> str:
         stage = self._seen[rank][0].partition(" ")[2] or "start"
-        return f"lost rank {rank} in stage {stage}: it ended, or its host did"
+        return f"lost rank {rank} in stage {stage}: it ended, hangs, or its host is down"
 
     def _end(self, verdict: str) -> None:
         """Leave this rank's stacks and end the process: its main thread may be waiting for the lost rank, out of Python's reach."""

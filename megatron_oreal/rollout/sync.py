@@ -4,6 +4,7 @@ Several processes may send to one engine, one after the other (with pipeline par
 layers): each has a WeightSync of its own; the first of a turn opens the update, the last one closes it.
 """
 
+import secrets
 import socket
 import threading
 import time
@@ -94,7 +95,7 @@ class _Broadcast:
     def __init__(self, endpoint: Endpoint, config: RolloutConfig, sender: str, device: torch.device):
         self._endpoint, self._device, self._timeout_s = endpoint, device, config.sync_timeout_s
         self._bucket_bytes = config.sync_bucket_mb * 2**20
-        self._name = f"megatron_oreal_{sender}"
+        self._name = f"megatron_oreal_{sender}_{secrets.token_hex(4)}"  # an engine may still have the group of a run that was killed
         self._group = self._join("gloo" if device.type == "cpu" else "nccl")
 
     def _join(self, backend: str) -> dist.ProcessGroup:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from megatron_oreal import config
+from megatron_oreal.evaluate import Evaluation
 from megatron_oreal.learn.checkpoint import Checkpoints, RunState, find_checkpoint, list_checkpoints
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
@@ -48,6 +49,12 @@ def make_batch(step: int) -> TrainBatch:
     return TrainBatch([sample(r) for r in (1, -1, 1, -1)])
 
 
+def stand(step: int) -> RunState:
+    """A state with everything in it: also what was sampled for the next step, and evaluations, the best at step 2."""
+    evaluations = {s: Evaluation(0.9 if s == 2 else 0.1 * s, 16, 0, 0.0, 0, 20.0, 1.0) for s in range(step + 1)}
+    return RunState(step, step, 7 * step, "ab", 3.5, evaluations, make_batch(step + 1), {"reward/mean": -0.5})
+
+
 def train(run: config.TrainConfig, run_dir: str, resume: str | None, last: int, save_at: tuple[int, ...] = ()):
     """Steps up to `last` (from a checkpoint), saving after some; metrics by step and this stage's final weights."""
     ranks = Ranks(run.parallel, run.seed)
@@ -59,7 +66,7 @@ def train(run: config.TrainConfig, run_dir: str, resume: str | None, last: int, 
         numbers = learner.train(make_batch(step), step).metrics
         metrics[step] = {k: v for k, v in numbers.items() if not k.startswith("time/")}
         if step in save_at:
-            checkpoints.save(RunState(step=step, version=step, drawn=7 * step, selector="ab"))  # written while the next step trains
+            checkpoints.save(stand(step))  # written while the next step trains
         checkpoints.poll()
     checkpoints.finish()
     weights = {n: t.clone().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}
@@ -83,7 +90,7 @@ def test_resumed_equals_unbroken(ranks, tiny_model, tmp_path, before, after, exa
     unbroken = ranks(2, train, settings(model, before), str(tmp_path), None, STEPS, (SAVED_AT,))
     resumed = ranks(2, train, settings(model, after), str(tmp_path), "auto", STEPS)
     state, metrics, _ = resumed[0]
-    assert state == RunState(step=SAVED_AT, version=SAVED_AT, drawn=7 * SAVED_AT, selector="ab")
+    assert state == stand(SAVED_AT)
     assert sorted(metrics) == [4, 5]
     whole = {n: w for result in unbroken for n, w in result[2].items()}
     for step in metrics:
@@ -98,25 +105,28 @@ def test_resumed_equals_unbroken(ranks, tiny_model, tmp_path, before, after, exa
                 torch.testing.assert_close(torch.from_numpy(value), torch.from_numpy(whole[name]), rtol=1e-4, atol=2e-5, msg=name)
 
 
-def test_old_ones_are_removed_and_a_half_written_one_is_never_found(ranks, tiny_model, tmp_path):
-    ranks(1, train, settings(tiny_model(), {}), str(tmp_path), None, 3, (1, 2, 3))
+def test_the_newest_and_the_best_are_kept_and_a_half_written_one_is_never_found(ranks, tiny_model, tmp_path):
+    ranks(1, train, settings(tiny_model(), {}), str(tmp_path), None, 5, (1, 2, 3, 4, 5))
     folder = tmp_path / "checkpoints"
-    assert [c.name for c in list_checkpoints(folder)] == ["step-00002", "step-00003"]
-    shutil.copytree(folder / "step-00003", folder / ".step-00004.partial")
-    (folder / "step-00005" / "policy").mkdir(parents=True)  # no state: a save that was killed before its end
-    assert find_checkpoint(folder, "auto").name == "step-00003"
+    assert [c.name for c in list_checkpoints(folder)] == ["step-00002", "step-00004", "step-00005"]  # 2 has the best result
+    shutil.copytree(folder / "step-00005", folder / ".step-00006.partial")
+    shutil.rmtree(folder / "step-00005" / "policy")
+    (folder / "step-00005" / "state.json").unlink()  # no state: a save that was killed before its end
+    assert find_checkpoint(folder, "auto").name == "step-00004"
     with pytest.raises(ValueError, match="step-00005 is no whole checkpoint"):
         find_checkpoint(folder, str(folder / "step-00005"))
     assert find_checkpoint(tmp_path / "nothing", "auto") is None
 
 
-def test_a_damaged_checkpoint_is_one_line_that_offers_the_one_before(ranks, tiny_model, tmp_path):
+def test_a_damaged_or_foreign_checkpoint_is_one_line_that_offers_the_one_before(ranks, tiny_model, tmp_path):
     run = settings(tiny_model(), {})
     ranks(1, train, run, str(tmp_path), None, 3, (2, 3))
+    with pytest.raises(AssertionError, match=r"\n  ValueError: resume: .*step-00003 cannot be loaded .*; try resume=.*step-00002"):
+        ranks(1, train, settings(tiny_model(intermediate_size=48), {}), str(tmp_path), "auto", 3)
     newest = tmp_path / "checkpoints" / "step-00003" / "policy"
     victim = max(newest.glob("*.distcp"), key=lambda p: p.stat().st_size)
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
-    with pytest.raises(AssertionError, match=r"resume: .*step-00003 cannot be loaded .*; try resume=.*step-00002"):
+    with pytest.raises(AssertionError, match=r"\n  ValueError: resume: .*step-00003 cannot be loaded .*; try resume=.*step-00002"):
         ranks(1, train, run, str(tmp_path), "auto", 3)
     state, _, _ = ranks(1, train, run, str(tmp_path), str(tmp_path / "checkpoints" / "step-00002"), 3)[0]
     assert state.step == 2
