@@ -111,20 +111,23 @@ def test_killed_while_saving_and_resumed_is_the_unbroken_run_bit_for_bit(unbroke
     assert again.process.returncode == 2
 
 
-def test_asked_to_stop_it_saves_and_ends_well_and_goes_on_in_another_layout(unbroken, task, tmp_path):
+def ask_the_launcher(run: Run) -> None:
+    run.process.send_signal(signal.SIGUSR1)  # as Slurm does ahead of the time limit, to each task
+
+
+def ask_everybody(run: Run) -> None:
+    os.killpg(run.process.pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("ask", [ask_the_launcher, pytest.param(ask_everybody, marks=pytest.mark.slow)])
+def test_asked_to_stop_it_saves_and_ends_well_and_goes_on_in_another_layout(unbroken, task, tmp_path, ask):
     run = Run(task, tmp_path)
     run.wait_for(lambda: run.steps_done >= 1)
-    run.process.send_signal(signal.SIGUSR1)  # as Slurm does ahead of the time limit
+    ask(run)
     output = run.finish()
     assert run.process.returncode == 0, output
     assert "as asked and saved; the same command with resume=auto goes on from there" in output
-    stopped_after = int(output.partition("stopped after step ")[2].split()[0])
-    assert 1 <= stopped_after < STEPS
-    run = Run(task, tmp_path, "resume=auto", "parallel=tp2")
-    run.wait_for(lambda: run.steps_done > stopped_after)
-    os.killpg(run.process.pid, signal.SIGTERM)  # launcher and ranks alike
-    output = run.finish()
-    assert run.process.returncode == 0, output
+    assert 1 <= int(output.partition("stopped after step ")[2].split()[0]) < STEPS
     run = Run(task, tmp_path, "resume=auto", "parallel=tp2")
     output = run.finish()
     assert run.process.returncode == 0, output
