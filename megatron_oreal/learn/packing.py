@@ -9,8 +9,8 @@ BALANCED = 1.01
 """Most FLOPs of a rank over the mean at which exchanging samples ends: less is below what a micro-batch's time varies by."""
 WORTH_OPENING = 1.02
 """Most FLOPs of a rank over the mean at which an empty micro-batch stays empty: a further one costs launches and a pipeline slot."""
-SLACK_SHARES = (1.0, 0.7, 2.0)
-"""See _pack. Of OREAL-like batches three tries leave one in twenty with a micro-batch over the least, the first alone one in nine."""
+SLACK_SHARES = (1.0, 0.5)
+"""See _pack. Of OREAL-like batches two tries leave one in fifteen with a micro-batch over the least, the first alone one in eleven."""
 
 Plan = list[list[list[int]]]
 """plan[rank][micro-batch] -> indices of its samples."""
@@ -71,8 +71,8 @@ def plan(lengths: Sequence[int], dp: int, budget: int, cost: Cost, multiple_of: 
 def _pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Close to the fewest micro-batches, for descending lengths; indices of the samples of each.
 
-    The slack that wastes nothing is what the fewest possible micro-batches would have free each; on it and a bit to either side,
-    as which one works out is luck.
+    The slack that wastes nothing is what the fewest possible micro-batches would have free each. Half of that is tried as well:
+    which one works out is luck.
     """
     total = sum(lengths)
     fewest = max(1, -(-total // budget))
@@ -81,9 +81,9 @@ def _pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def _pack_within(slack: int, lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Each micro-batch takes the longest sample left, and then the longest ones that fill it to within the slack of what could be.
+    """Each micro-batch takes the longest sample left, and then the longest ones that fill it to within the slack of the budget.
 
-    So the small samples, which fit anywhere, are left for the end.
+    So the small samples, which fit anywhere, are left for the end. Where none fill it so far, the fullest set is taken.
     """
     left, micro_batches = list(range(len(lengths))), []
     while left:
@@ -99,8 +99,8 @@ def _fill(lengths: Sequence[int], names: Sequence[int], room: int, slack: int) -
     reach, mask = [1], (1 << room + 1) - 1
     for length in lengths:
         reach.append(reach[-1] | reach[-1] << length & mask if length <= room else reach[-1])
-    enough = max(0, reach[-1].bit_length() - 1 - slack)
-    k = next(k for k, sums in enumerate(reach) if sums.bit_length() > enough)
+    enough = min(reach[-1].bit_length() - 1, max(0, room - slack))
+    k = next(k for k, sums in enumerate(reach) if sums.bit_length() - 1 >= enough)
     tokens = reach[k].bit_length() - 1
     while tokens:
         while reach[k - 1] >> tokens & 1:

@@ -54,6 +54,10 @@ def test_samples_that_only_just_fit_share_micro_batches():
     assert sorted(sorted(micro) for micro in rank) in ([[0, 3, 4], [1, 2, 5]], [[0, 3, 5], [1, 2, 4]])
 
 
+def test_short_samples_share_a_micro_batch_with_room_to_spare():
+    assert plan([7, 3, 2, 1], 1, 100, COST) == [[[0, 1, 2, 3]]]
+
+
 def test_flops_of_a_sequence():
     # Per layer and token: 2 x (q 3584 x 3584, k and v 3584 x 512, out 3584 x 3584, MLP 3 x 3584 x 18944); 28 layers.
     # Scores and values: 2 products x 2 FLOPs x 3584 channels x half the squared length.
