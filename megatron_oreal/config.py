@@ -74,6 +74,7 @@ class OptimizerConfig:
     min_lr: float
     warmup_steps: int = 10
     weight_decay: float = 0.01
+    weight_decay_on_norms: bool = True  # and on biases, as in the released trainer; False: on matrices alone
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     clip_grad: float = 1.0  # largest gradient norm
