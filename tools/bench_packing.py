@@ -37,7 +37,7 @@ def draw_lengths(seed: int, questions: int = QUESTIONS) -> list[int]:
     """Tokens of one right and one wrong trajectory of each question, in that order.
 
     Assumed, not measured: lengths of long solutions are skewed, hence lognormal; wrong ones are longer, as they wander or are cut at
-    the limit of 16,384 tokens (spec, One iteration), where some 5 % of them end. The mean is some 5,500 tokens.
+    the limit of 16,384 tokens (spec, One iteration), where some 6 % of them end. The mean is some 5,500 tokens.
     """
     generator = random.Random(seed)
     drawn = (generator.lognormvariate(math.log(median), spread) for _ in range(questions) for median, spread in (RIGHT, WRONG))
