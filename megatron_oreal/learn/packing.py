@@ -6,7 +6,7 @@ from itertools import product
 from typing import NamedTuple
 
 BALANCED = 1.01
-"""Most FLOPs of a rank over the mean at which exchanging samples ends: less is below what a micro-batch's time varies by."""
+"""Most FLOPs of a rank over the mean at which exchanging samples ends: FLOPs are an estimate of time, no closer than that."""
 WORTH_OPENING = 1.02
 """Most FLOPs of a rank over the mean at which an empty micro-batch stays empty: a further one costs launches and a pipeline slot."""
 SLACK_SHARES = (1.0, 0.5)
