@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from megatron_oreal.model.split import Split
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.verify.pool import VerifyConfig
@@ -74,6 +75,7 @@ class OptimizerConfig:
     min_lr: float
     warmup_steps: int = 10
     weight_decay: float = 0.01
+    weight_decay_on_norms: bool = True  # and on biases, as in the released trainer; False: on matrices alone
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     clip_grad: float = 1.0  # largest gradient norm
@@ -183,7 +185,9 @@ class TrainConfig:
         for name, optimizer in (("policy", self.policy.optimizer), ("token_rm", self.token_rm.optimizer)):
             _require(optimizer.warmup_steps < self.steps, f"{name}.optimizer.warmup_steps={optimizer.warmup_steps} >= steps={self.steps}")
         longest, budget = self.rollout.max_total_tokens, self.learn.tokens_per_micro_batch
-        _require(longest <= budget, f"learn.tokens_per_micro_batch={budget} is below rollout.max_total_tokens={longest}")
+        padded = Split(self.parallel.cp).padded(longest)
+        padding = f", padded to {padded} for parallel.cp={self.parallel.cp}" if padded > longest else ""
+        _require(padded <= budget, f"learn.tokens_per_micro_batch={budget} is below rollout.max_total_tokens={longest}{padding}")
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
         ("policy.optimizer.min_lr=1", "min_lr=1.0 must lie between 0 and lr="),
         ("model.dtype=float8", "model.dtype='float8' is not one of float32, bfloat16"),
         ("learn.tokens_per_micro_batch=100", "is below rollout.max_total_tokens=16384"),
+        ("parallel.cp=3", "is below rollout.max_total_tokens=16384, padded to 16386 for parallel.cp=3"),
         ("data.train=???", "data.train"),
     ],
 )

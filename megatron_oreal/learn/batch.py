@@ -1,4 +1,4 @@
-"""Samples into micro-batches: spread over data-parallel ranks, packed end to end, turned into tensors."""
+"""A rank's samples as micro-batches (see packing for which those are): packed end to end, turned into tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,47 +9,12 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from megatron_oreal.config import ParallelConfig
+from megatron_oreal.learn.packing import Cost, plan
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model.gpt import Reading
 from megatron_oreal.model.split import Split
 from megatron_oreal.oreal import response_positions
 from megatron_oreal.trajectory import Sample
-
-
-def plan(lengths: Sequence[int], dp: int, budget: int) -> list[list[list[int]]]:
-    """Which samples go into which micro-batch of which rank: plan[rank][micro-batch] -> sample indices.
-
-    Every sample lies in exactly one micro-batch, no micro-batch exceeds the token budget, and all ranks have the same number
-    of micro-batches (some may be empty). Longest first onto the rank with the fewest tokens, then first fit.
-
-    Raises:
-        ValueError: a sample longer than the budget.
-    """
-    ranks: list[list[int]] = [[] for _ in range(dp)]
-    load = [0] * dp
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if lengths[index] > budget:
-            raise ValueError(f"a trajectory of {lengths[index]} tokens exceeds learn.tokens_per_micro_batch={budget}")
-        rank = load.index(min(load))
-        ranks[rank].append(index)
-        load[rank] += lengths[index]
-    packed = [_first_fit(indices, lengths, budget) for indices in ranks]
-    count = max(1, *(len(p) for p in packed))
-    return [p + [[] for _ in range(count - len(p))] for p in packed]
-
-
-def _first_fit(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    bins: list[list[int]] = []
-    free: list[int] = []
-    for index in indices:
-        slot = next((i for i, room in enumerate(free) if room >= lengths[index]), None)
-        if slot is None:
-            bins.append([])
-            free.append(budget)
-            slot = len(bins) - 1
-        bins[slot].append(index)
-        free[slot] -= lengths[index]
-    return bins
 
 
 @dataclass(frozen=True)
@@ -67,14 +32,15 @@ class MicroBatch:
     pass_rates: Tensor  # [n] float32
 
 
-def of_rank(samples: Sequence[Sample], ranks: Ranks, parallel: ParallelConfig, budget: int, score_position: str) -> list[MicroBatch]:
+def of_rank(
+    samples: Sequence[Sample], ranks: Ranks, parallel: ParallelConfig, budget: int, cost: Cost, score_position: str
+) -> list[MicroBatch]:
     """This data-parallel rank's micro-batches of a global batch. Every rank plans the same from the whole batch."""
     split = Split(parallel.cp, parallel_state.get_context_parallel_rank(), parallel.tp if parallel.sequence_parallel else 1)
-    spread = plan([s.length for s in samples], ranks.dp, budget)[ranks.dp_rank]
-    at_least = 0
-    if parallel.vpp:  # an interleaved pipeline wants whole rounds of micro-batches of one length
-        spread += [[] for _ in range(-len(spread) % parallel.pp)]
-        at_least = max(sum(split.padded(samples[i].length) for i in indices) for indices in spread)
+    lengths = [split.padded(s.length) for s in samples]
+    spread = plan(lengths, ranks.dp, budget, cost, multiple_of=parallel.pp if parallel.vpp else 1)[ranks.dp_rank]
+    # An interleaved pipeline wants micro-batches of one length, besides whole rounds of them.
+    at_least = max(sum(lengths[i] for i in indices) for indices in spread) if parallel.vpp else 0
     return [
         pack([samples[i] for i in indices], number, split, score_position, ranks.platform.device, at_least)
         for number, indices in enumerate(spread)

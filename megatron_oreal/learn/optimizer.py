@@ -6,7 +6,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
-from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.optimizer import get_megatron_optimizer, get_standard_config_overrides
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
 
@@ -33,7 +33,10 @@ class Trainable:
             DistributedDataParallel(transformer, ddp, Float16Module(transformer, c) if transformer.bf16 else c, disable_bucketing=i > 0)
             for i, c in enumerate(chunks)
         ]
-        self.optimizer = get_megatron_optimizer(_megatron_config(config, transformer), self.model, use_gloo_process_groups=False)
+        options = _megatron_config(config, transformer)
+        # Megatron's standard overrides take norms and biases out of the weight decay; there are no others here.
+        overrides = {} if config.weight_decay_on_norms else get_standard_config_overrides(options)
+        self.optimizer = get_megatron_optimizer(options, self.model, overrides, use_gloo_process_groups=False)
         for one in self.optimizer.chained_optimizers:
             one.init_state_fn(one.optimizer)  # Adam's state would come with its first step; a frozen policy is saved before that
         self.schedule = OptimizerParamScheduler(
@@ -85,7 +88,7 @@ def _megatron_config(config: OptimizerConfig, transformer) -> MegatronOptimizerC
         optimizer="adam",
         lr=config.lr,
         min_lr=config.min_lr,
-        weight_decay=config.weight_decay,  # not on norms and biases: Megatron's default parameter groups
+        weight_decay=config.weight_decay,
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         adam_eps=config.eps,

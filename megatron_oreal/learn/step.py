@@ -12,6 +12,7 @@ from megatron_oreal.config import TrainConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.batch import MicroBatch
 from megatron_oreal.learn.optimizer import Trainable
+from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model import gpt, hf_weights
 from megatron_oreal.model.hf_files import HFFolder
@@ -49,6 +50,7 @@ class Models:
         self.hf = AutoConfig.from_pretrained(path)
         self.source = HFFolder(path)
         self.dims = hf_weights.Dims(self.hf.num_attention_heads, self.hf.num_key_value_heads, gpt.head_dim(self.hf), self.hf.vocab_size)
+        self.cost = Cost.of(self.hf, gpt.head_dim(self.hf))
         self._dtype, self._platform, self._parallel = getattr(torch, dtype), ranks.platform, config
 
     def build(self, role: gpt.Role):
@@ -79,6 +81,7 @@ class Learner:
             self.ranks,
             self.config.parallel,
             self.config.learn.tokens_per_micro_batch,
+            self.models.cost,
             self.objective.score_position,
         )
         frozen = self.token_rm is not None and step <= self.config.policy.freeze_steps

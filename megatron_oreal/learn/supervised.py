@@ -25,9 +25,8 @@ class SupervisedLearner:
     def train(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One optimizer step; metrics are the same on every rank."""
         tokens = sum(len(s.response_ids) for s in samples)
-        micro_batches = batch.of_rank(
-            samples, self.ranks, self.config.parallel, self.config.learn.tokens_per_micro_batch, score_position="previous"
-        )
+        budget = self.config.learn.tokens_per_micro_batch
+        micro_batches = batch.of_rank(samples, self.ranks, self.config.parallel, budget, self.models.cost, score_position="previous")
 
         def loss(micro: MicroBatch, output: Tensor):
             value = -output[0].sum() / tokens

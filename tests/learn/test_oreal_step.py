@@ -130,7 +130,8 @@ def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, t
 def _adamw(parameters, options):
     decayed = [p for p in parameters if p.dim() > 1]
     plain = [p for p in parameters if p.dim() == 1]
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    on_plain = options.weight_decay if options.weight_decay_on_norms else 0.0
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": on_plain}]
     return torch.optim.AdamW(groups, lr=options.lr, betas=tuple(options.betas), eps=options.eps)
 
 

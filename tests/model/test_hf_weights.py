@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 from megatron_oreal.config import ParallelConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.export import write_hf
+from megatron_oreal.learn.packing import plan
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model.gpt import check_architecture
@@ -23,11 +24,11 @@ def logprobs_and_export(model: str, parallel: dict, out: str):
     ranks = Ranks(settings, seed=0)
     models = Models(model, "float32", ranks, settings)
     policy = models.build("policy")
-    micro = batch.of_rank(SAMPLES, ranks, settings, budget=64, score_position="previous")
+    micro = batch.of_rank(SAMPLES, ranks, settings, 64, models.cost, score_position="previous")
     values = pipeline.run(policy, micro, "logprobs", lambda _, out: (None, out[0]), backward=False)
     write_hf(policy, models, out, ranks)
     ranks.stop()
-    order = [s for indices in batch.plan([s.length for s in SAMPLES], 1, 64)[0] for s in indices]
+    order = [s for indices in plan([s.length for s in SAMPLES], 1, 64, models.cost)[0] for s in indices]
     return order, [v.numpy() for v in values]
 
 

@@ -1,0 +1,126 @@
+"""Megatron's optimizer and schedule do what torch.optim.AdamW and the spec's formula do."""
+
+import math
+
+import pytest
+import torch
+
+from megatron_oreal import config
+from megatron_oreal.learn.optimizer import Trainable
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.step import Learner, Models
+from megatron_oreal.oreal import Objective
+from megatron_oreal.trajectory import Sample, TrainBatch
+
+STEPS = 6
+GRADIENT_NORMS = (0.1, 3.0, 0.5, 20.0, 1.5, 0.02)  # some are clipped at 1.0
+PAPER = config.OptimizerConfig(lr=5e-7, min_lr=1e-7, warmup_steps=10)  # spec, Schedule: 90 steps
+
+
+def options(**changes) -> config.OptimizerConfig:
+    # A large eps: with 1e-8 Adam turns the rounding noise of gradients near zero into steps of the size of lr.
+    return config.OptimizerConfig(**{"lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 2, "weight_decay": 0.1, "eps": 1e-3, **changes})
+
+
+def learning_rate(step: int, total: int, o: config.OptimizerConfig) -> float:
+    """Of the update that is number `step` of the schedule, counted from 1."""
+    if step <= o.warmup_steps:
+        return o.lr * step / o.warmup_steps
+    return o.min_lr + (o.lr - o.min_lr) * (1 + math.cos(math.pi * (step - o.warmup_steps) / (total - o.warmup_steps))) / 2
+
+
+def update_on_given_gradients(model: str, settings: config.OptimizerConfig) -> list[tuple]:
+    """(name, start, by Trainable, by AdamW) of every parameter, numpy, after STEPS updates on the same gradients."""
+    parallel = config.ParallelConfig()
+    ranks = Ranks(parallel, seed=0)
+    trainable = Trainable(Models(model, "float32", ranks, parallel).build("policy"), settings, STEPS)
+    parameters = dict(trainable.gpt[0].named_parameters())
+    start = {n: p.detach().clone() for n, p in parameters.items()}
+    copies = {n: torch.nn.Parameter(p.clone()) for n, p in start.items()}
+    vectors = [p for p in copies.values() if p.dim() == 1]
+    matrices = [p for p in copies.values() if p.dim() > 1]
+    on_vectors = settings.weight_decay if settings.weight_decay_on_norms else 0.0
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": on_vectors}]
+    adamw = torch.optim.AdamW(groups, betas=settings.betas, eps=settings.eps)
+    generator = torch.Generator().manual_seed(1)
+    for step, norm in enumerate(GRADIENT_NORMS, 1):
+        gradients = {n: torch.randn(p.shape, generator=generator) for n, p in parameters.items()}
+        scale = norm / torch.stack([g.norm() for g in gradients.values()]).norm()
+        for name, gradient in gradients.items():
+            parameters[name].main_grad.copy_(gradient * scale)
+            copies[name].grad = gradient * scale
+        trainable.tick()
+        found = trainable.update()
+        expected = torch.nn.utils.clip_grad_norm_(copies.values(), settings.clip_grad)
+        assert found == pytest.approx(float(expected), rel=1e-6)
+        for group in adamw.param_groups:
+            group["lr"] = learning_rate(step, STEPS, settings)
+        assert trainable.lr == pytest.approx(group["lr"], rel=1e-12)
+        adamw.step()
+    ranks.stop()
+    return [(n, start[n].numpy(), parameters[n].detach().numpy().copy(), copies[n].detach().numpy()) for n in parameters]
+
+
+@pytest.mark.parametrize("on_norms", [True, False])
+def test_updates_equal_adamw_with_and_without_decay_of_norms_and_biases(ranks, tiny_model, on_norms):
+    (results,) = ranks(1, update_on_given_gradients, tiny_model(), options(weight_decay_on_norms=on_norms))
+    assert {start.ndim for _, start, _, _ in results} == {1, 2}
+    for name, start, got, expected in results:
+        got, expected, moved = (torch.from_numpy(a) for a in (got, expected, expected - start))
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+        assert moved.norm() > 1e-3, name
+
+
+def schedule(model: str, settings: config.OptimizerConfig, total: int) -> list[float]:
+    """Learning rates of the steps from 1 to total + 1."""
+    parallel = config.ParallelConfig()
+    ranks = Ranks(parallel, seed=0)
+    trainable = Trainable(Models(model, "float32", ranks, parallel).build("token_rm"), settings, total)
+    rates = []
+    for _ in range(total + 1):
+        trainable.tick()
+        rates.append(trainable.lr)
+    ranks.stop()
+    return rates
+
+
+def test_learning_rates_of_warm_up_and_cosine(ranks, tiny_model):
+    (rates,) = ranks(1, schedule, tiny_model(), PAPER, 90)
+    by_hand = {1: 5e-8, 5: 2.5e-7, 10: 5e-7, 30: 1e-7 + 4e-7 * (1 + math.sqrt(0.5)) / 2, 50: 3e-7, 90: 1e-7, 91: 1e-7}
+    for step, rate in by_hand.items():
+        assert rates[step - 1] == pytest.approx(rate, rel=1e-9), step
+    assert rates[:90] == pytest.approx([learning_rate(step, 90, PAPER) for step in range(1, 91)], rel=1e-9)
+
+
+def policy_rates(model: str, counts_frozen: bool) -> list[float | None]:
+    """The policy's learning rate at each step of a run that is frozen for two; None where it was not updated."""
+    settings = config.TrainConfig(
+        run_dir="unused",
+        seed=1,
+        steps=STEPS,
+        model=config.ModelConfig(model, "float32"),
+        parallel=config.ParallelConfig(),
+        data=config.DataConfig("unused"),
+        rollout=config.RolloutConfig(max_new_tokens=30, max_total_tokens=60),
+        verify=config.VerifyConfig(),
+        objective=Objective(),
+        policy=config.PolicyConfig(options(warmup_steps=3), freeze_steps=2, warmup_counts_frozen=counts_frozen),
+        token_rm=config.TokenRMConfig(options()),
+        learn=config.LearnConfig(tokens_per_micro_batch=64),
+        eval=config.EvalConfig(),
+    )
+    ranks = Ranks(settings.parallel, settings.seed)
+    learner = Learner(settings, ranks)
+    batch = TrainBatch([Sample("q", [1, 2], [3, 4, 5], 1, 1.0, 0.5, 0), Sample("q", [1, 2], [6, 7], -1, -1.0, 0.5, 0)])
+    rates = [learner.train(batch, step).metrics.get("lr/policy") for step in range(1, STEPS + 1)]
+    ranks.stop()
+    return rates
+
+
+@pytest.mark.parametrize("counts_frozen", [True, False])
+def test_whether_frozen_steps_count_in_the_policys_schedule(ranks, tiny_model, counts_frozen):
+    (rates,) = ranks(1, policy_rates, tiny_model(), counts_frozen)
+    total, skipped = (STEPS, 0) if counts_frozen else (STEPS - 2, 2)
+    assert rates[:2] == [None, None]
+    expected = [learning_rate(step - skipped, total, options(warmup_steps=3)) for step in range(3, STEPS + 1)]
+    assert rates[2:] == pytest.approx(expected, rel=1e-9)
