@@ -68,6 +68,27 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
+class ComputeConfig:
+    """Recomputation, number formats and optional kernels; what is there is found at start (model.compute)."""
+
+    recompute: str = "none"  # of activations in the backward pass: none | selective (attention) | full (whole layers)
+    fp8: str = "none"  # none | hybrid | e4m3: matrix products of Transformer Engine's layers
+    adam: str = "auto"  # auto | te | apex: whose FusedAdam
+    attention: str = "auto"  # auto | flash | fused | unfused: back end of Transformer Engine's attention
+    fused_weight_gradients: bool = False  # Apex's kernel that adds weight gradients up in float32
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("recompute", ("none", "selective", "full")),
+            ("fp8", ("none", "hybrid", "e4m3")),
+            ("adam", ("auto", "te", "apex")),
+            ("attention", ("auto", "flash", "fused", "unfused")),
+        ):
+            value = getattr(self, name)
+            _require(value in allowed, f"compute.{name}={value!r} is not one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay (spec, Schedule)."""
 
@@ -164,6 +185,7 @@ class TrainConfig:
     steps: int
     model: ModelConfig
     parallel: ParallelConfig
+    compute: ComputeConfig
     data: DataConfig
     rollout: RolloutConfig
     verify: VerifyConfig
@@ -209,6 +231,7 @@ class SftConfig:
     log_interval: int  # steps between console lines
     model: ModelConfig
     parallel: ParallelConfig
+    compute: ComputeConfig
     data: SftData
     stop_word: str
     optimizer: OptimizerConfig

@@ -43,6 +43,7 @@ def run(config: SftConfig) -> None:
         draws = epochs(len(examples), config.seed, config.examples_per_step)
         ranks.enter("train")
         with Console("supervised", config.steps, quiet=not ranks.conducts) as console:
+            console.say(learner.models.compute.line())
             for step in range(1, config.steps + 1):
                 started = time.perf_counter()
                 metrics = learner.train([examples[i] for i in next(draws)])

@@ -11,6 +11,8 @@ from megatron_oreal.config import TrainConfig
 from megatron_oreal.evaluate import Evaluation, Evaluator, metrics_of
 from megatron_oreal.learn.checkpoint import RunState, find_checkpoint
 from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.model.compute import Compute
+from megatron_oreal.model.spec import Platform
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.metrics import MetricsLog
 from megatron_oreal.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
@@ -28,11 +30,12 @@ class Inputs:
     tokenizer: object
     prompts: list[Prompt]  # balanced; those too long to be answered left out
     held_out: list[Prompt]
-    notes: list[str]  # how many questions became how many prompts
+    notes: list[str]  # what is computed with; how many questions became how many prompts
 
 
 def read_inputs(config: TrainConfig) -> Inputs:
     """Model folder, tokenizer, stop word and data files. Raises ValueError, one line, for the first thing wrong."""
+    compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
     find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
     tokenizer = load_tokenizer(config.model.path)
     stop_token(tokenizer, config.rollout.stop_word)
@@ -44,8 +47,9 @@ def read_inputs(config: TrainConfig) -> Inputs:
     PromptSource(fit, config.seed)  # raises where nothing is left
     kept, asked = len({q.id for q in balanced}), len({p.id for p in fit})
     notes = [
+        compute.line(),
         f"data: {len(questions)} questions, {len(questions) - kept} dropped by difficulty, {kept - asked} too long; "
-        f"{len(fit)} prompts an epoch with repeats"
+        f"{len(fit)} prompts an epoch with repeats",
     ]
     held_out = [template.prompt(q) for q in read_questions(config.eval.data)] if config.eval.data else []
     return Inputs(tokenizer, fit, held_out, notes)

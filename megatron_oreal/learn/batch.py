@@ -33,10 +33,20 @@ class MicroBatch:
 
 
 def of_rank(
-    samples: Sequence[Sample], ranks: Ranks, parallel: ParallelConfig, budget: int, cost: Cost, score_position: str
+    samples: Sequence[Sample],
+    ranks: Ranks,
+    parallel: ParallelConfig,
+    budget: int,
+    cost: Cost,
+    tokens_multiple: int,
+    score_position: str,
 ) -> list[MicroBatch]:
-    """This data-parallel rank's micro-batches of a global batch. Every rank plans the same from the whole batch."""
-    split = Split(parallel.cp, parallel_state.get_context_parallel_rank(), parallel.tp if parallel.sequence_parallel else 1)
+    """This data-parallel rank's micro-batches of a global batch. Every rank plans the same from the whole batch.
+
+    `budget`: most tokens of a micro-batch; `tokens_multiple`: each rank's part is padded to a multiple of it.
+    """
+    sequence_ranks = parallel.tp if parallel.sequence_parallel else 1
+    split = Split(parallel.cp, parallel_state.get_context_parallel_rank(), sequence_ranks, tokens_multiple)
     lengths = [split.padded(s.length) for s in samples]
     spread = plan(lengths, ranks.dp, budget, cost, multiple_of=parallel.pp if parallel.vpp else 1)[ranks.dp_rank]
     # An interleaved pipeline wants micro-batches of one length, besides whole rounds of them.

@@ -8,13 +8,14 @@ from megatron.core import parallel_state
 from torch import Tensor
 from transformers import AutoConfig
 
-from megatron_oreal.config import TrainConfig
+from megatron_oreal.config import ComputeConfig, ModelConfig, ParallelConfig, TrainConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.batch import MicroBatch
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model import gpt, hf_weights
+from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.oreal import Counts, TokenWeights, policy_loss, token_rm_loss, token_weights
 from megatron_oreal.trajectory import RIGHT, TrainBatch
@@ -46,16 +47,19 @@ class StepResult:
 class Models:
     """Builds the run's models from one Hugging Face folder, all in the same layout."""
 
-    def __init__(self, path: str, dtype: str, ranks: Ranks, config):
-        self.hf = AutoConfig.from_pretrained(path)
-        self.source = HFFolder(path)
+    def __init__(self, model: ModelConfig, parallel: ParallelConfig, compute: ComputeConfig, ranks: Ranks):
+        """Raises ValueError where `compute` asks for what is not there."""
+        self.hf = AutoConfig.from_pretrained(model.path)
+        self.source = HFFolder(model.path)
         self.dims = hf_weights.Dims(self.hf.num_attention_heads, self.hf.num_key_value_heads, gpt.head_dim(self.hf), self.hf.vocab_size)
         self.cost = Cost.of(self.hf, gpt.head_dim(self.hf))
-        self._dtype, self._platform, self._parallel = getattr(torch, dtype), ranks.platform, config
+        self._parallel = parallel
+        self.compute = Compute.find(compute, model.dtype, ranks.platform)
+        self.compute.use_adam()
 
     def build(self, role: gpt.Role):
         """A model of this role with the folder's weights."""
-        model = gpt.build(self.hf, role, self._parallel, self._dtype, self._platform)
+        model = gpt.build(self.hf, role, self._parallel, self.compute)
         hf_weights.load(model, self.source, self.dims)
         return model
 
@@ -65,7 +69,7 @@ class Learner:
 
     def __init__(self, config: TrainConfig, ranks: Ranks):
         self.config, self.objective, self.ranks = config, config.objective, ranks
-        self.models = Models(config.model.path, config.model.dtype, ranks, config.parallel)
+        self.models = Models(config.model, config.parallel, config.compute, ranks)
         scheduled = config.steps if config.policy.warmup_counts_frozen else config.steps - config.policy.freeze_steps
         self.policy = Trainable(self.models.build("policy"), config.policy.optimizer, scheduled)
         self.token_rm = None
@@ -82,6 +86,7 @@ class Learner:
             self.config.parallel,
             self.config.learn.tokens_per_micro_batch,
             self.models.cost,
+            self.models.compute.tokens_multiple,
             self.objective.score_position,
         )
         frozen = self.token_rm is not None and step <= self.config.policy.freeze_steps

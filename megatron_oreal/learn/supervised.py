@@ -19,14 +19,21 @@ class SupervisedLearner:
 
     def __init__(self, config: SftConfig, ranks: Ranks):
         self.config, self.ranks = config, ranks
-        self.models = Models(config.model.path, config.model.dtype, ranks, config.parallel)
+        self.models = Models(config.model, config.parallel, config.compute, ranks)
         self.policy = Trainable(self.models.build("policy"), config.optimizer, config.steps)
 
     def train(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One optimizer step; metrics are the same on every rank."""
         tokens = sum(len(s.response_ids) for s in samples)
-        budget = self.config.learn.tokens_per_micro_batch
-        micro_batches = batch.of_rank(samples, self.ranks, self.config.parallel, budget, self.models.cost, score_position="previous")
+        micro_batches = batch.of_rank(
+            samples,
+            self.ranks,
+            self.config.parallel,
+            self.config.learn.tokens_per_micro_batch,
+            self.models.cost,
+            self.models.compute.tokens_multiple,
+            score_position="previous",
+        )
 
         def loss(micro: MicroBatch, output: Tensor):
             value = -output[0].sum() / tokens

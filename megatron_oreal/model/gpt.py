@@ -11,6 +11,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_oreal.config import ParallelConfig
+from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.logprobs import vocab_parallel_logprobs
 from megatron_oreal.model.spec import Platform
 
@@ -105,7 +106,7 @@ def _whole_sequence(hidden: Tensor, sequence_parallel: bool, group) -> Tensor:
     return tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=group)
 
 
-def build(hf, role: Role, parallel: ParallelConfig, dtype: torch.dtype, platform: Platform) -> list[GPTModel]:
+def build(hf, role: Role, parallel: ParallelConfig, compute: Compute) -> list[GPTModel]:
     """This rank's part of a model, weights unset (see hf_weights.load): one chunk, or `vpp` of them in an interleaved pipeline.
 
     Args:
@@ -115,9 +116,9 @@ def build(hf, role: Role, parallel: ParallelConfig, dtype: torch.dtype, platform
         ValueError: an architecture that this project does not map, or one that does not divide by the layout.
     """
     check_architecture(hf, parallel)
-    config = transformer_config(hf, parallel, dtype, platform)
+    config = transformer_config(hf, parallel, compute)
     chunks = [None] if parallel.vpp is None else range(parallel.vpp)
-    return [_build_chunk(hf, role, parallel.tp, config, platform, vp_stage) for vp_stage in chunks]
+    return [_build_chunk(hf, role, parallel.tp, config, compute.platform, vp_stage) for vp_stage in chunks]
 
 
 def _build_chunk(hf, role: Role, tp: int, config: TransformerConfig, platform: Platform, vp_stage: int | None) -> GPTModel:
@@ -141,8 +142,8 @@ def _build_chunk(hf, role: Role, tp: int, config: TransformerConfig, platform: P
     return model.to(platform.device)
 
 
-def transformer_config(hf, parallel: ParallelConfig, dtype: torch.dtype, platform: Platform) -> TransformerConfig:
-    """An HF config as Megatron's, for this layout and platform."""
+def transformer_config(hf, parallel: ParallelConfig, compute: Compute) -> TransformerConfig:
+    """An HF config as Megatron's, for this layout."""
     qkv_bias, qk_norm = FAMILIES[hf.model_type]
     return TransformerConfig(
         num_layers=hf.num_hidden_layers,
@@ -167,15 +168,15 @@ def transformer_config(hf, parallel: ParallelConfig, dtype: torch.dtype, platfor
         virtual_pipeline_model_parallel_size=parallel.vpp,
         context_parallel_size=parallel.cp,
         sequence_parallel=parallel.sequence_parallel,
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=dtype == torch.bfloat16,
+        params_dtype=compute.dtype,
+        pipeline_dtype=compute.dtype,
+        bf16=compute.dtype == torch.bfloat16,
         # Packed micro-batches differ in length. Not so in an interleaved pipeline (see learn.batch): on two stages its messages in one
         # direction overtake each other when their sizes differ (gloo, megatron-core 0.16.1).
         variable_seq_lengths=parallel.vpp is None,
         moe_token_dispatcher_type="alltoall",  # no experts here, but variable_seq_lengths insists
         calculate_per_token_loss=True,  # losses come with global denominators: Megatron must not average again
-        **platform.transformer_options(),
+        **compute.transformer_options(),
     )
 
 

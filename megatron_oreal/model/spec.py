@@ -31,11 +31,10 @@ class Platform:
         return self.device.type == "cpu"
 
     def transformer_options(self) -> dict:
-        """Fields of TransformerConfig that depend on the platform: fused kernels need CUDA (and fused gradients Apex)."""
+        """Fields of TransformerConfig that depend on the platform alone: fused kernels need CUDA."""
         fused = not self.is_cpu
         return {
             "use_cpu_initialization": self.is_cpu,
-            "gradient_accumulation_fusion": False,
             "bias_activation_fusion": fused,
             "bias_dropout_fusion": fused,
             "masked_softmax_fusion": fused,

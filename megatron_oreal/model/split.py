@@ -14,6 +14,7 @@ class Split:
     cp: int = 1
     cp_rank: int = 0
     sp: int = 1  # TP size under sequence parallelism, else 1
+    tokens_multiple: int = 1  # what the kernels want of the tokens on one rank
 
     @property
     def sequence_multiple(self) -> int:
@@ -23,7 +24,7 @@ class Split:
     @property
     def total_multiple(self) -> int:
         """The tokens of a micro-batch are padded to a multiple of this, by a sequence of padding."""
-        return self.sequence_multiple * self.sp
+        return self.sequence_multiple * self.sp * self.tokens_multiple
 
     def padded(self, length: int) -> int:
         """The length of a sequence with its padding."""

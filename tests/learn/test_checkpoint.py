@@ -1,6 +1,5 @@
 """A run that was stopped and resumed gives what the unbroken run gives; damaged checkpoints are one clear line."""
 
-import dataclasses
 import shutil
 
 import pytest
@@ -12,31 +11,10 @@ from megatron_oreal.learn.checkpoint import Checkpoints, RunState, find_checkpoi
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
-from megatron_oreal.oreal import Objective
-from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.trajectory import Sample, TrainBatch
+from tests.settings import tiny_run
 
 STEPS, SAVED_AT = 5, 3
-
-
-def settings(model: str, parallel: dict) -> config.TrainConfig:
-    optimizer = config.OptimizerConfig(lr=3e-3, min_lr=3e-4, warmup_steps=2, eps=1e-3)
-    return config.TrainConfig(
-        run_dir="unused",
-        seed=1,
-        steps=STEPS,
-        model=config.ModelConfig(model, "float32"),
-        parallel=config.ParallelConfig(**parallel),
-        data=config.DataConfig("unused"),
-        rollout=RolloutConfig(max_new_tokens=30, max_total_tokens=60),
-        verify=config.VerifyConfig(),
-        objective=Objective(beta=0.1),
-        policy=config.PolicyConfig(optimizer, freeze_steps=1),
-        token_rm=config.TokenRMConfig(dataclasses.replace(optimizer, lr=2e-2)),
-        learn=config.LearnConfig(tokens_per_micro_batch=64),
-        eval=config.EvalConfig(),
-        checkpoint=config.CheckpointConfig(),
-    )
 
 
 def make_batch(step: int) -> TrainBatch:
@@ -87,8 +65,8 @@ def train(run: config.TrainConfig, run_dir: str, resume: str | None, last: int, 
 )
 def test_resumed_equals_unbroken(ranks, tiny_model, tmp_path, before, after, exact):
     model = tiny_model()
-    unbroken = ranks(2, train, settings(model, before), str(tmp_path), None, STEPS, (SAVED_AT,))
-    resumed = ranks(2, train, settings(model, after), str(tmp_path), "auto", STEPS)
+    unbroken = ranks(2, train, tiny_run(model, before), str(tmp_path), None, STEPS, (SAVED_AT,))
+    resumed = ranks(2, train, tiny_run(model, after), str(tmp_path), "auto", STEPS)
     state, metrics, _ = resumed[0]
     assert state == stand(SAVED_AT)
     assert sorted(metrics) == [4, 5]
@@ -106,7 +84,7 @@ def test_resumed_equals_unbroken(ranks, tiny_model, tmp_path, before, after, exa
 
 
 def test_the_newest_and_the_best_are_kept_and_a_half_written_one_is_never_found(ranks, tiny_model, tmp_path):
-    ranks(1, train, settings(tiny_model(), {}), str(tmp_path), None, 5, (1, 2, 3, 4, 5))
+    ranks(1, train, tiny_run(tiny_model(), {}), str(tmp_path), None, 5, (1, 2, 3, 4, 5))
     folder = tmp_path / "checkpoints"
     assert [c.name for c in list_checkpoints(folder)] == ["step-00002", "step-00004", "step-00005"]  # 2 has the best result
     shutil.copytree(folder / "step-00005", folder / ".step-00006.partial")
@@ -119,10 +97,10 @@ def test_the_newest_and_the_best_are_kept_and_a_half_written_one_is_never_found(
 
 
 def test_a_damaged_or_foreign_checkpoint_is_one_line_that_offers_the_one_before(ranks, tiny_model, tmp_path):
-    run = settings(tiny_model(), {})
+    run = tiny_run(tiny_model(), {})
     ranks(1, train, run, str(tmp_path), None, 3, (2, 3))
     with pytest.raises(AssertionError, match=r"\n  ValueError: resume: .*step-00003 cannot be loaded .*; try resume=.*step-00002"):
-        ranks(1, train, settings(tiny_model(intermediate_size=48), {}), str(tmp_path), "auto", 3)
+        ranks(1, train, tiny_run(tiny_model(intermediate_size=48), {}), str(tmp_path), "auto", 3)
     newest = tmp_path / "checkpoints" / "step-00003" / "policy"
     victim = max(newest.glob("*.distcp"), key=lambda p: p.stat().st_size)
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])

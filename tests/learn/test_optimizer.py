@@ -11,6 +11,7 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
 from megatron_oreal.oreal import Objective
 from megatron_oreal.trajectory import Sample, TrainBatch
+from tests.settings import tiny_run
 
 STEPS = 6
 GRADIENT_NORMS = (0.1, 3.0, 0.5, 20.0, 1.5, 0.02)  # some are clipped at 1.0
@@ -33,7 +34,9 @@ def update_on_given_gradients(model: str, settings: config.OptimizerConfig) -> l
     """(name, start, by Trainable, by AdamW) of every parameter, numpy, after STEPS updates on the same gradients."""
     parallel = config.ParallelConfig()
     ranks = Ranks(parallel, seed=0)
-    trainable = Trainable(Models(model, "float32", ranks, parallel).build("policy"), settings, STEPS)
+    trainable = Trainable(
+        Models(config.ModelConfig(model, "float32"), parallel, config.ComputeConfig(), ranks).build("policy"), settings, STEPS
+    )
     parameters = dict(trainable.gpt[0].named_parameters())
     start = {n: p.detach().clone() for n, p in parameters.items()}
     copies = {n: torch.nn.Parameter(p.clone()) for n, p in start.items()}
@@ -75,7 +78,9 @@ def schedule(model: str, settings: config.OptimizerConfig, total: int) -> list[f
     """Learning rates of the steps from 1 to total + 1."""
     parallel = config.ParallelConfig()
     ranks = Ranks(parallel, seed=0)
-    trainable = Trainable(Models(model, "float32", ranks, parallel).build("token_rm"), settings, total)
+    trainable = Trainable(
+        Models(config.ModelConfig(model, "float32"), parallel, config.ComputeConfig(), ranks).build("token_rm"), settings, total
+    )
     rates = []
     for _ in range(total + 1):
         trainable.tick()
@@ -94,21 +99,8 @@ def test_learning_rates_of_warm_up_and_cosine(ranks, tiny_model):
 
 def policy_rates(model: str, counts_frozen: bool) -> list[float | None]:
     """The policy's learning rate at each step of a run that is frozen for two; None where it was not updated."""
-    settings = config.TrainConfig(
-        run_dir="unused",
-        seed=1,
-        steps=STEPS,
-        model=config.ModelConfig(model, "float32"),
-        parallel=config.ParallelConfig(),
-        data=config.DataConfig("unused"),
-        rollout=config.RolloutConfig(max_new_tokens=30, max_total_tokens=60),
-        verify=config.VerifyConfig(),
-        objective=Objective(),
-        policy=config.PolicyConfig(options(warmup_steps=3), freeze_steps=2, warmup_counts_frozen=counts_frozen),
-        token_rm=config.TokenRMConfig(options()),
-        learn=config.LearnConfig(tokens_per_micro_batch=64),
-        eval=config.EvalConfig(),
-    )
+    policy = config.PolicyConfig(options(warmup_steps=3), freeze_steps=2, warmup_counts_frozen=counts_frozen)
+    settings = tiny_run(model, steps=STEPS, objective=Objective(), policy=policy)
     ranks = Ranks(settings.parallel, settings.seed)
     learner = Learner(settings, ranks)
     batch = TrainBatch([Sample("q", [1, 2], [3, 4, 5], 1, 1.0, 0.5, 0), Sample("q", [1, 2], [6, 7], -1, -1.0, 0.5, 0)])

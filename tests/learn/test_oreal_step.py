@@ -1,6 +1,5 @@
 """Three OREAL steps: every layout gives the numbers of a plain transformers + torch.optim implementation of the spec."""
 
-import dataclasses
 import math
 
 import pytest
@@ -13,6 +12,7 @@ from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
 from megatron_oreal.oreal import Objective
 from megatron_oreal.trajectory import Sample, TrainBatch
+from tests.settings import optimizer, tiny_run
 
 STEPS, FROZEN = 4, 1
 COMPARED = ("loss/token_rm", "grad_norm/token_rm", "token_weight/positive", "loss/positive", "loss/negative", "loss/kl", "grad_norm/policy")
@@ -49,24 +49,9 @@ def make_batches() -> list[TrainBatch]:
 
 
 def train_config(model: str, parallel: dict, **objective) -> config.TrainConfig:
-    # A large eps: with 1e-8 Adam turns the rounding noise of gradients near zero into steps of the size of lr.
-    optimizer = config.OptimizerConfig(lr=3e-3, min_lr=3e-4, warmup_steps=2, eps=1e-3)
-    return config.TrainConfig(
-        run_dir="unused",
-        seed=1,
-        steps=STEPS,
-        model=config.ModelConfig(model, "float32"),
-        parallel=config.ParallelConfig(**parallel),
-        data=config.DataConfig("unused"),
-        rollout=config.RolloutConfig(max_new_tokens=30, max_total_tokens=60),
-        verify=config.VerifyConfig(),
-        objective=Objective(beta=0.1, **objective),
-        policy=config.PolicyConfig(optimizer, freeze_steps=FROZEN if objective.get("token_rm", True) else 0),
-        token_rm=config.TokenRMConfig(dataclasses.replace(optimizer, lr=2e-2)),
-        learn=config.LearnConfig(tokens_per_micro_batch=64),  # several micro-batches a step
-        eval=config.EvalConfig(),
-        checkpoint=config.CheckpointConfig(),
-    )
+    frozen = FROZEN if objective.get("token_rm", True) else 0
+    policy = config.PolicyConfig(optimizer(), freeze_steps=frozen)
+    return tiny_run(model, parallel, steps=STEPS, objective=Objective(beta=0.1, **objective), policy=policy)
 
 
 def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:

@@ -20,6 +20,7 @@ from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.rollout.sync import WeightSync
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
+from tests.settings import tiny_run
 
 PROMPTS = [Prompt("a", "q", "a", [7, 8, 9, 10]), Prompt("b", "q", "a", [300, 20])]
 SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], r, r * 0.5, 0.5, 0) for r in (1, -1)]
@@ -27,22 +28,14 @@ LAYOUTS = {"tp2": {"tp": 2, "sequence_parallel": True}, "pp2": {"pp": 2}, "dp2":
 
 
 def settings(model: str, run_dir: str, parallel: dict, way: str) -> config.TrainConfig:
-    optimizer = config.OptimizerConfig(lr=0.05, min_lr=0.0, warmup_steps=0)
-    return config.TrainConfig(
+    return tiny_run(
+        model,
+        parallel,
         run_dir=run_dir,
-        seed=1,
-        steps=2,
-        model=config.ModelConfig(model, "float32"),
-        parallel=config.ParallelConfig(**parallel),
-        data=config.DataConfig("unused"),
+        steps=3,
         rollout=RolloutConfig(max_new_tokens=24, max_total_tokens=60, sync=way, sync_timeout_s=60, sync_bucket_mb=1),
-        verify=config.VerifyConfig(),
         objective=Objective(token_rm=False),
-        policy=config.PolicyConfig(optimizer, freeze_steps=0),
-        token_rm=config.TokenRMConfig(optimizer),
-        learn=config.LearnConfig(tokens_per_micro_batch=64),
-        eval=config.EvalConfig(),
-        checkpoint=config.CheckpointConfig(),
+        policy=config.PolicyConfig(config.OptimizerConfig(lr=0.05, min_lr=0.0, warmup_steps=0), freeze_steps=0),
     )
 
 

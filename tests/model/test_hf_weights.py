@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal.config import ParallelConfig
+from megatron_oreal.config import ComputeConfig, ModelConfig, ParallelConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.packing import plan
@@ -22,9 +22,9 @@ def logprobs_and_export(model: str, parallel: dict, out: str):
     """Response log-probabilities (last stage, else None); the policy is also written back as a Hugging Face folder."""
     settings = ParallelConfig(**parallel)
     ranks = Ranks(settings, seed=0)
-    models = Models(model, "float32", ranks, settings)
+    models = Models(ModelConfig(model, "float32"), settings, ComputeConfig(), ranks)
     policy = models.build("policy")
-    micro = batch.of_rank(SAMPLES, ranks, settings, 64, models.cost, score_position="previous")
+    micro = batch.of_rank(SAMPLES, ranks, settings, 64, models.cost, 1, score_position="previous")
     values = pipeline.run(policy, micro, "logprobs", lambda _, out: (None, out[0]), backward=False)
     write_hf(policy, models, out, ranks)
     ranks.stop()

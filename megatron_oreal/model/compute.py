@@ -1,0 +1,109 @@
+"""Optional kernels and number formats: asked for by config, found at start, never assumed."""
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+from megatron.core.transformer.enums import AttnBackend
+
+from megatron_oreal.config import ComputeConfig
+from megatron_oreal.model.spec import Platform
+
+FP8_TOKENS = 16
+"""Transformer Engine's FP8 matrix products want dimensions that are multiples of 16, tokens among them."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a rank computes with, beyond its platform; every part of it is there."""
+
+    platform: Platform
+    dtype: torch.dtype
+    config: ComputeConfig
+    adam: str  # "te", "apex" or "torch"
+
+    @classmethod
+    def find(cls, config: ComputeConfig, dtype: str, platform: Platform) -> "Compute":
+        """Check what is installed against what is asked for.
+
+        Raises:
+            ValueError: one line with the key and what is missing.
+        """
+        if platform.is_cpu:
+            _refuse_gpu_only(config)
+            return cls(platform, getattr(torch, dtype), config, "torch")
+        _need("transformer_engine", "a GPU: its layers are Transformer Engine's", "transformer-engine")
+        if config.fp8 != "none" and dtype != "bfloat16":
+            raise ValueError(f"compute.fp8={config.fp8} needs model.dtype=bfloat16, not {dtype}")
+        if config.attention == "flash":
+            _need("flash_attn", "compute.attention=flash", "flash-attn")
+        if config.fused_weight_gradients:
+            _need("fused_weight_gradient_mlp_cuda", "compute.fused_weight_gradients=true", "Apex with its CUDA extensions")
+        if config.adam == "apex":
+            _need("apex", "compute.adam=apex", "Apex with its CUDA extensions")
+        return cls(platform, getattr(torch, dtype), config, "apex" if config.adam == "apex" else "te")
+
+    @property
+    def tokens_multiple(self) -> int:
+        """The tokens of a micro-batch on one rank are padded to a multiple of this."""
+        return 1 if self.config.fp8 == "none" else FP8_TOKENS
+
+    def transformer_options(self) -> dict:
+        """Fields of Megatron's TransformerConfig."""
+        options = self.platform.transformer_options() | {"gradient_accumulation_fusion": self.config.fused_weight_gradients}
+        if self.config.recompute != "none":
+            options["recompute_granularity"] = self.config.recompute
+        if self.config.recompute == "full":
+            options |= {"recompute_method": "uniform", "recompute_num_layers": 1}
+        if self.config.fp8 != "none":
+            options["fp8"] = self.config.fp8
+        if not self.platform.is_cpu:
+            options["attention_backend"] = AttnBackend[self.config.attention]
+        return options
+
+    def use_adam(self) -> None:
+        """Megatron takes Transformer Engine's FusedAdam where it is installed; here Apex's, where that was asked for."""
+        if self.adam != "apex":
+            return
+        import megatron.core.optimizer as optimizer
+        import megatron.core.optimizer.distrib_optimizer as distributed
+        from apex.optimizers import FusedAdam
+
+        optimizer.Adam = distributed.Adam = FusedAdam
+        optimizer.USING_PYTORCH_OPTIMIZER = False
+        distributed.HAVE_APEX_OR_TE, distributed.USING_TE_OPTIMIZER, distributed.USING_APEX_OPTIMIZER = True, False, True
+
+    def line(self) -> str:
+        """For the log: what is in use."""
+        config, name = self.config, str(self.dtype).removeprefix("torch.")
+        common = f"{name}, recompute {config.recompute}, fp8 {config.fp8}"
+        if self.platform.is_cpu:
+            return f"compute: CPU with gloo, Megatron's local layers, own norm and attention, {common}, AdamW of torch {torch.__version__}"
+        attention = f"attention {config.attention}" + (f" (flash-attn {_version('flash_attn')})" if config.attention == "flash" else "")
+        adam = {"te": "Transformer Engine", "apex": "Apex"}[self.adam]
+        fused = "on" if config.fused_weight_gradients else "off"
+        return (
+            f"compute: {torch.cuda.get_device_name()} with NCCL, layers of Transformer Engine {_version('transformer_engine')}, {common}, "
+            f"{attention}, FusedAdam of {adam}, fused weight gradients {fused}"
+        )
+
+
+def _refuse_gpu_only(config: ComputeConfig) -> None:
+    plain = ComputeConfig()
+    for name in ("fp8", "adam", "attention", "fused_weight_gradients"):
+        value = getattr(config, name)
+        if value != getattr(plain, name):
+            raise ValueError(f"compute.{name}={value} needs a GPU, and there is none")
+
+
+def _need(module: str, what: str, package: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f"{what} needs {package}, which is not installed")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"

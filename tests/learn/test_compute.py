@@ -1,0 +1,163 @@
+"""Recomputation changes nothing but memory, bf16 keeps fp32 master weights, and kernels that are not there are refused in one line."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from megatron_oreal import config
+from megatron_oreal.learn.optimizer import Trainable
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.step import Learner
+from megatron_oreal.model import cpu_layers, hf_weights
+from megatron_oreal.model.compute import Compute
+from megatron_oreal.model.spec import Platform
+from megatron_oreal.trajectory import Sample, TrainBatch
+from tests.settings import optimizer, tiny_run
+
+CPU = Platform(torch.device("cpu"), "gloo")
+
+
+def settings(model: str, parallel: dict, dtype: str = "float32", lr: float = 3e-3, **compute) -> config.TrainConfig:
+    plain, others = (optimizer(rate, warmup_steps=1, weight_decay=0.0) for rate in (lr, 3e-3))
+    return tiny_run(
+        model,
+        parallel,
+        steps=3,
+        model=config.ModelConfig(model, dtype),
+        compute=config.ComputeConfig(**compute),
+        policy=config.PolicyConfig(plain, freeze_steps=0),
+        token_rm=config.TokenRMConfig(others),
+    )
+
+
+def make_batch() -> TrainBatch:
+    generator = torch.Generator().manual_seed(2)
+    tokens = [torch.randint(1, 97, (20,), generator=generator).tolist() for _ in range(4)]
+    return TrainBatch([Sample("q", t[:5], t[5:], 1 - 2 * (i % 2), 1.0 - 2 * (i % 2), 0.5, 0) for i, t in enumerate(tokens)])
+
+
+def train(run: config.TrainConfig) -> tuple[list[dict], dict, int]:
+    """Metrics of each step, this stage's final weights, and how often attention was computed."""
+    attention, calls = cpu_layers.CpuCoreAttention.forward, []
+
+    def counted(self, *args, **kwargs):
+        calls.append(1)
+        return attention(self, *args, **kwargs)
+
+    cpu_layers.CpuCoreAttention.forward = counted
+    ranks = Ranks(run.parallel, run.seed)
+    learner = Learner(run, ranks)
+    metrics = [learner.train(make_batch(), step).metrics for step in range(1, run.steps + 1)]
+    weights = {n: t.float().clone().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}
+    ranks.stop()
+    return [{k: v for k, v in m.items() if not k.startswith("time/")} for m in metrics], weights, len(calls)
+
+
+@pytest.mark.parametrize("parallel", [{}, {"tp": 2, "sequence_parallel": True}, {"pp": 2}], ids=["tp1", "tp2-sp", "pp2"])
+def test_recomputation_changes_nothing_and_happens(ranks, tiny_model, parallel):
+    world = 2 if parallel else 1
+    plain = ranks(world, train, settings(tiny_model(), parallel))
+    for how in ("selective", "full"):
+        again = ranks(world, train, settings(tiny_model(), parallel, recompute=how))
+        for (metrics, weights, calls), (expected, expected_weights, once) in zip(again, plain, strict=True):
+            assert metrics == [pytest.approx(step, rel=1e-6) for step in expected]
+            assert all(weights[n] == pytest.approx(w, rel=1e-6, abs=1e-7) for n, w in expected_weights.items())
+            assert calls > once  # the reference is computed once in either case, the trained models twice
+
+
+def train_in_bf16(run: config.TrainConfig) -> tuple[list[dict], float, float, set]:
+    """Metrics; the shares of bf16 weights and of fp32 master weights that changed; and what has which dtype."""
+    ranks = Ranks(run.parallel, run.seed)
+    learner = Learner(run, ranks)
+    before = [p.detach().clone() for p in learner.policy.gpt[0].parameters()]
+    masters = _masters(learner.policy)
+    masters_before = [m.clone() for m in masters]
+    metrics = [learner.train(make_batch(), step).metrics for step in range(1, run.steps + 1)]
+    moved = _share_changed(before, learner.policy.gpt[0].parameters())
+    masters_moved = _share_changed(masters_before, masters)
+    dtypes = {("master", m.dtype) for m in masters} | {("weight", p.dtype) for p in before}
+    dtypes |= {("gradient", p.main_grad.dtype) for p in learner.policy.gpt[0].parameters()}
+    dtypes |= {("reference", p.dtype) for p in learner.reference[0].parameters()}
+    ranks.stop()
+    return metrics, moved, masters_moved, {(what, str(dtype)) for what, dtype in dtypes}
+
+
+def _share_changed(before, after) -> float:
+    pairs = list(zip(before, after, strict=True))
+    return float(sum((a != b).sum() for a, b in pairs)) / sum(a.numel() for a, _ in pairs)
+
+
+def _masters(model: Trainable) -> list[torch.Tensor]:
+    return [p for one in model.optimizer.chained_optimizers for group in one.optimizer.param_groups for p in group["params"] if len(p)]
+
+
+@pytest.mark.parametrize("parallel", [{}, {"tp": 2}, {"pp": 2}, {"dp": 2}], ids=["tp1", "tp2", "pp2", "dp2"])
+def test_bf16_trains_near_fp32_on_fp32_master_weights(ranks, tiny_model, parallel):
+    expected, _, _ = ranks(1, train, settings(tiny_model(), {}))[0]
+    run = settings(tiny_model(), parallel, "bfloat16")
+    for metrics, moved, masters_moved, dtypes in ranks(2 if parallel else 1, train_in_bf16, run):
+        assert moved > 0.1 and masters_moved > 0.5
+        assert dtypes == {
+            ("master", "torch.float32"),
+            ("weight", "torch.bfloat16"),
+            ("gradient", "torch.float32"),
+            ("reference", "torch.bfloat16"),
+        }
+        for step, row in zip(metrics, expected, strict=True):
+            for name in ("loss/token_rm", "grad_norm/token_rm", "loss/positive", "loss/negative"):
+                assert step[name] == pytest.approx(row[name], rel=0.1, abs=5e-3), name
+
+
+def test_updates_below_a_bf16_ulp_add_up_in_the_master_weights(ranks, tiny_model):
+    _, moved, masters_moved, _ = ranks(1, train_in_bf16, settings(tiny_model(), {}, "bfloat16", lr=1e-6))[0]
+    assert masters_moved > 0.5 and moved < 0.05, (moved, masters_moved)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"fp8": "hybrid"}, "compute.fp8=hybrid needs a GPU"),
+        ({"adam": "apex"}, "compute.adam=apex needs a GPU"),
+        ({"attention": "flash"}, "compute.attention=flash needs a GPU"),
+        ({"fused_weight_gradients": True}, "compute.fused_weight_gradients=True needs a GPU"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_on_cpu(asked, message):
+    with pytest.raises(ValueError, match=message):
+        Compute.find(config.ComputeConfig(**asked), "float32", CPU)
+
+
+@pytest.mark.parametrize(
+    ("asked", "dtype", "installed", "message"),
+    [
+        ({}, "bfloat16", (), "needs transformer-engine, which is not installed"),
+        ({"attention": "flash"}, "bfloat16", ("transformer_engine",), "compute.attention=flash needs flash-attn"),
+        ({"adam": "apex"}, "bfloat16", ("transformer_engine",), "compute.adam=apex needs Apex"),
+        ({"fused_weight_gradients": True}, "bfloat16", ("transformer_engine", "apex"), "compute.fused_weight_gradients=true needs Apex"),
+        ({"fp8": "hybrid"}, "float32", ("transformer_engine",), "compute.fp8=hybrid needs model.dtype=bfloat16, not float32"),
+    ],
+)
+def test_kernels_that_are_not_installed_are_refused_on_gpu(monkeypatch, asked, dtype, installed, message):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in installed else None)
+    with pytest.raises(ValueError, match=message):
+        Compute.find(config.ComputeConfig(**asked), dtype, Platform(torch.device("cuda"), "nccl"))
+
+
+def test_the_line_says_what_is_in_use():
+    line = Compute.find(dataclasses.replace(config.ComputeConfig(), recompute="full"), "float32", CPU).line()
+    assert line.startswith(
+        "compute: CPU with gloo, Megatron's local layers, own norm and attention, float32, recompute full, fp8 none, AdamW"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with Transformer Engine")
+@pytest.mark.parametrize("compute", [{}, {"recompute": "full"}, {"fp8": "hybrid"}], ids=["bf16", "recompute", "fp8"])
+def test_on_gpu_a_step_is_near_the_one_of_the_cpu(ranks, tiny_model, compute):
+    """Transformer Engine's layers with packed sequences against the numbers in fp32; heads of 64 channels, as its kernels want them."""
+    model = tiny_model(hidden_size=256, intermediate_size=512, head_dim=64, vocab_size=256)
+    exact, _, _ = ranks(1, train, settings(model, {}))[0]
+    metrics, _, _ = ranks(1, train, settings(model, {}, "bfloat16", **compute))[0]
+    for name in ("loss/token_rm", "loss/positive", "loss/negative"):
+        assert metrics[0][name] == pytest.approx(exact[0][name], rel=0.1, abs=2e-2), name
