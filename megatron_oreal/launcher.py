@@ -1,12 +1,14 @@
 """The ranks of a job on this host, for whoever starts a run by hand: as many processes as the layout needs, and their end."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from megatron_oreal.stop import REQUESTS
 
@@ -14,6 +16,7 @@ POLL_S = 0.1
 SURVIVORS_END_WITHIN_S = 40  # after a rank has failed: the others find out by themselves, say whom they lost, and end
 INTERRUPTED_END_WITHIN_S = 15  # after Ctrl-C; then SIGKILL
 INTERRUPTED = 130
+PORTS = range(20000, 32000)
 
 
 class LostPeer(RuntimeError):
@@ -32,7 +35,7 @@ def run_local_ranks(module: str, arguments: Sequence[str], ranks: int) -> int:
 
     if torch.cuda.is_available() and ranks > torch.cuda.device_count():
         raise ValueError(f"parallel: {ranks} ranks on {torch.cuda.device_count()} GPUs; start the job with srun or torchrun")
-    port = _free_port()
+    port = free_port()
     processes: list[subprocess.Popen] = []
 
     def pass_on(signum, frame) -> None:
@@ -77,10 +80,17 @@ def _end(processes: list[subprocess.Popen], how: signal.Signals, seconds: float)
         time.sleep(POLL_S)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port() -> int:
+    """A port of this host that a process started now may listen at some seconds later.
+
+    Below the range from which the kernel gives ports to outgoing connections: one of those would take it meanwhile (seen with SGLang,
+    which listens half a minute after its start).
+    """
+    while True:
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:

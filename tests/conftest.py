@@ -1,11 +1,12 @@
 """Options of the whole test suite, real Megatron ranks over gloo, and tiny models."""
 
 import os
-import socket
 import traceback
 from pathlib import Path
 
 import pytest
+
+from megatron_oreal.launcher import free_port
 
 SHIPPED_GOLDEN = Path(__file__).parent / "oreal" / "golden"
 SHARED_GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
@@ -49,9 +50,7 @@ def run_ranks(world: int, function, *arguments) -> list:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["megatron_oreal.learn.step", "pytest", "safetensors.torch", "transformers"])
     results = context.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [context.Process(target=_rank_main, args=(r, world, port, function, arguments, results)) for r in range(world)]
     for process in processes:
         process.start()

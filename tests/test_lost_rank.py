@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_oreal.launcher import free_port
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.server import open_server
 
@@ -78,9 +78,7 @@ def overrides(served_model, tmp_path_factory) -> list[str]:
 def test_a_killed_rank_ends_the_job_and_is_named(overrides, tmp_path, victim, stage):
     import torch.multiprocessing as mp
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = tmp_path / "log"
     arguments = [*overrides, f"run_dir={tmp_path / 'run'}", f"parallel={'pp2' if stage == 'sync' else 'dp2'}"]
     context = mp.get_context("forkserver")  # see conftest.run_ranks

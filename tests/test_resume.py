@@ -106,9 +106,6 @@ def test_killed_while_saving_and_resumed_is_the_unbroken_run_bit_for_bit(unbroke
     assert resumed.metrics() == unbroken.metrics()
     expected = unbroken.weights()
     assert all((tensor == expected[name]).all() for name, tensor in resumed.weights().items())
-    again = Run(task, tmp_path)
-    assert f"holds a run that came to step-0000{STEPS}; resume=auto" in again.finish()
-    assert again.process.returncode == 2
 
 
 def ask_the_launcher(run: Run) -> None:

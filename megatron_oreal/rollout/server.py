@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import requests
 
+from megatron_oreal.launcher import free_port
 from megatron_oreal.rollout.config import RolloutConfig
 
 LOG_TAIL_LINES = 15
@@ -84,7 +84,7 @@ class Server:
         self._config = config
         self._log = run_dir / "sglang.log"
         self._stopped = False
-        port = _free_port()
+        port = free_port()
         self.endpoint = Endpoint(f"http://127.0.0.1:{port}", secrets.token_hex(24), str(self._log))
         flags = {
             "model-path": model_path,
@@ -194,12 +194,6 @@ def _no_cuda() -> bool:
     import torch
 
     return not torch.cuda.is_available()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _private(path: Path) -> Path:

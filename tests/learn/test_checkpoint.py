@@ -93,6 +93,8 @@ def test_the_newest_and_the_best_are_kept_and_a_half_written_one_is_never_found(
     assert find_checkpoint(folder, "auto").name == "step-00004"
     with pytest.raises(ValueError, match="step-00005 is no whole checkpoint"):
         find_checkpoint(folder, str(folder / "step-00005"))
+    with pytest.raises(ValueError, match="holds a run that came to step-00004; resume=auto, or take another run_dir"):
+        find_checkpoint(folder, None)
     assert find_checkpoint(tmp_path / "nothing", "auto") is None
 
 
