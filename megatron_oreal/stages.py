@@ -72,6 +72,7 @@ class Stages:
     started: float = field(default_factory=time.perf_counter)
     evaluations: dict[int, Evaluation] = field(default_factory=dict)  # step -> held-out result
     eval_interval: int = 1
+    begun_after: int = 0  # the step at which this process took up the run
     _metrics: dict[str, float] = field(default_factory=dict)
 
     def wait_ready(self) -> None:
@@ -88,7 +89,7 @@ class Stages:
         """Take up a run where it stood; a fresh state begins one."""
         if self.run_dir is None:
             return
-        self.source.drawn = state.drawn
+        self.begun_after, self.source.drawn = state.step, state.drawn
         if state.selector:
             self.selector.state = state.selector
         self.started, self.evaluations = time.perf_counter() - state.seconds, dict(state.evaluations)
@@ -119,11 +120,11 @@ class Stages:
         if self.evaluator is None or not due or step in self.evaluations:
             return
         evaluation = self.evaluations[step] = self.evaluator.evaluate(version)
-        self.note(metrics_of(evaluation))
-        if step == 0:
-            self.console.say(f"held-out pass@1 at the start: {evaluation.pass_at_1:.1%} of {evaluation.problems}")
-            self.log.write(0, self._metrics)
-            self._metrics = {}
+        if step > self.begun_after:
+            self.note(metrics_of(evaluation))
+            return
+        self.console.say(f"held-out pass@1 at step {step}: {evaluation.pass_at_1:.1%} of {evaluation.problems}")
+        self.log.write(step, metrics_of(evaluation))  # no step is in progress
 
     def finish_step(self, step: int, seconds: float) -> None:
         """Write the step's metrics and its line; says so where every question was all right or all wrong."""
