@@ -35,7 +35,10 @@ def run(config: SftConfig) -> None:
     from megatron_oreal.learn.export import write_hf
     from megatron_oreal.learn.parallel import Ranks
     from megatron_oreal.learn.supervised import SupervisedLearner, epochs
+    from megatron_oreal.model.compute import Compute
+    from megatron_oreal.model.spec import Platform
 
+    compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
     with Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks") as ranks:
         ranks.enter("load")
         learner = SupervisedLearner(config, ranks)
@@ -43,7 +46,7 @@ def run(config: SftConfig) -> None:
         draws = epochs(len(examples), config.seed, config.examples_per_step)
         ranks.enter("train")
         with Console("supervised", config.steps, quiet=not ranks.conducts) as console:
-            console.say(learner.models.compute.line())
+            console.say(compute.line())
             for step in range(1, config.steps + 1):
                 started = time.perf_counter()
                 metrics = learner.train([examples[i] for i in next(draws)])

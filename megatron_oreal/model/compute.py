@@ -57,7 +57,8 @@ class Compute:
         if self.config.recompute == "full":
             options |= {"recompute_method": "uniform", "recompute_num_layers": 1}
         if self.config.fp8 != "none":
-            options["fp8"] = self.config.fp8
+            # Scaled by the tensors of the moment: delayed scaling keeps a history, which policy, reference and token RM would share.
+            options |= {"fp8": self.config.fp8, "fp8_recipe": "tensorwise"}
         if not self.platform.is_cpu:
             options["attention_backend"] = AttnBackend[self.config.attention]
         return options
