@@ -107,7 +107,7 @@ def test_skipped_iterations_are_logged_and_ctrl_c_leaves_no_process(impossible, 
 
 def test_a_killed_rank_ends_the_job(impossible, tmp_path):
     run_dir = tmp_path / "run"
-    run = start(run_dir, *impossible, "parallel.lost_after_s=5")
+    run = start(run_dir, *impossible, "parallel.lost_after_s=8")
     wait_for_steps(run, run_dir, 1)
     family = psutil.Process(run.pid).children(recursive=True)
     (second,) = [p for p in family if p.environ().get("RANK") == "1"]
