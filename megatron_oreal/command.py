@@ -25,23 +25,23 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     show_only = "--cfg" in arguments
-    _quiet_libraries()
+    quiet_libraries()
     try:
         config = compose([a for a in arguments if a != "--cfg"])
         if show_only:
             print(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
             return 0
-        _end_with_parent()
+        end_with_parent()
         ranks = _ranks_to_start(getattr(config, "parallel", None))
         if ranks > 1:
             return run_local_ranks(module, arguments, ranks)
         run(config)
     except ValueError as error:
-        return _fail(2, error)
+        return fail(2, error)
     except (ServerError, LostPeer) as error:
-        return _fail(1, error)
+        return fail(1, error)
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, "interrupted")
+        return fail(INTERRUPTED, "interrupted")
     return 0
 
 
@@ -51,7 +51,7 @@ def _ranks_to_start(parallel: ParallelConfig | None) -> int:
     return 0 if parallel is None or started_by_a_launcher else parallel.tp * parallel.pp * parallel.cp * (parallel.dp or 1)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Megatron-Core warns at import, once a rank, of every optional kernel that is not installed; those lines drown ours."""
     warnings.filterwarnings("ignore", module="megatron")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
@@ -59,7 +59,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """SIGTERM takes the same way out as Ctrl-C, so that servers are stopped; and it comes when whoever started us dies.
 
     A training run takes these signals for a request to save first (see stop.py).
@@ -77,6 +77,8 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def _fail(status: int, error: object) -> int:
-    print(f"error (rank {os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))}): {error}", file=sys.stderr, flush=True)
+def fail(status: int, error: object) -> int:
+    """Say in one line what is wrong, and which rank of a job says so; returns the status."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+    print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr, flush=True)
     return status

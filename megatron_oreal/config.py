@@ -158,9 +158,12 @@ class CheckpointConfig:
     keep_last: int = 2  # the newest so many
     keep_best: int = 1  # and so many with the best held-out pass@1
     timeout_s: float = 1800.0  # for writing one, while training goes on
+    hf_interval: int = 0  # steps between exports of the policy as a Hugging Face folder; 0: only at the end
+    hf_keep_last: int = 2  # the newest so many of those
 
     def __post_init__(self):
-        for name, least in (("interval", 1), ("keep_last", 1), ("keep_best", 0), ("timeout_s", 1)):
+        least_values = (("interval", 1), ("keep_last", 1), ("keep_best", 0), ("timeout_s", 1), ("hf_interval", 0), ("hf_keep_last", 1))
+        for name, least in least_values:
             _require(getattr(self, name) >= least, f"checkpoint.{name}={getattr(self, name)} must be at least {least}")
 
 

@@ -35,10 +35,12 @@ def run(config: SftConfig) -> None:
     from megatron_oreal.learn.export import write_hf
     from megatron_oreal.learn.parallel import Ranks
     from megatron_oreal.learn.supervised import SupervisedLearner, epochs
+    from megatron_oreal.model.blueprint import open_model
     from megatron_oreal.model.compute import Compute
     from megatron_oreal.model.spec import Platform
 
     compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
+    open_model(config.model.path, "policy", config.parallel)
     with Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks") as ranks:
         ranks.enter("load")
         learner = SupervisedLearner(config, ranks)

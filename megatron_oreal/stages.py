@@ -11,6 +11,7 @@ from megatron_oreal.config import TrainConfig
 from megatron_oreal.evaluate import Evaluation, Evaluator, metrics_of
 from megatron_oreal.learn.checkpoint import RunState, find_checkpoint
 from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.spec import Platform
 from megatron_oreal.monitor.console import Console, step_line
@@ -37,6 +38,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
     """Model folder, tokenizer, stop word and data files. Raises ValueError, one line, for the first thing wrong."""
     compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
     find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
+    open_model(config.model.path, "policy", config.parallel)
     tokenizer = load_tokenizer(config.model.path)
     stop_token(tokenizer, config.rollout.stop_word)
     template = Template(tokenizer, config.data.system_prompt)

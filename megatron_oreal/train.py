@@ -34,7 +34,7 @@ def run(config: TrainConfig) -> None:
     inputs = read_inputs(config)  # whatever can be wrong with the input is found here, before any GPU is taken
 
     from megatron_oreal.learn.checkpoint import Checkpoints
-    from megatron_oreal.learn.export import write_hf
+    from megatron_oreal.learn.export import HFExports
     from megatron_oreal.learn.parallel import Ranks
     from megatron_oreal.learn.publish import open_publisher
     from megatron_oreal.learn.step import Learner
@@ -44,6 +44,7 @@ def run(config: TrainConfig) -> None:
         ranks.enter("load")
         learner = Learner(config, ranks)
         checkpoints = Checkpoints(run_dir, config.checkpoint, learner, ranks)
+        exports = HFExports(run_dir, config.checkpoint, learner.models, ranks)
         state = checkpoints.restore(config.resume)
         stages.wait_ready()
         stages.go_on_from(state)
@@ -73,18 +74,23 @@ def run(config: TrainConfig) -> None:
                 stop.cuts_short(stages.evaluate, version, step)
                 ranks.enter("checkpoint")
                 checkpoints.poll()
+                exports.poll()
                 stages.finish_step(step, time.perf_counter() - started)
                 state = stages.state(step, version)
                 if checkpoints.due(step):
                     stages.note(checkpoints.save(state))
+                if exports.due(step):
+                    stages.note(exports.begin(learner.policy.gpt, step))
         if turn.stop:
             checkpoints.save(state)
             checkpoints.finish()
+            exports.finish()
             stages.say_how_to_resume(state.step)
             return
         checkpoints.finish()
         ranks.enter("export")
-        write_hf(learner.policy.gpt, learner.models, run_dir, ranks)
+        exports.begin(learner.policy.gpt)
+        exports.finish()
         stages.summarize()
 
 

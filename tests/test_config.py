@@ -65,7 +65,7 @@ def test_wrong_values_are_one_line(capsys, override, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert error.startswith("error (rank 0): ")
+    assert error.startswith("error: ")
 
 
 @pytest.mark.parametrize(

@@ -1,33 +1,138 @@
-"""A Hugging Face checkpoint from the running ranks: every pipeline stage writes its own safetensors file."""
+"""Hugging Face checkpoints from the running ranks, written while training goes on.
+
+<run_dir>/hf-step-00010/   every checkpoint.hf_interval steps
+<run_dir>/hf/              the policy at the end
+Every pipeline stage writes its own files, from a copy in its first rank's host memory (32B at PP4: 16 GB each). A folder is written
+aside and renamed when every stage has written; a killed run leaves those that were whole.
+"""
 
 import shutil
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
+from torch import Tensor
 
+from megatron_oreal.config import CheckpointConfig
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
-from megatron_oreal.model.hf_files import finish, write_part
+from megatron_oreal.model.hf_files import TensorSpec, carry_along
+from megatron_oreal.model.hf_writer import MAX_SHARD_BYTES, plan_shards, write_index, write_shards
+
+FINAL = "hf"
 
 
-def write_hf(chunks: Sequence[GPTModel], models: Models, run_dir: str | Path, ranks: Ranks, name: str = "hf") -> Path:
-    """Write <run_dir>/<name>, a folder that transformers loads. Collective; whole or not at all (written aside, then renamed)."""
-    final, partial = Path(run_dir) / name, Path(run_dir) / f".{name}.partial"
-    if ranks.conducts:
-        shutil.rmtree(partial, ignore_errors=True)
-    ranks.barrier()
-    stage, stages = parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_world_size()
-    if ranks.is_first_replica:
-        tensors = list(hf_weights.export(chunks, models.dims))  # collective over TP, so every TP rank takes part
-        if ranks.is_sender:
-            write_part(partial, stage, stages, tensors)
-    ranks.barrier()
-    if ranks.conducts:
-        finish(partial, stages, models.source.folder)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-    ranks.barrier()
-    return final
+@dataclass(frozen=True)
+class _Writing:
+    """A folder that is being written."""
+
+    final: Path
+    partial: Path
+    thread: "_Writer"
+    deadline: float  # on time.monotonic()
+
+
+class HFExports:
+    """All methods but `due` are collective over all ranks."""
+
+    def __init__(self, run_dir: str | Path, config: CheckpointConfig, models: Models, ranks: Ranks):
+        self._run_dir, self._config, self._models, self._ranks = Path(run_dir), config, models, ranks
+        self._writing: _Writing | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether an export is wanted after this step."""
+        return self._config.hf_interval > 0 and step % self._config.hf_interval == 0
+
+    def begin(self, chunks: Sequence[GPTModel], step: int | None = None) -> dict[str, float]:
+        """Copy the weights and write them in the background: as of this step, or the final ones. The export before is finished first.
+
+        Returns the seconds that training waited.
+        """
+        started = time.perf_counter()
+        self.finish()
+        final = self._run_dir / (FINAL if step is None else f"{FINAL}-step-{step:05d}")
+        partial = final.parent / f".{final.name}.partial"
+        if self._ranks.conducts:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self._ranks.barrier()
+        tensors = self._copies(chunks)
+        shards = plan_shards({n: TensorSpec(t.dtype, tuple(t.shape)) for n, t in tensors.items()}, MAX_SHARD_BYTES) if tensors else []
+        files = torch.zeros(parallel_state.get_pipeline_model_parallel_world_size(), dtype=torch.int64)
+        stage = parallel_state.get_pipeline_model_parallel_rank()
+        files[stage] = len(shards)
+        files = self._ranks.total(files)
+        thread = _Writer(partial, shards, tensors, first=int(files[:stage].sum()), total=int(files.sum()))
+        thread.start()
+        self._writing = _Writing(final, partial, thread, time.monotonic() + self._config.timeout_s)
+        return {"time/export": time.perf_counter() - started}
+
+    def poll(self) -> None:
+        """Put the folder in its place if every stage has written its part by now."""
+        if self._writing:
+            mine = torch.tensor([int(self._writing.thread.is_alive())])
+            if int(self._ranks.total(mine)) == 0:
+                self._put_in_place()
+
+    def finish(self) -> None:
+        """Wait for the export that is being written.
+
+        Raises:
+            RuntimeError: it could not be written, or not within checkpoint.timeout_s.
+        """
+        if self._writing:
+            self._writing.thread.join(max(self._writing.deadline - time.monotonic(), 0))
+            self._put_in_place()
+
+    def _copies(self, chunks: Sequence[GPTModel]) -> dict[str, Tensor]:
+        """This stage's tensors on the rank that writes them, in memory of their own."""
+        if not self._ranks.is_first_replica:
+            return {}
+        tensors = hf_weights.export(chunks, self._models.dims)  # collective over TP, so every TP rank takes part
+        return {n: t.detach().to("cpu", copy=True) for n, t in tensors if self._ranks.is_sender}
+
+    def _put_in_place(self) -> None:
+        writing, self._writing = self._writing, None
+        failure = "not within checkpoint.timeout_s" if writing.thread.is_alive() else writing.thread.failure
+        if int(self._ranks.total(torch.tensor([int(failure is not None)]))):
+            raise RuntimeError(f"export: {writing.final} could not be written ({failure or 'by another rank'})")
+        if self._ranks.conducts:
+            write_index(writing.partial)
+            carry_along(self._models.source.folder, writing.partial)
+            shutil.rmtree(writing.final, ignore_errors=True)
+            writing.partial.rename(writing.final)
+            steps = sorted(self._run_dir.glob(f"{FINAL}-step-*"))
+            for unwanted in steps[: -self._config.hf_keep_last]:
+                shutil.rmtree(unwanted)
+        self._ranks.barrier()
+
+
+class _Writer(threading.Thread):
+    """Writes a stage's files; `failure` says why it could not."""
+
+    def __init__(self, folder: Path, shards: list[dict[str, TensorSpec]], tensors: dict[str, Tensor], first: int, total: int):
+        super().__init__(name="export", daemon=True)
+        self._arguments = (folder, shards, tensors.items(), first, total)
+        self.failure: str | None = None
+
+    def run(self) -> None:
+        try:
+            write_shards(*self._arguments)
+        except (OSError, ValueError) as error:
+            self.failure = str(error)
+        finally:
+            self._arguments = ()
+
+
+def write_hf(chunks: Sequence[GPTModel], models: Models, run_dir: str | Path, ranks: Ranks) -> Path:
+    """Write <run_dir>/hf, a folder that transformers loads, and wait for it. Collective."""
+    exports = HFExports(run_dir, CheckpointConfig(), models, ranks)
+    exports.begin(chunks)
+    exports.finish()
+    return Path(run_dir) / FINAL

@@ -1,5 +1,6 @@
 """The three models of OREAL as Megatron GPTModels: what their last pipeline stage returns, and how an HF config builds them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,8 @@ FAMILIES = {  # model_type of the HF config -> (bias on q, k, v; norm on q and k
     "qwen3": (False, True),
     "llama": (False, False),
 }
+LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""Parameters of Llama 3's rope scaling that Megatron fixes; only the factor varies."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class _ScoreHead(torch.nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.weight = torch.nn.Parameter(
-            torch.zeros(1, config.hidden_size, dtype=config.params_dtype, device="cpu" if config.use_cpu_initialization else "cuda")
+            torch.zeros(1, config.hidden_size, dtype=config.params_dtype, device=None if config.use_cpu_initialization else "cuda")
         )
         self.weight.sequence_parallel = config.sequence_parallel  # each rank sees a part of the tokens: gradients are summed over TP
 
@@ -136,6 +139,8 @@ def _build_chunk(hf, role: Role, tp: int, config: TransformerConfig, platform: P
         share_embeddings_and_output_weights=role == "policy" and hf.tie_word_embeddings,
         position_embedding_type="rope",
         rotary_base=hf.rope_parameters["rope_theta"],
+        rope_scaling=_rope_type(hf) == "llama3",
+        rope_scaling_factor=hf.rope_parameters.get("factor", 1.0),
         vp_stage=vp_stage,
     )
     model.real_vocab_size = hf.vocab_size
@@ -188,9 +193,9 @@ def check_architecture(hf, parallel: ParallelConfig) -> None:
     """Raise one line naming what does not fit, before anything is built."""
     if hf.model_type not in FAMILIES:
         raise ValueError(f"model: architecture {hf.model_type!r} is not one of {', '.join(FAMILIES)}")
-    rope = hf.rope_parameters.get("rope_type", "default")
-    if rope != "default":
-        raise ValueError(f"model: rope type {rope!r} is not supported, only 'default'")
+    for field, asked, supported in _computation(hf):
+        if asked not in supported:
+            raise ValueError(f"model: {field} {asked!r} is not supported, only {' and '.join(map(repr, supported))}")
     for what, size, name, parts in (
         ("attention heads", hf.num_attention_heads, "tp", parallel.tp),
         ("key-value heads", hf.num_key_value_heads, "tp", parallel.tp),
@@ -200,6 +205,24 @@ def check_architecture(hf, parallel: ParallelConfig) -> None:
     ):
         if size % parts:
             raise ValueError(f"model: {size} {what} cannot be split over parallel.{name}={parts}")
+
+
+def _computation(hf) -> Iterator[tuple[str, object, tuple]]:
+    """What a config may ask a layer to compute, beside its sizes: (field, value, values that are supported)."""
+    rope = hf.rope_parameters
+    yield "rope type", _rope_type(hf), ("default", "llama3")
+    if _rope_type(hf) == "llama3":
+        yield from ((f"rope_parameters.{name}", rope[name], (value,)) for name, value in LLAMA3_ROPE.items())
+    yield "rope_parameters.partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), (1.0,)
+    yield "hidden_act", hf.hidden_act, ("silu",)
+    for name in ("attention_bias", "mlp_bias"):
+        yield name, getattr(hf, name, False), (False,)
+    for kind in set(getattr(hf, "layer_types", None) or ()):
+        yield "layer type", kind, ("full_attention",)
+
+
+def _rope_type(hf) -> str:
+    return hf.rope_parameters.get("rope_type", "default")
 
 
 def head_dim(hf) -> int:

@@ -1,48 +1,112 @@
-"""Hugging Face checkpoint folders: reading tensors by name and slice, and writing a folder that transformers loads."""
+"""Hugging Face checkpoint folders: what is in them, and reading their tensors by name and slice. (Writing: hf_writer.)"""
 
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
-CARRIED_ALONG = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")
-"""What belongs to a checkpoint beside its weights: config, generation config, tokenizer, chat template."""
+CARRIED_ALONG = ("*.json", "merges.txt", "vocab.txt", "*.model", "*.tiktoken", "*.jinja", "additional_chat_templates/*.jinja", "LICENSE*")
+"""What belongs to a checkpoint beside its weights: config, generation config, tokenizer, chat templates."""
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+"""Names that safetensors gives to the number formats of weights."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What is known of a tensor before it is read."""
+
+    dtype: torch.dtype | str  # as safetensors calls it where it is none of DTYPES
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
 
 class HFFolder(Mapping):
-    """The tensors of a Hugging Face folder as slices that are read when indexed: folder[name][a:b]."""
+    """The tensors of a Hugging Face folder as slices that are read when indexed: folder[name][a:b].
+
+    Every access maps the file anew, so that what was read before does not stay in this process' memory.
+    """
 
     def __init__(self, folder: str | Path):
-        self.folder = check_folder(folder)
-        self._files = {f: safe_open(f, framework="pt") for f in sorted(self.folder.glob("*.safetensors"))}
-        self._where = {name: handle for handle in self._files.values() for name in handle.keys()}  # noqa: SIM118 (no mapping)
+        """Read the headers of all files.
 
-    def __getitem__(self, name: str):
-        if name not in self._where:
+        Raises:
+            ValueError: one line: a file that is missing or damaged, or lacks a tensor that the index promises.
+        """
+        self.folder = check_folder(folder)
+        self.specs: dict[str, TensorSpec] = {}
+        self._file: dict[str, Path] = {}
+        promised = _weight_map(self.folder)
+        for path in sorted({self.folder / n for n in promised.values()} or self.folder.glob("*.safetensors")):
+            for name, spec in read_header(path).items():
+                if name in self._file:
+                    raise ValueError(f"model: {name} is both in {self._file[name]} and in {path}")
+                self._file[name], self.specs[name] = path, spec
+        absent = sorted(set(promised) - set(self._file))
+        if absent:
+            raise ValueError(f"model: {self.folder / INDEX} promises {_some(absent)}, which no file holds")
+
+    def __getitem__(self, name: str) -> "_Slice":
+        if name not in self._file:
             raise KeyError(f"{self.folder}: no tensor named {name}")
-        return _Slice(self._where[name].get_slice(name))
+        return _Slice(self._file[name], name, self.specs[name].shape)
 
     def __iter__(self):
-        return iter(self._where)
+        return iter(self._file)
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._file)
+
+    def check(self, expected: Mapping[str, tuple[int, ...]], tied: bool) -> None:
+        """Whether these are the tensors of a model, no more and no fewer, in shapes and number formats that can be used.
+
+        Args:
+            expected: name -> shape.
+            tied: the model's LM head is its embedding; a copy of it in the file may stand there.
+        Raises:
+            ValueError: one line with the names.
+        """
+        where = f"model: {self.folder}"
+        missing = sorted(set(expected) - set(self))
+        if missing:
+            raise ValueError(f"{where} lacks {_some(missing)}")
+        unknown = sorted(
+            n for n in set(self) - set(expected) if not n.endswith("rotary_emb.inv_freq") and not (tied and n == "lm_head.weight")
+        )
+        if unknown:
+            raise ValueError(f"{where}: no row in the weight table for {_some(unknown)}")
+        for name, shape in expected.items():
+            if self.specs[name].shape != shape:
+                raise ValueError(f"{where}: {name} has shape {list(self.specs[name].shape)}, its config asks for {list(shape)}")
+            if self.specs[name].dtype not in DTYPES.values():
+                raise ValueError(f"{where}: {name} is stored as {self.specs[name].dtype}; only {', '.join(DTYPES)} can be read")
+        if tied and "lm_head.weight" in self and not self._same("lm_head.weight", "model.embed_tokens.weight"):
+            raise ValueError(f"{where}: tie_word_embeddings is set, but lm_head.weight differs from model.embed_tokens.weight")
+
+    def _same(self, a: str, b: str, rows: int = 8192) -> bool:
+        if self.specs[a] != self.specs[b]:
+            return False
+        return all(torch.equal(self[a][i : i + rows], self[b][i : i + rows]) for i in range(0, self.specs[a].shape[0], rows))
 
 
 class _Slice:
     """A tensor in a file: has a shape, and reads what it is indexed with."""
 
-    def __init__(self, handle):
-        self._handle = handle
-        self.shape = tuple(handle.get_shape())
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...]):
+        self._path, self._name, self.shape = path, name, shape
 
     def __getitem__(self, index) -> Tensor:
-        return self._handle[index]
+        with safe_open(self._path, framework="pt") as handle:
+            return handle.get_slice(self._name)[index]
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -54,36 +118,65 @@ def check_folder(folder: str | Path) -> Path:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"model: {folder} is no Hugging Face model folder (config.json is missing)")
+    missing = sorted(n for n in set(_weight_map(folder).values()) if not (folder / n).is_file())
+    if missing:
+        raise ValueError(f"model: {folder} lacks {_some(missing)}, named in {INDEX}")
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"model: {folder} has no *.safetensors file")
-    if (folder / INDEX).is_file():
-        named = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
-        missing = sorted(n for n in named if not (folder / n).is_file())
-        if missing:
-            raise ValueError(f"model: {folder} lacks {', '.join(missing)}, named in {INDEX}")
     return folder
 
 
-def write_part(folder: Path, part: int, parts: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """One pipeline stage's tensors as one safetensors file of the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: t.cpu().contiguous() for n, t in tensors}, _part_path(folder, part, parts), metadata={"format": "pt"})
+def read_config(folder: str | Path):
+    """The transformers config of a folder.
+
+    Raises:
+        ValueError: one line: there is none, or transformers cannot read it.
+    """
+    from transformers import AutoConfig  # here, because it takes seconds
+
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"model: {folder} is no Hugging Face model folder (config.json is missing)")
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"model: {Path(folder) / 'config.json'} cannot be read ({str(error).splitlines()[0][:200]})") from error
 
 
-def finish(folder: Path, parts: int, like: Path) -> None:
-    """Write the index of all parts, and carry config and tokenizer along from the folder that training started from."""
-    weight_map, size = {}, 0
-    for part in range(parts):
-        path = _part_path(folder, part, parts)
-        size += path.stat().st_size
-        with safe_open(path, framework="pt") as handle:
-            weight_map |= dict.fromkeys(handle.keys(), path.name)
+def carry_along(source: Path, target: Path) -> None:
+    """Copy what belongs to a checkpoint beside its weights."""
     for pattern in CARRIED_ALONG:
-        for path in like.glob(pattern):
-            if path.name != INDEX:
-                shutil.copy(path, folder / path.name)
-    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}, indent=1, sort_keys=True))
+        for path in source.glob(pattern):
+            if not path.name.endswith(".index.json"):
+                (target / path.relative_to(source)).parent.mkdir(exist_ok=True)
+                shutil.copy(path, target / path.relative_to(source))
 
 
-def _part_path(folder: Path, part: int, parts: int) -> Path:
-    return folder / f"model-{part + 1:05d}-of-{parts:05d}.safetensors"
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Tensor name -> file, from the index; empty where there is none."""
+    index = folder / INDEX
+    if not index.is_file():
+        return {}
+    try:
+        return dict(json.loads(index.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"model: {index} is no safetensors index ({type(error).__name__}: {error})") from error
+
+
+def read_header(path: Path) -> dict[str, TensorSpec]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: one line: it is damaged or cut off.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+            return {n: TensorSpec(DTYPES.get(s.get_dtype(), s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"model: {path} is damaged or cut off ({error})") from error
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few names, and how many more."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

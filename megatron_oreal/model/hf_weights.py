@@ -19,6 +19,7 @@ class TensorSource(Protocol):
     """Where Hugging Face tensors come from; a slice is enough, so a file need not be read whole."""
 
     def __getitem__(self, name: str): ...
+    def __contains__(self, name: object) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,13 @@ def _shard_qkv(sources, rank, tp, dims):
     return torch.cat([p.reshape(groups, -1, *p.shape[1:]) for p in parts], dim=1).flatten(0, 1)
 
 
+def _cat(parts: list[Tensor], dim: int = 0) -> Tensor:
+    """torch.cat, without a copy where there is one part."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
 def _join_qkv(parts, dims):
-    whole = torch.cat(parts)
+    whole = _cat(parts)
     repeat = dims.heads // dims.groups
     split = whole.view(dims.groups, (repeat + 2) * dims.head_dim, *whole.shape[1:])
     sizes = [repeat * dims.head_dim, dims.head_dim, dims.head_dim]
@@ -70,27 +76,30 @@ def _join_qkv(parts, dims):
 
 def _join_gated(parts, dims):
     halves = [p.chunk(2) for p in parts]
-    return [torch.cat([h[i] for h in halves]) for i in (0, 1)]
+    return [_cat([h[i] for h in halves]) for i in (0, 1)]
 
 
 def _shard_vocab(sources, rank, tp, dims):
     """Rows of this rank of the vocabulary, zeros beyond its end (the padding that makes it divide by TP)."""
     size = -(-dims.vocab // tp)
     rows = sources[0][rank * size : min((rank + 1) * size, dims.vocab)]
-    return torch.nn.functional.pad(rows, (0, 0, 0, size - rows.shape[0]))
+    return rows if len(rows) == size else torch.nn.functional.pad(rows, (0, 0, 0, size - rows.shape[0]))
 
 
 COPY = Layout(lambda sources, rank, tp, dims: sources[0][:], lambda parts, dims: [parts[0]])
-ROW = Layout(_shard_row_parallel, lambda parts, dims: [torch.cat(parts, dim=1)])
+ROW = Layout(_shard_row_parallel, lambda parts, dims: [_cat(parts, dim=1)])
 QKV = Layout(_shard_qkv, _join_qkv)
 GATED = Layout(lambda sources, rank, tp, dims: torch.cat([_rows(s, rank, tp) for s in sources]), _join_gated)
-VOCAB = Layout(_shard_vocab, lambda parts, dims: [torch.cat(parts)[: dims.vocab]])
+VOCAB = Layout(_shard_vocab, lambda parts, dims: [_cat(parts)[: dims.vocab]])
 
 MODEL_TABLE: dict[str, tuple[Layout, tuple[str, ...]]] = {
     "embedding.word_embeddings.weight": (VOCAB, ("model.embed_tokens.weight",)),
     "decoder.final_layernorm.weight": (COPY, ("model.norm.weight",)),
     "output_layer.weight": (VOCAB, ("lm_head.weight",)),
 }
+HEAD_NAME = "score.weight"
+TOKEN_RM_HEAD = (COPY, (HEAD_NAME,))
+"""Row of `output_layer.weight` [1, H] of a token RM, as in transformers' sequence- and token-classification models."""
 LAYER_TABLE: dict[str, tuple[Layout, tuple[str, ...]]] = {  # below decoder.layers.N / model.layers.N
     "input_layernorm.weight": (COPY, ("input_layernorm.weight",)),
     "self_attention.linear_qkv.layer_norm_weight": (COPY, ("input_layernorm.weight",)),  # Transformer Engine's fused name
@@ -110,26 +119,25 @@ LAYER_TABLE: dict[str, tuple[Layout, tuple[str, ...]]] = {  # below decoder.laye
 class Entry:
     """One parameter of this rank with its row of the table."""
 
+    name: str  # Megatron's, in this rank's model
     parameter: torch.nn.Parameter
     layout: Layout
     hf_names: tuple[str, ...]
 
 
 def entries(model: GPTModel) -> Iterator[Entry]:
-    """Every mapped parameter of this rank's stage, in the model's order. The token RM's head has no counterpart and is left out.
+    """Every parameter of this rank's stage, in the model's order.
 
     Raises:
         ValueError: a parameter that the table does not know, with its name.
     """
     offset = get_transformer_layer_offset(model.config, model.vp_stage, parallel_state.get_pipeline_model_parallel_rank())
-    head_is_mapped = hasattr(model.output_layer, "output_size") if model.post_process else False
+    has_score_head = model.post_process and not hasattr(model.output_layer, "output_size")
     for name, parameter in model.named_parameters():
-        if name == "output_layer.weight" and not head_is_mapped:
-            continue
-        layout, hf_names = _row(name, offset)
+        layout, hf_names = TOKEN_RM_HEAD if has_score_head and name == "output_layer.weight" else _row(name, offset)
         if name == "output_layer.weight" and model.share_embeddings_and_output_weights:
             hf_names = MODEL_TABLE["embedding.word_embeddings.weight"][1]
-        yield Entry(parameter, layout, hf_names)
+        yield Entry(name, parameter, layout, hf_names)
 
 
 def _row(name: str, layer_offset: int) -> tuple[Layout, tuple[str, ...]]:
@@ -144,7 +152,7 @@ def _row(name: str, layer_offset: int) -> tuple[Layout, tuple[str, ...]]:
 
 
 def load(chunks: Sequence[GPTModel], source: TensorSource, dims: Dims) -> None:
-    """Fill this rank's parameters from Hugging Face tensors.
+    """Fill this rank's parameters from Hugging Face tensors. A token RM's head stays zero where the source is a language model.
 
     Raises:
         KeyError: a tensor that the source lacks (the source names it).
@@ -152,6 +160,8 @@ def load(chunks: Sequence[GPTModel], source: TensorSource, dims: Dims) -> None:
     """
     rank, tp = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
     for entry in (e for chunk in chunks for e in entries(chunk)):
+        if entry.hf_names == (HEAD_NAME,) and HEAD_NAME not in source:
+            continue
         value = entry.layout.shard([source[n] for n in entry.hf_names], rank, tp, dims)
         if value.shape != entry.parameter.shape:
             raise ValueError(f"hf_weights: {' + '.join(entry.hf_names)} give {tuple(value.shape)}, not {tuple(entry.parameter.shape)}")

@@ -28,7 +28,7 @@ class Platform:
 
     @property
     def is_cpu(self) -> bool:
-        return self.device.type == "cpu"
+        return self.device.type != "cuda"  # the meta device, too: a model without storage needs no kernels
 
     def transformer_options(self) -> dict:
         """Fields of TransformerConfig that depend on the platform alone: fused kernels need CUDA."""

@@ -1,0 +1,112 @@
+"""Convert checkpoints between Hugging Face and Megatron, in the memory of one tensor:
+
+    python tools/convert.py hf-to-megatron --hf DIR --out DIR [--tp T] [--pp P] [--verify]
+    python tools/convert.py megatron-to-hf --megatron DIR [--hf-config DIR] --out DIR [--max-shard-size 5GB] [--verify]
+
+Qwen2, Qwen2.5, DeepSeek-R1-Distill, Qwen3 (dense) and Llama 3; a token RM is transformers' token- or sequence-classification model with
+one label. Megatron files are a torch_dist checkpoint that loads in any layout, with the Hugging Face config and tokenizer beside it (which
+--hf-config defaults to). Input is checked before anything is written; the result is whole or absent. --verify reads both sides again and
+compares every tensor, also of an --out that exists already. Training needs no conversion: model.path takes a Hugging Face folder.
+Exit status: 0 done, 1 tensors differ or writing failed, 2 wrong input, 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from megatron_oreal.command import end_with_parent, fail, quiet_libraries
+from megatron_oreal.config import ParallelConfig
+from megatron_oreal.model.hf_writer import MAX_SHARD_BYTES, read_size
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line, as in this module's docstring."""
+    parser = argparse.ArgumentParser(prog="convert.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    to_megatron, to_hf = commands.add_parser("hf-to-megatron"), commands.add_parser("megatron-to-hf")
+    to_megatron.add_argument("--hf", type=Path, required=True, help="Hugging Face folder")
+    to_megatron.add_argument("--tp", type=int, default=1, help="tensor parallel size that the files are made for")
+    to_megatron.add_argument("--pp", type=int, default=1, help="pipeline parallel size that the files are made for")
+    to_hf.add_argument("--megatron", type=Path, required=True, help="torch_dist folder, or policy/ or token_rm/ of a training checkpoint")
+    to_hf.add_argument("--hf-config", type=Path, help="folder with config.json and tokenizer (default: the Megatron folder)")
+    to_hf.add_argument("--max-shard-size", type=read_size, default=MAX_SHARD_BYTES, help="largest file (default: 5GB)")
+    for command in (to_megatron, to_hf):
+        command.add_argument("--out", type=Path, required=True, help="folder to write")
+        command.add_argument("--verify", action="store_true", help="read both sides again and compare every tensor")
+    return parser.parse_args(arguments)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, convert, compare; returns the exit status."""
+    from megatron_oreal import convert  # here, because it takes seconds
+
+    compares_only = arguments.verify and arguments.out.is_dir() and any(arguments.out.iterdir())
+    if arguments.command == "hf-to-megatron":
+        job, parallel = convert.check_hf(arguments.hf), ParallelConfig(tp=arguments.tp, pp=arguments.pp)
+        write = lambda advance: convert.to_megatron(job, arguments.out, parallel, advance)  # noqa: E731
+        reopen = convert.MegatronFolder
+    else:
+        hf_config = arguments.hf_config or arguments.megatron
+        job = convert.check_megatron(arguments.megatron, hf_config)
+        write = lambda advance: convert.to_hf(job, hf_config, arguments.out, arguments.max_shard_size, advance)  # noqa: E731
+        reopen = convert.HFFolder
+    if job.left_out:
+        print(f"left out: {job.left_out}")
+    if compares_only:
+        print(f"{arguments.out} exists: nothing is converted, only compared")
+    else:
+        with watched("converted", job, arguments.out) as advance:
+            write(advance)
+    return verify(job, reopen(arguments.out), arguments.out) if arguments.verify else 0
+
+
+def verify(job, other, out: Path) -> int:
+    """Compare; returns the exit status."""
+    from megatron_oreal import convert
+
+    with watched("compared", job, out) as advance:
+        differ = convert.compare(job, other, advance)
+    for name in differ:
+        print(f"differs: {name}")
+    print(f"{len(set(job.specs) - set(differ))} of {len(job.specs)} tensors are equal bit for bit")
+    return 1 if differ else 0
+
+
+@contextmanager
+def watched(what: str, job, out: Path) -> Iterator[Callable[[int], None]]:
+    """A progress bar with rate and time left while the block runs (where there is a terminal), and a line when it is done."""
+    started, console = time.perf_counter(), Console(highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=job.nbytes)
+        yield lambda nbytes: progress.advance(task, nbytes)
+    seconds = time.perf_counter() - started
+    rate = job.nbytes / seconds / 1e6
+    print(f"{what} {len(job.specs)} tensors, {job.nbytes / 1e9:.2f} GB in {seconds:.1f} s ({rate:.0f} MB/s): {out}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parsed = parse(arguments)
+    quiet_libraries()
+    end_with_parent()
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    try:
+        return run(parsed)
+    except ValueError as error:
+        return fail(2, error)
+    except OSError as error:
+        return fail(1, f"convert: {error}; nothing is left of {parsed.out}")
+    except KeyboardInterrupt:
+        return fail(130, f"interrupted; nothing is left of {parsed.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
