@@ -12,7 +12,7 @@ from collections.abc import Callable
 from omegaconf import OmegaConf
 
 from megatron_oreal.config import ParallelConfig
-from megatron_oreal.launcher import INTERRUPTED, LostPeer, run_local_ranks
+from megatron_oreal.launcher import INTERRUPTED, LostPeer, NotWritten, run_local_ranks
 from megatron_oreal.rollout.server import ServerError
 from megatron_oreal.stop import REQUESTS
 
@@ -38,7 +38,7 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
         run(config)
     except ValueError as error:
         return fail(2, error)
-    except (ServerError, LostPeer) as error:
+    except (ServerError, LostPeer, NotWritten) as error:
         return fail(1, error)
     except KeyboardInterrupt:
         return fail(INTERRUPTED, "interrupted")

@@ -23,6 +23,10 @@ class LostPeer(RuntimeError):
     """Another rank is gone: one line; its own error, if it had one, says why."""
 
 
+class NotWritten(RuntimeError):
+    """A checkpoint or an export could not be written: one line."""
+
+
 def run_local_ranks(module: str, arguments: Sequence[str], ranks: int) -> int:
     """Run `python -m module arguments` in so many ranks; the exit status of the first that failed, else 0.
 

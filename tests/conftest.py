@@ -79,7 +79,7 @@ def tiny_model(tmp_path_factory):
     made = {}
 
     def make(kind: str = "qwen2", seed: int = 5, tokenizer: bool = False, **changes):
-        key = (kind, seed, tokenizer, *sorted(changes.items()))
+        key = (kind, seed, tokenizer, repr(sorted(changes.items())))
         if key not in made:
             made[key] = _write_model(tmp_path_factory.mktemp(kind), kind, seed, changes)
             if tokenizer:

@@ -1,10 +1,12 @@
 """Every experiment composes; what is wrong with a configuration ends in one line and status 2 before anything starts."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from megatron_oreal import train
+from megatron_oreal import sft, train
 from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, TrainConfig, conf_dir, load
 from megatron_oreal.learn.parallel import Placement
 from megatron_oreal.oreal import Objective
@@ -86,6 +88,23 @@ def test_wrong_files_are_one_line(capsys, tiny_model, tmp_path, changes, message
     assert train.main([f"{k}={v}" for k, v in values.items()]) == 2
     error = capsys.readouterr().err
     assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [train, sft])
+def test_a_model_that_does_not_fit_its_config_is_one_line_before_any_rank_starts(capsys, tiny_model, tmp_path, command):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model(tokenizer=True, vocab_size=520), model)
+    weights = load_file(model / "model.safetensors")
+    del weights["model.layers.3.mlp.up_proj.weight"]
+    save_file(weights, model / "model.safetensors")
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"question": "1+1", "gold_answer": "2", "response": "2"}\n')
+    capsys.readouterr()
+    assert command.main([f"model.path={model}", f"data.train={data}", f"run_dir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"model: {model} lacks model.layers.3.mlp.up_proj.weight" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 

@@ -18,6 +18,7 @@ STEPS = 4
 SMALL = [  # keep=all, because a model with random weights is never right and would have nothing to train on
     f"steps={STEPS}",
     "checkpoint.interval=1",
+    "checkpoint.hf_interval=2",
     "data.questions_per_step=3",
     "rollout.samples=4",
     "rollout.max_new_tokens=24",
@@ -72,8 +73,8 @@ class Run:
         assert len({row["step"] for row in rows}) == len(rows), "a step stands there twice"
         return {r["step"]: {k: v for k, v in r.items() if not k.startswith("time/") and k != "eval/seconds"} for r in rows}
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        return {name: tensor for part in (self.run_dir / "hf").glob("*.safetensors") for name, tensor in load_file(part).items()}
+    def weights(self, folder: str = "hf") -> dict[str, torch.Tensor]:
+        return {name: tensor for part in (self.run_dir / folder).glob("*.safetensors") for name, tensor in load_file(part).items()}
 
     @property
     def steps_done(self) -> int:
@@ -89,6 +90,8 @@ def unbroken(task, tmp_path_factory) -> Run:
     metrics = run.metrics()
     assert sorted(metrics) == list(range(STEPS + 1))
     assert metrics[STEPS]["loss/total"] != metrics[STEPS - 1]["loss/total"]
+    assert [run.weights(f"hf-step-0000{step}").keys() for step in (2, STEPS)] == [run.weights().keys()] * 2
+    assert all(torch.equal(tensor, run.weights()[name]) for name, tensor in run.weights(f"hf-step-0000{STEPS}").items())
     return run
 
 

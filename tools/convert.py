@@ -12,6 +12,7 @@ Exit status: 0 done, 1 tensors differ or writing failed, 2 wrong input, 130 inte
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -86,7 +87,20 @@ def watched(what: str, job, out: Path) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=job.nbytes)
-        yield lambda nbytes: progress.advance(task, nbytes)
+
+        def advance(nbytes: int) -> None:
+            progress.advance(task, nbytes)
+            if asked:
+                raise KeyboardInterrupt
+
+        # Between two tensors: raised within torch.save, which writes from C++, an interrupt becomes any error.
+        asked: list[int] = []
+        before = {s: signal.signal(s, lambda number, frame: asked.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield advance
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
     seconds = time.perf_counter() - started
     rate = job.nbytes / seconds / 1e6
     print(f"{what} {len(job.specs)} tensors, {job.nbytes / 1e9:.2f} GB in {seconds:.1f} s ({rate:.0f} MB/s): {out}")

@@ -59,7 +59,7 @@ class MegatronWriter:
     def write_object(self, key: str) -> None:
         """An empty extra state, as the layers of Megatron and Transformer Engine have without FP8."""
         self._objects.append(key)
-        self._save(None, MetadataIndex(key))
+        self._save([None], MetadataIndex(key))  # Megatron keeps lists of objects
 
     def write(self, piece: Piece, data: Tensor) -> None:
         """A chunk of a tensor."""
@@ -82,9 +82,12 @@ class MegatronWriter:
         save_config(CheckpointingConfig("torch_dist", 1, "torch", 1), str(self._folder))
         (self._root / LATEST).write_text("release")
 
-    def _save(self, what: Tensor | None, index: MetadataIndex) -> None:
-        begin = self._file.tell()
-        torch.save(what, self._file)
+    def _save(self, what: Tensor | list, index: MetadataIndex) -> None:
+        begin, sink = self._file.tell(), _Sink(self._file)
+        try:
+            torch.save(what, sink)
+        except (RuntimeError, OSError) as error:
+            raise sink.failure or error from error
         self._where[index] = _StorageInfo(Path(self._file.name).name, begin, self._file.tell() - begin)
 
     def _close_file(self) -> None:
@@ -93,6 +96,21 @@ class MegatronWriter:
                 self._file.flush()
                 os.fsync(self._file.fileno())
             self._file = None
+
+
+class _Sink:
+    """A file that remembers why it could not be written: torch.save only says that its archive is at an unexpected place."""
+
+    def __init__(self, file: io.BufferedWriter):
+        self._file, self.flush = file, file.flush
+        self.failure: OSError | None = None
+
+    def write(self, data) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
 
 
 class MegatronFolder:
@@ -131,10 +149,11 @@ class MegatronFolder:
             ValueError: one line with the name.
         """
         wanted = set()
-        for piece in map(self._as_stored, pieces):
+        for asked in pieces:
+            piece = self._as_stored(asked)
             stored = self.tensors.get(piece.key)
             if stored is None:
-                raise ValueError(f"convert: {self.folder} lacks {piece.key}")
+                raise ValueError(f"convert: {self.folder} lacks {asked.key}")
             shape, want = tuple(stored.size), piece.global_shape
             fits = shape[1:] == want[1:] and shape[0] >= want[0] if piece.may_be_padded else shape == want
             if not fits:

@@ -13,6 +13,8 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
+from megatron_oreal.launcher import NotWritten
+
 
 class BackgroundSave:
     """One dist_checkpointing.save. Made (collectively) when the tensors are as they are to be saved; they may change afterwards."""
@@ -55,23 +57,23 @@ class BackgroundSave:
         return not self._thread.is_alive()
 
     def wait(self, seconds: float) -> None:
-        """Raises RuntimeError where this rank's part is not written within `seconds`."""
+        """Raises NotWritten where this rank's part is not written within `seconds`."""
         self._thread.join(max(seconds, 0))
         if not self.done:
-            raise RuntimeError(f"checkpoint: {self._folder} is not written within checkpoint.timeout_s")
+            raise NotWritten(f"checkpoint: {self._folder} is not written within checkpoint.timeout_s")
 
     def complete(self) -> None:
         """The last, collective part, once all ranks are done.
 
         Raises:
-            RuntimeError: a rank could not write.
+            NotWritten: a rank could not write.
         """
         try:
             for finalize in self._request.finalize_fns:
                 finalize()
         except (RuntimeError, CheckpointException) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-            raise RuntimeError(f"checkpoint: {self._folder} could not be written ({reason})") from error
+            raise NotWritten(f"checkpoint: {self._folder} could not be written ({reason})") from error
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class Checkpoints:
         """Wait for the checkpoint that is being written.
 
         Raises:
-            RuntimeError: it could not be written, or not within checkpoint.timeout_s.
+            NotWritten: it could not be written, or not within checkpoint.timeout_s.
         """
         if self._saving:
             for writer in self._saving.writers:

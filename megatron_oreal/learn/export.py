@@ -19,6 +19,7 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from megatron_oreal.config import CheckpointConfig
+from megatron_oreal.launcher import NotWritten
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
@@ -84,7 +85,7 @@ class HFExports:
         """Wait for the export that is being written.
 
         Raises:
-            RuntimeError: it could not be written, or not within checkpoint.timeout_s.
+            NotWritten: it could not be written, or not within checkpoint.timeout_s.
         """
         if self._writing:
             self._writing.thread.join(max(self._writing.deadline - time.monotonic(), 0))
@@ -101,7 +102,7 @@ class HFExports:
         writing, self._writing = self._writing, None
         failure = "not within checkpoint.timeout_s" if writing.thread.is_alive() else writing.thread.failure
         if int(self._ranks.total(torch.tensor([int(failure is not None)]))):
-            raise RuntimeError(f"export: {writing.final} could not be written ({failure or 'by another rank'})")
+            raise NotWritten(f"export: {writing.final} could not be written ({failure or 'by another rank'})")
         if self._ranks.conducts:
             write_index(writing.partial)
             carry_along(self._models.source.folder, writing.partial)

@@ -138,8 +138,9 @@ def read_config(folder: str | Path):
         raise ValueError(f"model: {folder} is no Hugging Face model folder (config.json is missing)")
     try:
         return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"model: {Path(folder) / 'config.json'} cannot be read ({str(error).splitlines()[0][:200]})") from error
+    except Exception as error:  # each field has its validator, and each validator its errors
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise ValueError(f"model: {Path(folder) / 'config.json'} cannot be read ({reason[:300]})") from error
 
 
 def carry_along(source: Path, target: Path) -> None:

@@ -10,8 +10,10 @@ from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.packing import plan
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
+from megatron_oreal.model import hf_weights
 from megatron_oreal.model.gpt import check_architecture
-from megatron_oreal.model.hf_files import HFFolder, check_folder
+from megatron_oreal.model.hf_files import HFFolder, check_folder, read_config
+from megatron_oreal.model.hf_writer import read_size
 from megatron_oreal.trajectory import Sample
 
 SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], 1, 0.0, 0.5, 0), Sample("b", [1], [2, 3], 1, 0.0, 0.5, 0)]
@@ -69,3 +71,34 @@ def test_a_layout_that_does_not_divide_the_model_is_refused(tiny_model):
         check_architecture(config, ParallelConfig(tp=4))
     with pytest.raises(ValueError, match="4 layers cannot be split over parallel.pp=3"):
         check_architecture(config, ParallelConfig(pp=3))
+
+
+def test_a_parameter_that_the_table_does_not_know_is_named(tiny_model, monkeypatch):
+    from megatron_oreal.model import blueprint
+
+    monkeypatch.delitem(hf_weights.LAYER_TABLE, "mlp.linear_fc2.weight")
+    with pytest.raises(ValueError, match=r"no row for the Megatron parameter 'decoder.layers.0.mlp.linear_fc2.weight'"):
+        blueprint.hf_shapes(read_config(tiny_model()), "policy")
+
+
+def test_the_table_asks_for_what_transformers_has(tiny_model):
+    """Names and shapes of every family, against transformers' own model."""
+    from megatron_oreal.model import blueprint
+
+    for kind, tied in (("qwen2", False), ("qwen2", True), ("qwen3", True), ("llama", False)):
+        folder = tiny_model(kind, tie_word_embeddings=tied)
+        stored = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        if tied:
+            del stored["lm_head.weight"]
+        assert blueprint.hf_shapes(read_config(folder), "policy") == {n: tuple(t.shape) for n, t in stored.items()}
+
+
+@pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("500MB", 5 * 10**8), ("1.5 GiB", 3 * 2**29), ("30kb", 30_000), ("7", 7)])
+def test_sizes_are_read_as_transformers_writes_them(text, size):
+    assert read_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0MB", "-5GB", "5 parsecs"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ValueError, match="is no size; write it like 5GB"):
+        read_size(text)
