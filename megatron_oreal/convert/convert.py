@@ -1,7 +1,7 @@
 """The two directions and the comparison. One parameter is in memory at a time, whatever the model's size."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,12 @@ def check_hf(folder: Path) -> Job:
     """
     config, role, source = blueprint.open_model(folder)
     specs = {name: source.specs[name] for name in blueprint.hf_shapes(config, role)}
+    formats: dict[str, tuple] = {}
+    for entry, pieces in _whole(config, role):
+        for name in entry.hf_names:
+            first, dtype = formats.setdefault(pieces[0].key, (name, specs[name].dtype))
+            if specs[name].dtype != dtype:
+                raise ValueError(f"model: {folder}: {first} is {dtype} and {name} {specs[name].dtype}; in Megatron they are one tensor")
     return Job(config, role, specs, source, ", ".join(sorted(set(source) - set(specs))))
 
 
@@ -80,7 +86,8 @@ def to_megatron(job: Job, out: Path, parallel: ParallelConfig, advance: Progress
                 writer.write_object(key)
             for entry, pieces in plan.entries:
                 if pieces:
-                    value = entry.layout.shard(_sources(job, entry), plan.tp_rank, parallel.tp, dims).contiguous()
+                    sources = [job.source[name] for name in entry.hf_names]
+                    value = entry.layout.shard(sources, plan.tp_rank, parallel.tp, dims).contiguous()
                     for piece in pieces:
                         writer.write(piece, piece.of(value))
                     advance(value.nbytes)
@@ -113,19 +120,12 @@ def compare(job: Job, other: HFFolder | MegatronFolder, advance: Progress) -> li
     The job's source is one side, `other` the other one.
     """
     hf, megatron = (job.source, other) if isinstance(job.source, HFFolder) else (other, job.source)
-    differ = []
-    for name, tensor in _hf_tensors(Job(job.hf_config, job.role, job.specs, megatron), advance):
+    differ = [name for entry, pieces in _whole(job.hf_config, job.role) if any(map(megatron.lacks, pieces)) for name in entry.hf_names]
+    for name, tensor in _hf_tensors(Job(job.hf_config, job.role, job.specs, megatron), advance, besides=differ):
         if name not in hf or hf.specs[name] != TensorSpec(tensor.dtype, tuple(tensor.shape)) or not _same_bits(hf[name], tensor):
             differ.append(name)
     unknown = set(hf) - set(job.specs) - {HEAD_BIAS}
     return differ + sorted(unknown - {"lm_head.weight"} if blueprint.is_tied(job.hf_config, job.role) else unknown)
-
-
-def _sources(job: Job, entry: Entry) -> list:
-    formats = {job.specs[name].dtype for name in entry.hf_names}
-    if len(formats) > 1:
-        raise ValueError(f"model: {', '.join(entry.hf_names)} differ in number format, and become one tensor")
-    return [job.source[name] for name in entry.hf_names]
 
 
 def _whole(config, role: gpt.Role) -> list[tuple[Entry, list[Piece]]]:
@@ -133,10 +133,12 @@ def _whole(config, role: gpt.Role) -> list[tuple[Entry, list[Piece]]]:
     return plan.entries
 
 
-def _hf_tensors(job: Job, advance: Progress) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a Megatron checkpoint under their Hugging Face names, in the model's order."""
+def _hf_tensors(job: Job, advance: Progress, besides: Sequence[str] = ()) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a Megatron checkpoint under their Hugging Face names (but for some), in the model's order."""
     dims = blueprint.dims_of(job.hf_config)
     for entry, pieces in _whole(job.hf_config, job.role):
+        if entry.hf_names[0] in besides:
+            continue
         value = torch.empty(entry.parameter.shape, dtype=job.source.dtype(pieces[0]))
         for piece in pieces:
             job.source.read(piece, piece.of(value))

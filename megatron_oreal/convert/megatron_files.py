@@ -66,8 +66,6 @@ class MegatronWriter:
         chunk = ChunkStorageMetadata(torch.Size(piece.offsets), torch.Size(piece.sizes))
         properties = TensorProperties(dtype=data.dtype)
         known = self._tensors.setdefault(piece.key, TensorStorageMetadata(properties, torch.Size(piece.global_shape), []))
-        if known.properties.dtype != data.dtype:
-            raise ValueError(f"convert: {piece.key} would be {known.properties.dtype} in one layer and {data.dtype} in another")
         known.chunks.append(chunk)
         own = data if data.untyped_storage().nbytes() == data.nbytes else data.clone()  # torch.save writes the whole storage
         self._save(own, MetadataIndex(piece.key, chunk.offsets))
@@ -149,21 +147,27 @@ class MegatronFolder:
             ValueError: one line with the name.
         """
         wanted = set()
-        for asked in pieces:
-            piece = self._as_stored(asked)
-            stored = self.tensors.get(piece.key)
-            if stored is None:
-                raise ValueError(f"convert: {self.folder} lacks {asked.key}")
-            shape, want = tuple(stored.size), piece.global_shape
-            fits = shape[1:] == want[1:] and shape[0] >= want[0] if piece.may_be_padded else shape == want
-            if not fits:
-                raise ValueError(f"convert: {self.folder}: {piece.key} has shape {list(shape)}, the config asks for {list(want)}")
-            if sum(prod(c.sizes) for c in stored.chunks) < prod(shape):
-                raise ValueError(f"convert: {self.folder}: parts of {piece.key} are missing")
-            wanted.add(piece.key)
+        for piece in pieces:
+            if wrong := self.lacks(piece):
+                raise ValueError(f"convert: {self.folder}{wrong}")
+            wanted.add(self._as_stored(piece).key)
         unknown = sorted(set(self.tensors) - wanted)
         if unknown:
             raise ValueError(f"convert: {self.folder}: no row in the weight table for {', '.join(unknown[:3])} ({len(unknown)} in all)")
+
+    def lacks(self, piece: Piece) -> str:
+        """Why this piece cannot be read, for the end of a message; empty if it can."""
+        place = self._as_stored(piece)
+        stored = self.tensors.get(place.key)
+        if stored is None:
+            return f" lacks {piece.key}"
+        shape, want = tuple(stored.size), place.global_shape
+        fits = shape[1:] == want[1:] and shape[0] >= want[0] if piece.may_be_padded else shape == want
+        if not fits:
+            return f": {place.key} has shape {list(shape)}, the config asks for {list(want)}"
+        if sum(prod(c.sizes) for c in stored.chunks) < prod(shape):
+            return f": parts of {place.key} are missing"
+        return ""
 
     def dtype(self, piece: Piece) -> torch.dtype:
         """Number format of the tensor that the piece is a part of."""

@@ -100,6 +100,10 @@ BAD_HF = {
         lambda f: change_tensors(f, lambda t: t.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)})),
         "model.norm.weight is stored as I8",
     ),
+    "two number formats in one tensor": (
+        lambda f: change_tensors(f, lambda t: t.update({"model.layers.1.self_attn.k_proj.bias": torch.zeros(16).bfloat16()})),
+        "model.layers.1.self_attn.k_proj.bias torch.bfloat16; in Megatron they are one tensor",
+    ),
     "tied, but two different": (
         lambda f: change_config(f, tie_word_embeddings=True),
         "lm_head.weight differs from model.embed_tokens.weight",

@@ -111,6 +111,14 @@ def test_verify_names_the_tensor_that_differs(tiny_model, tmp_path, capsys):
         assert "50 of 51 tensors are equal bit for bit" in said
 
 
+def test_verify_of_another_model_names_what_it_lacks(tiny_model, tmp_path, capsys):
+    assert to_megatron(tiny_model(intermediate_size=48), tmp_path / "megatron") == 0
+    assert to_megatron(tiny_model(), tmp_path / "megatron", "--verify") == 1
+    said = capsys.readouterr().out
+    assert "differs: model.layers.2.mlp.up_proj.weight\n" in said
+    assert said.count("differs: model.layers.0.mlp.") == 3
+
+
 def test_nothing_is_a_number_too(tiny_model, tmp_path):
     """NaN and -0 are bits like others: they survive, and compare equal to themselves."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.bfloat16)
