@@ -17,6 +17,7 @@ from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.verify.pool import VerifyConfig
 
 DTYPES = ("float32", "bfloat16")
+MODES = ("train", "rollout_only", "train_only", "replay")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -199,8 +200,16 @@ class TrainConfig:
     eval: EvalConfig
     checkpoint: CheckpointConfig
     resume: str | None = None  # "auto": the newest checkpoint of run_dir, if any; or a checkpoint's folder
+    record: bool = False  # write every step's trajectories to <run_dir>/trajectories
+    mode: str = "train"  # train | rollout_only | train_only | replay: see debug.py
+    recorded: str | None = None  # folder of trajectories, for train_only and replay
+    replay_step: int | None = None
 
     def __post_init__(self):
+        _require(self.mode in MODES, f"mode={self.mode!r} is not one of {', '.join(MODES)}")
+        reads = self.mode in ("train_only", "replay")
+        _require((self.recorded is not None) == reads, f"recorded={self.recorded}: a folder is given if and only if mode reads one")
+        _require((self.replay_step is not None) == (self.mode == "replay"), f"replay_step={self.replay_step} goes with mode=replay")
         frozen = self.policy.freeze_steps if self.objective.token_rm else 0
         _require(self.steps > frozen, f"steps={self.steps} must be above policy.freeze_steps={frozen}, or the policy never learns")
         _require(
@@ -209,6 +218,11 @@ class TrainConfig:
         )
         for name, optimizer in (("policy", self.policy.optimizer), ("token_rm", self.token_rm.optimizer)):
             _require(optimizer.warmup_steps < self.steps, f"{name}.optimizer.warmup_steps={optimizer.warmup_steps} >= steps={self.steps}")
+        _require(
+            self.objective.importance_cap is None or self.rollout.temperature == 1,
+            f"objective.importance_cap compares with the engine's log-probabilities, which are of rollout.temperature="
+            f"{self.rollout.temperature}; it needs 1",
+        )
         longest, budget = self.rollout.max_total_tokens, self.learn.tokens_per_micro_batch
         padded = Split(self.parallel.cp).padded(longest)
         padding = f", padded to {padded} for parallel.cp={self.parallel.cp}" if padded > longest else ""

@@ -14,8 +14,8 @@ from pathlib import Path
 from megatron_oreal.command import run_command
 from megatron_oreal.config import EvaluateConfig, load
 from megatron_oreal.prompts import Template, fitting, load_tokenizer, read_questions, stop_token
+from megatron_oreal.rollout.engines import open_engines
 from megatron_oreal.rollout.generate import Rollout, Sampling
-from megatron_oreal.rollout.server import open_server
 from megatron_oreal.trajectory import Prompt
 from megatron_oreal.verify.pool import Verifier
 
@@ -72,10 +72,10 @@ def run(config: EvaluateConfig) -> None:
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        server = stack.enter_context(open_server(config.rollout, config.model.path, config.model.dtype, run_dir))
+        engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, run_dir))
         verifier = stack.enter_context(Verifier(config.verify))
-        server.wait_ready()
-        rollout = Rollout(config.rollout, server.endpoint, tokenizer)
+        engines.wait_ready()
+        rollout = Rollout(config.rollout, engines, tokenizer)
         evaluator = Evaluator(prompts, rollout, verifier, config.eval.max_new_tokens, config.rollout.max_total_tokens)
         evaluation = evaluator.evaluate(version=0)
     (run_dir / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from math import log
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
@@ -17,10 +18,12 @@ from megatron_oreal.model.spec import Platform
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.metrics import MetricsLog
 from megatron_oreal.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
-from megatron_oreal.rollout.generate import Rollout
-from megatron_oreal.rollout.server import Endpoint, ExternalServer, Server, open_server
+from megatron_oreal.rollout.config import LOCALHOST
+from megatron_oreal.rollout.dispatch import Mishaps
+from megatron_oreal.rollout.engines import Engines, external_engines, kept_here
+from megatron_oreal.rollout.generate import InFlight, Rollout
 from megatron_oreal.selection import Selector
-from megatron_oreal.trajectory import Prompt, TrainBatch
+from megatron_oreal.trajectory import Prompt, TrainBatch, Unfinished
 from megatron_oreal.verify.pool import Verifier
 
 
@@ -61,8 +64,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
 class Stages:
     """The stages that only rank 0 has (None elsewhere), and what it reports."""
 
-    endpoint: Endpoint
-    server: Server | ExternalServer | None = None
+    engines: Engines | None = None
     source: PromptSource | None = None
     rollout: Rollout | None = None
     verifier: Verifier | None = None
@@ -75,12 +77,37 @@ class Stages:
     evaluations: dict[int, Evaluation] = field(default_factory=dict)  # step -> held-out result
     eval_interval: int = 1
     begun_after: int = 0  # the step at which this process took up the run
+    unfinished: list[Unfinished] = field(default_factory=list)  # questions that the last rollout cut
+    memory_is_shared: bool = False  # on every rank: the engines give up the GPUs' memory while the models train
     _metrics: dict[str, float] = field(default_factory=dict)
 
     def wait_ready(self) -> None:
-        """Return when the server answers; it has been loading since open_stages."""
-        if self.server:
-            self.server.wait_ready()
+        """Return when all engines answer; they have been loading since open_stages."""
+        if self.engines:
+            self.engines.wait_ready()
+
+    def engines_sleep(self) -> bool:
+        """Whether the engines have given up the GPUs' memory, and with it their weights, until the next publication."""
+        if self.engines and self.memory_is_shared:
+            self.engines.sleep()
+        return self.memory_is_shared
+
+    def leave(self, sampling: InFlight) -> dict[str, float]:
+        """Keep what the rollout cut, where it is to go on; what became of it and of the engines, as metrics of the step."""
+        resumes = self.rollout.config.tail > 0
+        self.unfinished = sampling.unfinished if resumes else []
+        mishaps, self.rollout.mishaps = self.rollout.mishaps, Mishaps()
+        rejoined, self.engines.rejoined = self.engines.rejoined, 0
+        return {
+            "rollout/retries": mishaps.retries,
+            "rollout/moved": mishaps.moved,
+            "rollout/engines_lost": mishaps.lost,
+            "rollout/engines_rejoined": rejoined,
+            "rollout/engines": len(self.engines.serving),
+            "rollout/unfinished": len(self.unfinished),
+            "logprob/top_p_bias_bound": -log(self.rollout.config.top_p),  # see oreal.mismatch
+            "rollout/abandoned": 0 if resumes else len(sampling.unfinished),
+        }
 
     def note(self, *metrics: dict[str, float]) -> None:
         """Remember metrics of the step in progress."""
@@ -95,14 +122,18 @@ class Stages:
         if state.selector:
             self.selector.state = state.selector
         self.started, self.evaluations = time.perf_counter() - state.seconds, dict(state.evaluations)
-        self._metrics = dict(state.noted)
+        self.unfinished = list(state.unfinished)
         self.log = MetricsLog(self.run_dir, state.step if state.seconds else None, state.seconds)
+        if state.unwritten:  # its engines went away after the step was trained, before it was over
+            self.log.write(state.step, state.noted)
+        else:
+            self._metrics = dict(state.noted)
         if state.seconds:
             sampled = f"; step {state.step + 1} is sampled already" if state.pending else ""
             self.console.resume(state.step, f"resumed after step {state.step}, policy version {state.version}{sampled}")
 
-    def state(self, step: int, version: int, pending: TrainBatch | None = None) -> RunState:
-        """Where the run stands after `step`. Only rank 0's counts."""
+    def state(self, step: int, version: int, pending: TrainBatch | None = None, unwritten: bool = False) -> RunState:
+        """Where the run stands after `step`; `unwritten`: trained, but not finished. Only rank 0's counts."""
         if self.source is None:
             return RunState(step, version)
         return RunState(
@@ -113,7 +144,9 @@ class Stages:
             seconds=time.perf_counter() - self.started,
             evaluations=self.evaluations,
             pending=pending,
+            unfinished=self.unfinished,
             noted=self._metrics,
+            unwritten=unwritten,
         )
 
     def evaluate(self, version: int, step: int) -> None:
@@ -157,31 +190,49 @@ class Stages:
 
 @contextmanager
 def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[Stages]:
-    """Start the server (it loads while the models are built), the verifier and the rest; stop them on the way out."""
+    """Start the engines (they load while the models are built), the verifier and the rest; stop them on the way out.
+
+    Raises:
+        ValueError: engines on several hosts would listen where nobody finds them, or cannot be shared out among the hosts.
+    """
+    rollout, run_dir, shared = config.rollout, Path(config.run_dir), config.rollout.releases_memory and not ranks.platform.is_cpu
     with ExitStack() as stack:
+        if rollout.placement == "colocated":
+            numbers = _engines_here(config, ranks)
+            stack.enter_context(kept_here(rollout, config.model.path, config.model.dtype, run_dir, numbers))
         if not ranks.conducts:
-            yield Stages(ranks.share(None, Endpoint))
+            yield Stages(memory_is_shared=shared)
             return
-        run_dir = Path(config.run_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        server = stack.enter_context(open_server(config.rollout, config.model.path, config.model.dtype, run_dir))
-        ranks.share(server.endpoint, Endpoint)
+        engines = Engines(rollout, run_dir, external_engines(rollout))
+        stack.callback(engines.close)
         verifier = stack.enter_context(Verifier(config.verify))
-        rollout = Rollout(config.rollout, server.endpoint, inputs.tokenizer, config.seed)
-        longest = config.rollout.max_total_tokens
-        evaluator = Evaluator(inputs.held_out, rollout, verifier, config.eval.max_new_tokens, longest) if inputs.held_out else None
+        asking = Rollout(rollout, engines, inputs.tokenizer, config.seed)
+        longest = rollout.max_total_tokens
+        evaluator = Evaluator(inputs.held_out, asking, verifier, config.eval.max_new_tokens, longest) if inputs.held_out else None
         console = stack.enter_context(Console("OREAL", config.steps))
         for line in inputs.notes:
             console.say(line)
         yield Stages(
-            endpoint=server.endpoint,
-            server=server,
+            engines=engines,
             source=PromptSource(inputs.prompts, config.seed),
-            rollout=rollout,
+            rollout=asking,
             verifier=verifier,
             selector=Selector(config.objective, config.seed),
             evaluator=evaluator,
             console=console,
             run_dir=run_dir,
             eval_interval=config.eval.interval,
+            memory_is_shared=shared,
         )
+
+
+def _engines_here(config: TrainConfig, ranks: Ranks) -> range:
+    """The numbers of the engines that this rank keeps: its host's share in the host's first rank, none in the others."""
+    hosts, host = ranks.hosts()
+    count = config.rollout.engines
+    if hosts > 1 and config.rollout.bind == LOCALHOST:
+        raise ValueError(f"rollout.bind={LOCALHOST} hides the engines of {hosts} hosts from rank 0; set rollout.bind=0.0.0.0")
+    if count % hosts:
+        raise ValueError(f"rollout.engines={count} cannot be shared out evenly among {hosts} hosts")
+    first = ranks.placement.local_rank == 0
+    return range(host * count // hosts, (host + 1) * count // hosts) if first else range(0)

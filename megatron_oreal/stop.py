@@ -1,7 +1,8 @@
 """A request to save and end: SIGTERM, or SIGUSR1, which Slurm sends ahead of the time limit where `--signal=USR1@SECONDS` asks it to."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 REQUESTS = (signal.SIGTERM, signal.SIGUSR1)
@@ -24,6 +25,17 @@ class StopSignal:
     def _request(self, signum, frame) -> None:
         first, self.requested = not self.requested, True
         if first and self._may_cut:
+            raise StopRequested
+
+    @contextmanager
+    def not_now(self) -> Iterator[None]:
+        """What is done inside is not abandoned, though what it is a part of may be, right after it."""
+        may_cut, self._may_cut = self._may_cut, False
+        try:
+            yield
+        finally:
+            self._may_cut = may_cut
+        if may_cut and self.requested:
             raise StopRequested
 
     def cuts_short(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:

@@ -14,12 +14,16 @@ The loop in `run` is Algorithm 1 of arXiv 2502.06781. Where it differs from the 
 
 import sys
 import time
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import TrainConfig, load
+from megatron_oreal.debug import rollout_only, train_only
 from megatron_oreal.monitor.metrics import rollout_metrics
+from megatron_oreal.monitor.recorded import FOLDER, write_step
+from megatron_oreal.selection import Enough
 from megatron_oreal.stop import StopSignal
 from megatron_oreal.trajectory import TrainBatch, Turn
 
@@ -33,6 +37,7 @@ def run(config: TrainConfig) -> None:
 
     inputs = read_inputs(config)  # whatever can be wrong with the input is found here, before any GPU is taken
 
+    from megatron_oreal.crew import Crew, saved_if_engines_go
     from megatron_oreal.learn.checkpoint import Checkpoints
     from megatron_oreal.learn.export import HFExports
     from megatron_oreal.learn.parallel import Ranks
@@ -49,29 +54,29 @@ def run(config: TrainConfig) -> None:
         stages.wait_ready()
         stages.go_on_from(state)
         ranks.barrier()
-        with open_publisher(config, learner, stages.endpoint, ranks) as publisher:
+        publishing = open_publisher(config, learner.models, ranks, stages.engines)
+        with publishing as publisher, saved_if_engines_go(checkpoints, ranks, lambda: state):
+            crew = Crew(ranks, stages.rollout, learner.policy.gpt, publisher, stop)
             version, turn = state.version, Turn(state.pending)
             if version > 0 or config.rollout.placement == "external":  # whose weights may be those of another run
-                publisher.publish(learner.policy, version)
-            stop.cuts_short(stages.evaluate, version, state.step)
+                publisher.publish(learner.policy.gpt, version)
+            crew.conduct("evaluate", version, stages.evaluate, version, state.step)
             for step in range(state.step + 1, config.steps + 1):
-                ranks.enter("rollout")
-                started, batch = time.perf_counter(), state.pending
-                if ranks.conducts and batch is None:
-                    batch = stop.cuts_short(collect, config, stages, version)
-                turn = ranks.share(Turn(batch, stop.requested), Turn)
+                started = time.perf_counter()
+                turn = crew.conduct("rollout", version, collect, config, stages, step, version, state.pending)
                 if turn.stop:
-                    state = stages.state(step - 1, version, batch) if batch else state
+                    state = stages.state(step - 1, version, turn.batch) if turn.batch else state
                     break
                 if turn.batch.samples:
+                    asleep = stages.engines_sleep()
                     result = learner.train(turn.batch, step)
                     stages.note(result.metrics)
-                    if result.policy_changed:
-                        version += 1
+                    version += result.policy_changed
+                    state = stages.state(step, version, unwritten=True)
+                    if result.policy_changed or asleep:
                         ranks.enter("sync")
-                        stages.note(publisher.publish(learner.policy, version))
-                ranks.enter("evaluate")
-                stop.cuts_short(stages.evaluate, version, step)
+                        stages.note(publisher.publish(learner.policy.gpt, version))
+                crew.conduct("evaluate", version, stages.evaluate, version, step)
                 ranks.enter("checkpoint")
                 checkpoints.poll()
                 exports.poll()
@@ -94,20 +99,29 @@ def run(config: TrainConfig) -> None:
         stages.summarize()
 
 
-def collect(config: TrainConfig, stages: "Stages", version: int) -> TrainBatch:
-    """What rank 0 does of an iteration: questions in, the batch of the optimizer step out."""
+def collect(config: TrainConfig, stages: "Stages", step: int, version: int, sampled: TrainBatch | None = None) -> TrainBatch:
+    """What rank 0 does of an iteration: questions in, the batch of the optimizer step out; `sampled`: it had been done already."""
+    if sampled:
+        return sampled
     started = time.perf_counter()
-    prompts = stages.source.draw(config.data.questions_per_step)
-    trajectories = stages.rollout.generate(prompts, version)  # yields them as they finish
-    groups = stages.verifier.verify(trajectories, config.rollout.samples)  # while others are being sampled
+    asked = ceil(config.data.questions_per_step * config.rollout.oversample)
+    prompts = stages.source.draw(asked - len(stages.unfinished))
+    sampling = stages.rollout.generate(prompts, version, unfinished=stages.unfinished)  # yields trajectories as they finish
+    enough = Enough(config.data.questions_per_step, asked, config.rollout, sampling.stop_early)
+    groups = stages.verifier.verify(sampling, config.rollout.samples, enough.note)  # while others are being sampled
+    if config.record:
+        write_step(Path(config.run_dir) / FOLDER, step, groups)
     batch = stages.selector.select(groups)
-    stages.note(rollout_metrics(groups, batch.counts), {"time/rollout": time.perf_counter() - started})
+    stages.note(rollout_metrics(groups, batch.counts), stages.leave(sampling), {"time/rollout": time.perf_counter() - started})
     return batch
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command("megatron_oreal.train", lambda overrides: load(TrainConfig, "train", overrides), run, arguments)
+    work = {"train": run, "rollout_only": rollout_only, "train_only": train_only, "replay": train_only}
+    return run_command(
+        "megatron_oreal.train", lambda overrides: load(TrainConfig, "train", overrides), lambda config: work[config.mode](config), arguments
+    )
 
 
 if __name__ == "__main__":

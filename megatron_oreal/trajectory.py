@@ -22,6 +22,14 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Consecutive tokens of a trajectory that one policy version sampled."""
+
+    version: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """One sampled response to a prompt."""
 
@@ -30,13 +38,22 @@ class Trajectory:
     token_ids: list[int]  # [response tokens], the stop token included where there is one
     logprobs: list[float]  # [response tokens], the server's log-probabilities of these tokens
     text: str  # decoded response, without the stop token
-    finish: Literal["stop", "length", "abort"]
-    version: int  # policy version that sampled it
+    finish: Literal["stop", "length", "abort", "cut"]  # abort: another end token than the stop word's; cut: by us, to be resumed
+    version: int  # policy version that sampled it; of a trajectory that was cut and resumed, its last part
+    earlier: list[Span] = field(default_factory=list)  # its parts before that, in order
 
     @property
     def complete(self) -> bool:
         """Ended by the stop token itself; anything else counts as wrong without being verified (spec step 1)."""
         return self.finish == "stop"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A question whose sampling was cut; it goes on in the next step, under the weights of then."""
+
+    prompt: Prompt
+    trajectories: list[Trajectory]  # [K], finish "cut" where it goes on; empty where it was not begun
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,7 @@ class Sample:
     advantage: float  # over the K rewards of its question
     pass_rate: float  # of its question, this iteration, in [0, 1]
     version: int  # policy version that sampled it
+    logprobs: list[float] = field(default_factory=list)  # [response tokens], the engine's; empty: not known
 
     @property
     def length(self) -> int:
@@ -106,7 +124,8 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class Turn:
-    """What rank 0 says to every rank once a step."""
+    """What rank 0 says to every rank when it has done its part of a stage."""
 
-    batch: TrainBatch | None  # None: the run stops before this step has one
-    stop: bool = False  # save and end instead of training
+    batch: TrainBatch | None = None  # to train on; None: there is none
+    stop: bool = False  # save and end instead of going on
+    publish: bool = False  # not done yet: the engines were lost, all ranks bring their weights back

@@ -131,9 +131,17 @@ def served_model(tiny_model):
 def server(served_model, tmp_path_factory):
     """A real SGLang server on CPU, for all tests that need one."""
     from megatron_oreal.rollout.config import RolloutConfig
-    from megatron_oreal.rollout.server import open_server
+    from megatron_oreal.rollout.server import Server
 
     config = RolloutConfig(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=400)
-    with open_server(config, served_model, "float32", tmp_path_factory.mktemp("server")) as running:
+    with Server(config, served_model, "float32", tmp_path_factory.mktemp("server")) as running:
         running.wait_ready()
         yield running
+
+
+@pytest.fixture(scope="session")
+def engines(server):
+    """The session's server as a run sees it that was given its address."""
+    from tests.settings import engines_at
+
+    return engines_at(server.endpoint)

@@ -1,8 +1,16 @@
 """The settings of a run on tiny models, for tests that train without the driver."""
 
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
 from megatron_oreal import config
 from megatron_oreal.oreal import Objective
 from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.engines import Engines
+from megatron_oreal.rollout.server import Endpoint
 
 
 def optimizer(lr: float = 3e-3, **changes) -> config.OptimizerConfig:
@@ -32,3 +40,21 @@ def tiny_run(path: str, parallel: dict | None = None, **changes) -> config.Train
             **changes,
         }
     )
+
+
+def engines_at(*endpoints: Endpoint, **changes) -> Engines:
+    """Running servers, in service."""
+    settings = RolloutConfig(**{"placement": "external", "urls": [e.url for e in endpoints], **changes})
+    engines = Engines(settings, Path("unused"), endpoints)
+    engines.put_in_service(list(endpoints))
+    return engines
+
+
+def process_group_of(endpoint: Endpoint) -> int:
+    """Of the engine on this host that listens there: launcher, scheduler, detokenizer."""
+    wanted = ["--port", str(urlsplit(endpoint.url).port)]
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if any(words[i : i + 2] == wanted for i in range(len(words))):
+            return os.getpgid(process.pid)
+    raise AssertionError(f"nobody listens at {endpoint.url}")

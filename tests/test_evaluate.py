@@ -20,7 +20,7 @@ def asking(server, served_model, tmp_path):
         f"model.path={served_model}",
         "model.dtype=float32",
         "rollout.placement=external",
-        f"rollout.url={server.endpoint.url}",
+        f"rollout.urls=[{server.endpoint.url}]",
         f"rollout.admin_key_file={key}",
         "rollout.max_total_tokens=120",
         "rollout.max_new_tokens=16",
@@ -59,9 +59,15 @@ def test_pass_rates_keep_every_line_in_order(asking, questions, tmp_path):
 
 
 def test_a_server_that_is_not_there_is_one_line(asking, questions, capsys, tmp_path):
-    overrides = [*asking, f"eval.data={questions}", "rollout.url=http://127.0.0.1:9", "rollout.ready_timeout_s=0.1", f"run_dir={tmp_path}"]
+    overrides = [
+        *asking,
+        f"eval.data={questions}",
+        "rollout.urls=[http://127.0.0.1:9]",
+        "rollout.ready_timeout_s=0.1",
+        f"run_dir={tmp_path}",
+    ]
     capsys.readouterr()
     assert evaluate.main(overrides) == 1
     error = capsys.readouterr().err
-    assert "rollout.url=http://127.0.0.1:9 does not answer /health" in error
+    assert "rollout.urls: http://127.0.0.1:9 does not answer /health" in error
     assert error.count("\n") == 1

@@ -11,7 +11,7 @@ import pytest
 
 from megatron_oreal.launcher import free_port
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.server import open_server
+from megatron_oreal.rollout.server import Server
 
 ROOT = Path(__file__).parents[1]
 LOST_AFTER_S = 6  # more than a busy machine keeps a thread from its turn
@@ -50,7 +50,7 @@ def overrides(served_model, tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("lost")
     command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "16", "--sft", "16"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-    with open_server(RolloutConfig(max_new_tokens=64, max_total_tokens=200), served_model, "float32", folder) as running:
+    with Server(RolloutConfig(max_new_tokens=64, max_total_tokens=200), served_model, "float32", folder) as running:
         running.wait_ready()
         key = folder / "key"
         key.write_text(running.endpoint.key)
@@ -67,7 +67,7 @@ def overrides(served_model, tmp_path_factory) -> list[str]:
             "checkpoint.interval=1",
             f"parallel.lost_after_s={LOST_AFTER_S}",
             "rollout.placement=external",
-            f"rollout.url={running.endpoint.url}",
+            f"rollout.urls=[{running.endpoint.url}]",
             f"rollout.admin_key_file={key}",
             "rollout.max_new_tokens=16",
             "rollout.max_total_tokens=200",

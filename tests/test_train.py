@@ -78,6 +78,9 @@ def test_two_steps_on_real_questions(task, tmp_path, data, layout):
     assert [s["step"] for s in steps] == [1, 2]
     assert all(s["loss/token_rm"] > 0 and s["select/questions"] == 3 for s in steps)
     assert steps[1]["policy/version"] == 1
+    # Engine and trainer agree on what was sampled, at top_p 0.9: the engine's log-probabilities are those before top-p.
+    assert 0 < steps[1]["logprob/diff_mean"] < 1e-4 and steps[1]["logprob/diff_max"] < 1e-3 and steps[1]["logprob/kl"] < 1e-6
+    assert steps[1]["logprob/top_p_bias_bound"] == pytest.approx(0.10536, abs=1e-5)
     assert "data: 40 questions" in output
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "hf")
 

@@ -15,8 +15,8 @@ from megatron_oreal.command import run_command
 from megatron_oreal.config import PassrateConfig, load
 from megatron_oreal.monitor.console import Console
 from megatron_oreal.prompts import Template, fitting, load_tokenizer, read_questions, read_rows, stop_token
+from megatron_oreal.rollout.engines import open_engines
 from megatron_oreal.rollout.generate import Rollout
-from megatron_oreal.rollout.server import open_server
 from megatron_oreal.verify.pool import Verifier
 
 
@@ -31,10 +31,10 @@ def run(config: PassrateConfig) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     rates: dict[str, float] = {}
     with ExitStack() as stack:
-        server = stack.enter_context(open_server(config.rollout, config.model.path, config.model.dtype, run_dir))
+        engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, run_dir))
         verifier = stack.enter_context(Verifier(config.verify))
-        server.wait_ready()
-        rollout = Rollout(config.rollout, server.endpoint, tokenizer)
+        engines.wait_ready()
+        rollout = Rollout(config.rollout, engines, tokenizer)
         console = stack.enter_context(Console("pass rates", len(prompts)))
         for start in range(0, len(prompts), config.questions_at_once):
             some = prompts[start : start + config.questions_at_once]

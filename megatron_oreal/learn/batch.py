@@ -30,6 +30,7 @@ class MicroBatch:
     rewards: Tensor  # [n] of +1 / -1
     advantages: Tensor  # [n] float32
     pass_rates: Tensor  # [n] float32
+    rollout_logprobs: Tensor  # [R] float32, the engine's of the response tokens; NaN where not known
 
 
 def of_rank(
@@ -90,6 +91,7 @@ def pack(samples: Sequence[Sample], index: int, split: Split, score_position: st
         rewards=floats([s.reward for s in samples]),
         advantages=floats([s.advantage for s in samples]),
         pass_rates=floats([s.pass_rate for s in samples]),
+        rollout_logprobs=floats([value for s in samples for value in s.logprobs or [float("nan")] * len(s.response_ids)]),
     )
 
 

@@ -25,7 +25,7 @@ from megatron_oreal.learn.background_save import BackgroundSave
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
-from megatron_oreal.trajectory import TrainBatch
+from megatron_oreal.trajectory import TrainBatch, Unfinished
 
 STATE = "state.json"
 
@@ -41,7 +41,9 @@ class RunState:
     seconds: float = 0.0  # age of the run
     evaluations: dict[int, Evaluation] = field(default_factory=dict)  # step -> held-out result
     pending: TrainBatch | None = None  # sampled and selected for the next step, but not trained on yet
+    unfinished: list[Unfinished] = field(default_factory=list)  # questions whose sampling goes on in the next step
     noted: dict[str, float] = field(default_factory=dict)  # metrics of that step so far
+    unwritten: bool = False  # `noted` are those of `step` itself, which has no line in metrics.jsonl yet
 
     @property
     def pass_at_1(self) -> float:

@@ -16,7 +16,7 @@ from megatron_oreal.launcher import LostPeer
 from megatron_oreal.learn import megatron_cpu
 from megatron_oreal.learn.watch import Watch
 from megatron_oreal.model.spec import Platform
-from megatron_oreal.rollout.sync import listening_store
+from megatron_oreal.rollout.stores import listening_store
 
 T = TypeVar("T")
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # as gloo and NCCL put it
@@ -137,6 +137,18 @@ class Ranks:
         """Sum of a CPU tensor over all ranks."""
         dist.all_reduce(values, group=self._control)
         return values
+
+    def largest(self, values: torch.Tensor) -> torch.Tensor:
+        """Element by element the maximum of a CPU tensor over all ranks."""
+        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self._control)
+        return values
+
+    def hosts(self) -> tuple[int, int]:
+        """(number of hosts, which of them this rank is on, from 0). Collective."""
+        first = torch.zeros(self.placement.world_size, dtype=torch.int64)
+        first[self.placement.rank] = self.placement.local_rank == 0
+        firsts = self.total(first)
+        return int(firsts.sum()), int(firsts[: self.placement.rank + 1].sum()) - 1
 
     def barrier(self) -> None:
         """Wait for every rank, with the control group's deadline."""

@@ -1,72 +1,176 @@
-"""The policy's weights into the engine: every pipeline stage exports its part, its first rank sends it."""
+"""The policy's weights into the engines: every pipeline stage exports its part, its first rank sends it, all stages at the same time."""
 
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
 
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.step import Learner, Models
+from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
+from megatron_oreal.rollout.checksum import WrongWeights
+from megatron_oreal.rollout.engines import Engines, EnginesGone
 from megatron_oreal.rollout.server import Endpoint, ServerError
+from megatron_oreal.rollout.stores import Turns, listening_store
 from megatron_oreal.rollout.sync import WeightSync
+
+ATTEMPTS = 4
+"""Of a publication. Each but the first follows the loss of an engine, or one failure that nothing explains."""
 
 
 class Publisher:
-    """Collective over all ranks; `sync` is this rank's connection to the engine, None on ranks that send nothing."""
+    """Collective over all ranks; `engines` is known to rank 0 alone (None elsewhere), which decides who gets the weights."""
 
-    def __init__(self, sync: WeightSync | None, models: Models, ranks: Ranks):
-        self._sync, self._models, self._ranks = sync, models, ranks
+    def __init__(self, config: TrainConfig, models: Models, ranks: Ranks, engines: Engines | None):
+        self._config, self._models, self._ranks, self._engines = config.rollout, models, ranks, engines
+        self._folder = Path(config.run_dir) / "sync"
         self._stage = parallel_state.get_pipeline_model_parallel_rank()
-        self._stages = parallel_state.get_pipeline_model_parallel_world_size()
+        self._turns = Turns(self._store())
+        self._sync: WeightSync | None = None  # this rank's connection, on the senders
+        self._connected: list[Endpoint] = []
+        self._proof_s = 0.0  # of the publication in progress: what comparing checksums took
 
-    def publish(self, policy: Trainable, version: int) -> dict[str, float]:
-        """The engine has the policy's weights, proven by checksum, and is at `version` when this returns.
+    def _store(self) -> dist.Store:
+        """One store for all senders; rank 0 keeps it."""
+        if parallel_state.get_pipeline_model_parallel_world_size() == 1:
+            return dist.HashStore()
+        timeout_s, address = self._config.sync_timeout_s, os.environ["MASTER_ADDR"]
+        store = listening_store(address, timeout_s) if self._ranks.conducts else None
+        port = self._ranks.share(store.port if store else None, int)
+        return store or dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=timeout_s))
+
+    def publish(self, policy: Sequence[GPTModel], version: int) -> dict[str, float]:
+        """The engines have the policy's weights, proven by checksum, and are at `version` when this returns.
+
+        An engine that is lost meanwhile is left out; one that is back takes part. Those that have the weights are in service after it.
 
         Raises:
-            ServerError: the engine refuses, does not answer in time, or holds other weights than were sent.
+            EnginesGone (on every rank): none is left.
+            WrongWeights: an engine holds other weights than were sent.
+            ServerError: an engine refuses or does not answer in time although it is well.
         """
         started = time.perf_counter()
-        for turn in range(self._stages):  # the engine takes one sender at a time
-            if turn == self._stage and self._ranks.is_first_replica:
-                self._send(policy, version, opens=turn == 0, closes=turn == self._stages - 1)
-            self._ranks.barrier()
-        compared, held = self._sync.verify() if self._sync else (0, 0)
-        total = int(self._ranks.total(torch.tensor([compared], dtype=torch.int64)))
-        if held and total != held:
-            raise ServerError(f"weight sync: {total} tensors were sent, the engine holds {held}")
-        return {"time/sync": time.perf_counter() - started, "policy/version": version}
+        unexplained = 0
+        self._proof_s = 0.0
+        for attempt in range(1, ATTEMPTS + 1):
+            engines = self._agree()
+            failure = self._attempt(policy, version, engines)
+            if self._nobody(failure):
+                break
+            unexplained += not self._lost(engines)
+            if attempt == ATTEMPTS or unexplained > 1:
+                self._give_up(failure)
+        if self._engines:
+            self._engines.put_in_service(engines)
+        seconds = {"time/sync": time.perf_counter() - started, "time/sync_proof": self._proof_s}
+        return seconds | {"policy/version": version, "sync/attempts": attempt}
 
-    def _send(self, policy: Trainable, version: int, opens: bool, closes: bool) -> None:
-        tensors = hf_weights.export(policy.gpt, self._models.dims)
-        if self._sync is None:
+    def _agree(self) -> list[Endpoint]:
+        """The engines that are to get the weights, on every rank."""
+        engines, gone = [], ""
+        if self._engines:
+            try:
+                self._engines.wake()
+                engines = self._engines.for_sync()
+            except EnginesGone as error:
+                gone = str(error)
+        gone = self._ranks.share(gone, str)
+        if gone:
+            raise EnginesGone(gone)
+        return self._ranks.share(engines, list[Endpoint])
+
+    def _attempt(self, policy: Sequence[GPTModel], version: int, engines: list[Endpoint]) -> ServerError | None:
+        """Why it failed on this rank; None where it did not. Ranks go on together, as far as none of them has failed."""
+        opens = self._stage == 0
+        steps: list[Callable[[], object]] = [
+            lambda: self._connect(engines),
+            lambda: self._sync.open() if self._sync and opens else None,
+            lambda: self._send(policy, version),
+            lambda: self._sync.close(version) if self._sync and opens else None,
+            lambda: self._prove(),
+        ]
+        for step in steps:
+            failure = None
+            try:
+                step()
+            except WrongWeights:
+                raise
+            except ServerError as error:
+                failure = error
+            if not self._nobody(failure):
+                return failure
+        return None
+
+    def _nobody(self, failure: ServerError | None) -> bool:
+        """Whether no rank failed."""
+        return int(self._ranks.total(torch.tensor([int(failure is not None)]))) == 0
+
+    def _connect(self, engines: list[Endpoint]) -> None:
+        if engines == self._connected:
+            return
+        self.disconnect()
+        if self._ranks.is_sender:
+            device, name = self._ranks.platform.device, f"stage{self._stage}"
+            self._sync = WeightSync(engines, self._config, name, self._folder, device, self._turns, self._models.dims.groups)
+        self._connected = engines
+
+    def _send(self, policy: Sequence[GPTModel], version: int) -> None:
+        if not self._ranks.is_first_replica:
+            return
+        tensors = hf_weights.export(policy, self._models.dims)
+        if self._sync:
+            self._sync.send(tensors, version)
+        else:
             for _ in tensors:  # takes part in the gathering over TP
                 pass
-            return
-        if opens:
-            self._sync.open()
-        self._sync.send(tensors, version)
-        if closes:
-            self._sync.close(version)
+
+    def _prove(self) -> None:
+        started, compared, held, failure = time.perf_counter(), 0, 0, None
+        try:
+            compared, held = self._sync.verify() if self._sync else (0, 0)
+        except ServerError as error:
+            failure = error
+        total = int(self._ranks.total(torch.tensor([compared], dtype=torch.int64)))
+        nobody_failed = self._nobody(failure)
+        self._proof_s = time.perf_counter() - started
+        if failure:
+            raise failure
+        if nobody_failed and held and total != held:
+            raise WrongWeights(f"weight sync: {total} tensors were sent, the engines hold {held}")
+
+    def _lost(self, engines: list[Endpoint]) -> bool:
+        """Whether an engine is to blame. All connections are given up first: an engine may wait in one for a lost one."""
+        self.disconnect()
+        self._ranks.barrier()
+        lost = bool(self._engines.look(engines)) if self._engines else False
+        return self._ranks.share(lost, bool)
+
+    def _give_up(self, failure: ServerError | None) -> None:
+        if failure:
+            raise failure
+        self._ranks.barrier()  # the rank that failed says why and ends the job
+
+    def disconnect(self) -> None:
+        """Leave the groups with the engines."""
+        sync, self._sync, self._connected = self._sync, None, []
+        if sync:
+            with suppress(ServerError):
+                sync.disconnect()
 
 
 @contextmanager
-def open_publisher(config: TrainConfig, learner: Learner, endpoint: Endpoint, ranks: Ranks) -> Iterator[Publisher]:
-    """Connect every stage's sender with the engine, one after the other; disconnect on the way out."""
-    sync = None
-    stage = parallel_state.get_pipeline_model_parallel_rank()
-    for turn in range(parallel_state.get_pipeline_model_parallel_world_size()):
-        if turn == stage and ranks.is_sender:
-            folder = Path(config.run_dir) / "sync"
-            sync = WeightSync(endpoint, config.rollout, f"stage{stage}", folder, ranks.platform.device)
-        ranks.barrier()
+def open_publisher(config: TrainConfig, models: Models, ranks: Ranks, engines: Engines | None) -> Iterator[Publisher]:
+    """Disconnected from the engines on the way out."""
+    publisher = Publisher(config, models, ranks, engines)
     try:
-        yield Publisher(sync, learner.models, ranks)
+        yield publisher
     finally:
-        if sync:
-            sync.disconnect()
+        publisher.disconnect()

@@ -17,7 +17,7 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model import gpt, hf_weights
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import HFFolder
-from megatron_oreal.oreal import Counts, TokenWeights, policy_loss, token_rm_loss, token_weights
+from megatron_oreal.oreal import Counts, TokenWeights, importance_weights, mismatch, policy_loss, token_rm_loss, token_weights
 from megatron_oreal.trajectory import RIGHT, TrainBatch
 
 # What the last stage adds up -> (name in metrics.jsonl, the count over the global batch that divides it).
@@ -34,6 +34,8 @@ POLICY_METRICS = {
     "kl": ("loss/kl", None),
     "entropy": ("policy/entropy", "tokens"),
 }
+# Of the response tokens whose engine log-probability is known, divided by their number.
+MISMATCH_METRICS = {"difference": "logprob/diff_mean", "mismatch": "logprob/kl", "capped": "logprob/capped_share"}
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Learner:
             self.policy.tick()
         reported = (TOKEN_RM_METRICS if self.token_rm else {}) | ({} if frozen else POLICY_METRICS)
         metrics = sums.reduce(self.ranks, counts, reported) | sums.local | timer.laps
+        if not frozen:
+            metrics |= sums.reduce_mismatch(self.ranks)
         return StepResult(metrics, policy_changed=not frozen)
 
     def _train_token_rm(self, micro_batches: list[MicroBatch], counts: Counts, sums: "_Sums") -> list[TokenWeights]:
@@ -138,7 +142,10 @@ class Learner:
         """Backward and update of the policy under the token weights."""
 
         def loss(micro: MicroBatch, output: Tensor):
-            logprobs, entropy = output[0], output[1].detach()
+            logprobs, entropy, cap = output[0], output[1].detach(), self.objective.importance_cap
+            apart = mismatch(logprobs, micro.rollout_logprobs, cap)
+            sums.add(known=apart.tokens, difference=apart.difference, mismatch=apart.kl, capped=apart.capped)
+            sums.largest = apart.largest if sums.largest is None else torch.maximum(sums.largest, apart.largest)
             parts = policy_loss(
                 logprobs,
                 ref_logprobs[micro.index],
@@ -149,6 +156,7 @@ class Learner:
                 micro.pass_rates,
                 counts,
                 self.objective,
+                None if cap is None else importance_weights(logprobs, micro.rollout_logprobs, cap),
             )
             sums.add(total=parts.total.detach(), positive=parts.positive, negative=parts.negative, kl=parts.kl, entropy=entropy.sum())
             return parts.total, None
@@ -189,6 +197,7 @@ class _Sums:
     def __init__(self):
         self.local: dict[str, float] = {}  # values that every rank already agrees on
         self._values: dict[str, Tensor | float] = {}
+        self.largest: Tensor | None = None  # difference of log-probabilities
 
     def add(self, **values: Tensor) -> None:
         for name, value in values.items():
@@ -199,6 +208,16 @@ class _Sums:
         totals = last_stage_total([float(self._values.get(name, 0.0)) for name in names], ranks)
         per = [max(getattr(counts, count), 1) if count else 1 for _, count in names.values()]
         return {metric: total / n for (metric, _), total, n in zip(names.values(), totals, per, strict=True)}
+
+    def reduce_mismatch(self, ranks: Ranks) -> dict[str, float]:
+        """The metrics of trainer against engine, on every rank; none where no token's engine log-probability is known."""
+        known, *totals = last_stage_total([float(self._values.get(n, 0.0)) for n in ("known", *MISMATCH_METRICS)], ranks)
+        largest = float(ranks.largest(torch.tensor([float(self.largest) if self.largest is not None else 0.0])))
+        if not known:
+            return {}
+        return {metric: total / known for metric, total in zip(MISMATCH_METRICS.values(), totals, strict=True)} | {
+            "logprob/diff_max": largest
+        }
 
 
 def last_stage_total(values: list[float], ranks: Ranks) -> list[float]:

@@ -45,6 +45,7 @@ def rollout_metrics(groups: Sequence[Group], counts: SelectionCounts) -> dict[st
     trajectories = [t for g in groups for t in g.trajectories]
     verdicts = [v for g in groups for v in g.verdicts]
     lengths = [len(t.token_ids) for t in trajectories]
+    stale = sum(span.tokens for t in trajectories for span in t.earlier)
     return {
         "reward/mean": sum(r for g in groups for r in g.rewards) / len(trajectories),
         "reward/pass_rate": sum(v.right for v in verdicts) / len(verdicts),
@@ -52,6 +53,7 @@ def rollout_metrics(groups: Sequence[Group], counts: SelectionCounts) -> dict[st
         "response/length_mean": sum(lengths) / len(lengths),
         "response/length_max": max(lengths),
         "response/incomplete": sum(not t.complete for t in trajectories) / len(trajectories),
+        "response/stale_tokens": stale / max(sum(lengths), 1),
         "select/questions": counts.questions,
         "select/kept": counts.kept,
         "select/dropped_all_right": counts.dropped_all_right,

@@ -5,17 +5,21 @@ rewards -> advantages -> select -> token RM scores -> token_weights -> policy_lo
 
 from megatron_oreal.oreal.advantage import advantages
 from megatron_oreal.oreal.losses import PolicyLoss, policy_loss, token_rm_loss
+from megatron_oreal.oreal.mismatch import Mismatch, importance_weights, mismatch
 from megatron_oreal.oreal.objective import Counts, Objective
 from megatron_oreal.oreal.selection import Selection, select
 from megatron_oreal.oreal.token_weights import TokenWeights, response_positions, token_weights
 
 __all__ = [
     "Counts",
+    "Mismatch",
     "Objective",
     "PolicyLoss",
     "Selection",
     "TokenWeights",
     "advantages",
+    "importance_weights",
+    "mismatch",
     "policy_loss",
     "response_positions",
     "select",

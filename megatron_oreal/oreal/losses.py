@@ -34,11 +34,13 @@ def policy_loss(
     pass_rates: Tensor,
     counts: Counts,
     objective: Objective,
+    importance: Tensor | None = None,
 ) -> PolicyLoss:
     """The loss of n trajectories whose R response tokens are laid end to end, `lengths` tokens each.
 
     logprobs, ref_logprobs: [R] of the response tokens under the policy and the frozen starting model (None only with beta 0).
     weights: [R] each, None exactly when the objective has no token RM (all 1); `reinforce` takes them as 1 in any case.
+    importance: [R] a factor of each token's term but for the KL's, see importance_weights; None: all 1.
     rewards (+1 / -1), advantages, pass_rates: [n]. counts: of the global batch; where one is 0 its term is 0.
     `total` always has a gradient to `logprobs`, zeros where nothing is to be learnt. Raises ValueError for shapes that do not fit.
     """
@@ -46,9 +48,10 @@ def policy_loss(
     logprobs = _precise(logprobs)
     right, advantage, pass_rate = (_over_tokens(v, lengths, logprobs) for v in (rewards > 0, advantages, pass_rates))
     if objective.loss == "reinforce":
-        positive, negative = _reinforce(logprobs, right, advantage, counts)
+        terms = _reinforce(logprobs, right, advantage, counts)
     else:
-        positive, negative = _oreal(logprobs, weights, right, advantage, pass_rate, counts, objective)
+        terms = _oreal(logprobs, weights, right, advantage, pass_rate, counts, objective)
+    positive, negative = ((term if importance is None else term * importance).sum() for term in terms)
     kl = positive.new_zeros(())
     if ref_logprobs is not None and objective.beta:
         kl = objective.beta * kl_terms(logprobs, _precise(ref_logprobs), objective.kl).sum() / max(counts.tokens, 1)
@@ -64,19 +67,19 @@ def _oreal(
     counts: Counts,
     objective: Objective,
 ) -> tuple[Tensor, Tensor]:
-    """Eqs. 11 and 12: behaviour cloning on right tokens, policy gradient away from wrong ones; all inputs [R]."""
+    """Eqs. 11 and 12: behaviour cloning on right tokens, policy gradient away from wrong ones; all inputs, and both results, [R]."""
     weight_right, weight_wrong = (weights.positive, weights.negative) if weights is not None else (1.0, 1.0)
     scale_right = advantage if objective.positive_scale == "advantage" else 1.0
     scale_wrong = -advantage if objective.negative_scale == "advantage" else 1 - pass_rate
     cloning = right * weight_right * scale_right * -logprobs
     avoiding = ~right * weight_wrong * scale_wrong * _ratio(logprobs)
-    return cloning.sum() / max(counts.right_tokens, 1), objective.eta * avoiding.sum() / max(counts.wrong_tokens, 1)
+    return cloning / max(counts.right_tokens, 1), objective.eta * avoiding / max(counts.wrong_tokens, 1)
 
 
 def _reinforce(logprobs: Tensor, right: Tensor, advantage: Tensor, counts: Counts) -> tuple[Tensor, Tensor]:
-    """Plain policy gradient over all response tokens, in the parts of right and of wrong trajectories; all inputs [R]."""
+    """Plain policy gradient over all response tokens, in the parts of right and of wrong trajectories; inputs and results [R]."""
     terms = -_ratio(logprobs) * advantage / max(counts.tokens, 1)
-    return (terms * right).sum(), (terms * ~right).sum()
+    return terms * right, terms * ~right
 
 
 def _ratio(logprobs: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class Objective:
     eta: float = 0.5  # factor of the loss of the wrong trajectories
     beta: float = 0.01  # factor of the KL term
     kl: str = "k3"  # k3 | k1 | mse
+    importance_cap: float | None = None  # largest weight of a token for p_train / p_rollout; None: no correction
     loss: str = "oreal"  # oreal | reinforce: the ablation's baseline, plain policy gradient, token weights all 1
 
     def __post_init__(self) -> None:
@@ -52,6 +53,7 @@ class Objective:
             ("threshold", 0 <= self.threshold < 1, "0 <= threshold < 1"),
             ("topk_ratio", 0 < self.topk_ratio <= 1, "0 < topk_ratio <= 1"),
             ("eta", 0 <= self.eta < float("inf"), "0 <= eta, finite"),
+            ("importance_cap", self.importance_cap is None or self.importance_cap > 0, "above 0, or null"),
             ("beta", 0 <= self.beta < float("inf"), "0 <= beta, finite"),
         ):
             if not inside:

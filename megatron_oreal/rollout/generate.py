@@ -4,18 +4,18 @@ import asyncio
 import hashlib
 import queue
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.server import Endpoint, ServerError
-from megatron_oreal.trajectory import Prompt, Trajectory
+from megatron_oreal.rollout.dispatch import ATTEMPTS, Dispatch, Mishaps, Stopped
+from megatron_oreal.rollout.engines import Engines
+from megatron_oreal.rollout.server import ServerError
+from megatron_oreal.trajectory import Prompt, Span, Trajectory, Unfinished
 
-CONNECT_ATTEMPTS = 3
-RETRY_AFTER_S = 1.0
 JOIN_S = 10.0
 
 
@@ -30,126 +30,183 @@ class Sampling:
 
 
 class Rollout:
-    """Asks one server. `retries` counts the requests that had to be sent again."""
+    """Asks the engines in service, each question on the one with the least to do."""
 
-    def __init__(self, config: RolloutConfig, endpoint: Endpoint, tokenizer, seed: int = 0):
+    def __init__(self, config: RolloutConfig, engines: Engines, tokenizer, seed: int = 0):
         """`seed` matters where rollout.deterministic is set."""
-        self._config, self._endpoint, self._tokenizer, self._seed = config, endpoint, tokenizer, seed
+        self.config, self.engines, self._tokenizer, self._seed = config, engines, tokenizer, seed
         self._stop = tokenizer.encode(config.stop_word, add_special_tokens=False)[0]
         self._sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens)
-        self.retries = 0
+        self.mishaps = Mishaps()
+        self.on_no_engine: Callable[[], None] = self._take_those_that_are_back
+        """Called in the caller's thread when the last engine in service was lost; returns when there is one again, or raises."""
 
-    def generate(self, prompts: Sequence[Prompt], version: int, sampling: Sampling | None = None) -> Iterator[Trajectory]:
-        """Trajectories in the order in which they finish; all samples of a question come together.
+    def generate(
+        self, prompts: Sequence[Prompt], version: int, sampling: Sampling | None = None, unfinished: Sequence[Unfinished] = ()
+    ) -> "InFlight":
+        """Trajectories in the order in which they finish; all samples of a question come together, each exactly once.
 
         One request a question with n samples: the server computes the prompt once, and for a tiny model on CPU the cost of a
         request is that of hundreds of tokens. Where sampling is to be deterministic, one request a sample, each with its own seed.
+        An engine that ends, hangs or answers nonsense is given up (see Engines); its unfinished questions go to others.
+        `unfinished` questions of an earlier step are resumed before the prompts are asked.
 
         Raises:
             ValueError: a prompt that leaves no room for an answer.
-            ServerError: the server refused or did not answer in time.
+            ServerError (from the iteration): a request was refused, a question failed on ATTEMPTS engines, or no engine is left.
         """
-        sampling = sampling or self._sampling
         for prompt in prompts:
-            if len(prompt.token_ids) >= self._config.max_total_tokens:
+            if len(prompt.token_ids) >= self.config.max_total_tokens:
                 raise ValueError(f"prompt {prompt.id}: {len(prompt.token_ids)} tokens leave no room for an answer")
-        finished: queue.SimpleQueue = queue.SimpleQueue()
-        worker = _LoopThread(self._ask_all(prompts, version, sampling, finished), finished)
-        try:
-            for _ in prompts:
-                yield from self._next(finished, len(prompts))
-        finally:  # where the caller has lost interest, or a request failed, the server is to stop sampling as well
-            worker.cancel()
+        return InFlight(self, [*unfinished, *(Unfinished(p, []) for p in prompts)], version, sampling or self._sampling)
 
-    def _next(self, finished: queue.SimpleQueue, asked: int) -> list[Trajectory]:
-        """The trajectories of the next prompt that is finished; requests have deadlines of their own, this one is above them."""
-        rounds = -(-asked // self._config.concurrency) * CONNECT_ATTEMPTS + 1
-        try:
-            item = finished.get(timeout=rounds * self._config.request_timeout_s)
-        except queue.Empty as error:
-            raise ServerError(f"{self._endpoint.url}: sampling stands still{self._endpoint.where()}") from error
-        if isinstance(item, BaseException):
-            raise item
-        return item
+    def _take_those_that_are_back(self) -> None:
+        """Where no policy is trained the weights of the model folder, with which an engine starts, are the right ones."""
+        self.engines.put_in_service(self.engines.for_sync())
 
-    async def _ask_all(self, prompts, version, sampling, finished) -> None:
-        gate = asyncio.Semaphore(self._config.concurrency)
-        timeout = aiohttp.ClientTimeout(total=self._config.request_timeout_s)
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(timeout=timeout, headers=self._endpoint.headers, connector=connector) as session:
+    def bodies(self, asked: Unfinished, sampling: Sampling) -> list[dict]:
+        """The requests for one question's samples, those of a resumed question for its cut ones alone."""
+        prompt = asked.prompt
+        if cut := [t for t in asked.trajectories if t.finish == "cut"]:
+            return [self._body(prompt, t.index, sampling, 1, t.token_ids) for t in cut]
+        if not self.config.deterministic:
+            return [self._body(prompt, 0, sampling, sampling.samples)]
+        return [self._body(prompt, index, sampling, 1) for index in range(sampling.samples)]
 
-            async def ask(prompt: Prompt) -> None:
-                async with gate:
-                    answers = await asyncio.gather(*(self._post(session, body, prompt) for body in self._bodies(prompt, sampling)))
-                    finished.put(self._trajectories(prompt, version, [answer for some in answers for answer in some]))
-
-            async with asyncio.TaskGroup() as tasks:
-                for prompt in prompts:
-                    tasks.create_task(ask(prompt))
-
-    def _bodies(self, prompt: Prompt, sampling: Sampling) -> list[dict]:
-        """The requests for one prompt's samples."""
-        if not self._config.deterministic:
-            return [self._body(prompt, sampling, sampling.samples)]
-        bodies = [self._body(prompt, sampling, 1) for _ in range(sampling.samples)]
-        for index, body in enumerate(bodies):
-            name = hashlib.sha256(f"{self._seed}/{prompt.id}/{index}".encode())  # a prompt's id is that of its draw
-            body["sampling_params"]["sampling_seed"] = int.from_bytes(name.digest()[:4], "big")
-        return bodies
-
-    def _body(self, prompt: Prompt, sampling: Sampling, samples: int) -> dict:
-        room = self._config.max_total_tokens - len(prompt.token_ids)
-        return {
-            "input_ids": prompt.token_ids,
-            "return_logprob": True,
-            "sampling_params": {
-                "n": samples,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "max_new_tokens": min(sampling.max_new_tokens, room),
-                "stop_token_ids": [self._stop],
-                "skip_special_tokens": True,
-            },
+    def _body(self, prompt: Prompt, index: int, sampling: Sampling, samples: int, begun: Sequence[int] = ()) -> dict:
+        room = min(sampling.max_new_tokens, self.config.max_total_tokens - len(prompt.token_ids)) - len(begun)
+        parameters = {
+            "n": samples,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_new_tokens": room,
+            "stop_token_ids": [self._stop],
+            "skip_special_tokens": True,
         }
+        if self.config.deterministic:
+            name = hashlib.sha256(f"{self._seed}/{prompt.id}/{index}".encode())  # a prompt's id is that of its draw
+            parameters["sampling_seed"] = int.from_bytes(name.digest()[:4], "big")
+        return {"input_ids": [*prompt.token_ids, *begun], "return_logprob": True, "sampling_params": parameters}
 
-    async def _post(self, session: aiohttp.ClientSession, body: dict, prompt: Prompt) -> list[dict]:
-        """The server's answers for one prompt; a connection that breaks is tried again a few times."""
-        url = self._endpoint.url + "/generate"
-        for attempt in range(1, CONNECT_ATTEMPTS + 1):
-            try:
-                async with session.post(url, json=body) as answer:
-                    if answer.status != 200:
-                        text = (await answer.text())[:300].strip()
-                        raise ServerError(f"{url}: status {answer.status} for prompt {prompt.id}, {text}{self._endpoint.where()}")
-                    result = await answer.json()
-                    return result if isinstance(result, list) else [result]
-            except TimeoutError as error:
-                seconds = self._config.request_timeout_s
-                raise ServerError(f"{url}: no answer for prompt {prompt.id} within {seconds:.0f} s{self._endpoint.where()}") from error
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-                if attempt == CONNECT_ATTEMPTS:
-                    raise ServerError(f"{url}: {error} after {attempt} attempts{self._endpoint.where()}") from error
-                self.retries += 1
-                await asyncio.sleep(RETRY_AFTER_S * attempt)
-        raise AssertionError("unreachable")
+    def trajectories(self, asked: Unfinished, version: int, answers: list[dict]) -> list[Trajectory]:
+        """What the answers to bodies() make of the question, in sample order."""
+        if not asked.trajectories:
+            return [self._trajectory(asked.prompt, index, version, answer) for index, answer in enumerate(answers)]
+        rest = iter(answers)
+        return [t if t.finish != "cut" else self._joined(t, version, next(rest)) for t in asked.trajectories]
 
-    def _trajectories(self, prompt: Prompt, version: int, answers: list[dict]) -> list[Trajectory]:
-        return [
-            Trajectory(
-                prompt=prompt,
-                index=index,
-                token_ids=answer["output_ids"],
-                logprobs=[entry[0] for entry in answer["meta_info"]["output_token_logprobs"]],
-                text=answer["text"],
-                finish=self._finish(answer["meta_info"]["finish_reason"]),
-                version=version,
-            )
-            for index, answer in enumerate(answers)
-        ]
+    def _trajectory(self, prompt: Prompt, index: int, version: int, answer: dict) -> Trajectory:
+        return Trajectory(
+            prompt=prompt,
+            index=index,
+            token_ids=answer["output_ids"],
+            logprobs=[entry[0] for entry in answer["meta_info"]["output_token_logprobs"]],
+            text=answer["text"],
+            finish=self._finish(answer["meta_info"]["finish_reason"]),
+            version=version,
+        )
+
+    def _joined(self, begun: Trajectory, version: int, answer: dict) -> Trajectory:
+        """A trajectory that was cut, with what was sampled since."""
+        new = self._trajectory(begun.prompt, begun.index, version, answer)
+        before = Span(begun.version, len(begun.token_ids) - sum(span.tokens for span in begun.earlier))
+        token_ids = begun.token_ids + new.token_ids
+        return replace(
+            new,
+            token_ids=token_ids,
+            logprobs=begun.logprobs + new.logprobs,
+            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            earlier=[*begun.earlier, before] if before.tokens else begun.earlier,
+        )
 
     def _finish(self, reason: dict) -> str:
         """The model's other end tokens stop the server too; only the stop word's makes an answer complete (spec, step 1)."""
+        if reason["type"] == "abort":
+            return "cut"  # by us: nobody else has this engine's key
         return "abort" if reason["type"] == "stop" and reason["matched"] != self._stop else reason["type"]
+
+
+class InFlight:
+    """Questions being sampled; iterate over it once. Closed when the iteration ends, however it does."""
+
+    def __init__(self, rollout: Rollout, asked: Sequence[Unfinished], version: int, sampling: Sampling):
+        self._rollout, self._asked, self._version, self._sampling = rollout, asked, version, sampling
+        self.unfinished: list[Unfinished] = []  # those that stop_early cut
+        self._finished: queue.SimpleQueue = queue.SimpleQueue()
+        self._dispatch: Dispatch | None = None
+        self._worker: _LoopThread | None = None
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        self._worker = _LoopThread(self._ask_all(), self._finished)
+        try:
+            for _ in self._asked:
+                item = self._next()
+                if isinstance(item, Unfinished):
+                    self.unfinished.append(item)
+                else:
+                    yield from item
+        finally:  # where the caller has lost interest, or a request failed, the server is to stop sampling as well
+            self._worker.cancel()
+
+    def stop_early(self) -> None:
+        """Cut what is still being sampled: the iteration ends soon, `unfinished` says with what. From any thread."""
+        self._worker.call(self._stop)
+
+    def _next(self) -> list[Trajectory] | Unfinished:
+        """What became of the next question; requests have deadlines of their own, this one is above them."""
+        config = self._rollout.config
+        rounds = -(-len(self._asked) // config.concurrency) * ATTEMPTS + 1
+        while True:
+            try:
+                item = self._finished.get(timeout=rounds * config.request_timeout_s + config.ready_timeout_s)
+            except queue.Empty as error:
+                raise ServerError("rollout: sampling stands still") from error
+            if isinstance(item, BaseException):
+                raise item
+            if not isinstance(item, _NoEngine):
+                return item
+            self._rollout.on_no_engine()
+            self._worker.call(item.revived)
+
+    async def _ask_all(self) -> None:
+        config = self._rollout.config
+        timeout = aiohttp.ClientTimeout(total=config.request_timeout_s)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session,
+            Dispatch(config, self._rollout.engines, session, self._rollout.mishaps, self._version, self._revive) as self._dispatch,
+            asyncio.TaskGroup() as tasks,
+        ):
+            for asked in self._asked:
+                tasks.create_task(self._ask(asked))
+
+    async def _stop(self) -> None:
+        if self._dispatch:
+            await self._dispatch.stop()
+
+    async def _ask(self, asked: Unfinished) -> None:
+        try:
+            answers = await self._dispatch.answers(asked.prompt.id, self._rollout.bodies(asked, self._sampling))
+        except Stopped:
+            self._finished.put(asked)
+            return
+        trajectories = self._rollout.trajectories(asked, self._version, answers)
+        cut = self._dispatch.stopped and any(t.finish == "cut" for t in trajectories)
+        self._finished.put(Unfinished(asked.prompt, trajectories) if cut else trajectories)
+
+    async def _revive(self) -> None:
+        no_engine = _NoEngine()
+        self._finished.put(no_engine)
+        await no_engine.event.wait()
+
+
+class _NoEngine:
+    """In the queue of what is finished: nothing goes on until an engine is in service again."""
+
+    def __init__(self):
+        self.event = asyncio.Event()
+
+    async def revived(self) -> None:
+        self.event.set()
 
 
 class _LoopThread(threading.Thread):
@@ -171,6 +228,11 @@ class _LoopThread(threading.Thread):
             self._finished.put(error)
         finally:
             self._loop.close()
+
+    def call(self, make: Callable[[], Coroutine]) -> None:
+        """Run a coroutine on the loop, without waiting for it; nothing happens where the loop has ended."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(make()))
 
     def cancel(self) -> None:
         """Stop whatever is still running, and wait for it."""

@@ -5,15 +5,17 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psutil
 import requests
 
 from megatron_oreal.launcher import free_port
@@ -48,6 +50,10 @@ class Endpoint:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname
+
     def post(self, path: str, body: dict | None = None, timeout_s: float = 60.0):
         """A control call; returns the JSON answer, None where there is none.
 
@@ -69,33 +75,56 @@ class Endpoint:
             raise ServerError(f"{self.url}{path}: status {answer.status_code}, {answer.text[:300].strip()}{self.where()}")
         return answer.json() if answer.headers.get("content-type", "").startswith("application/json") else None
 
+    def healthy(self, timeout_s: float) -> bool:
+        """Whether it says within this time that it can generate. A paused one cannot."""
+        return self._is_ok("/health", timeout_s)
+
+    def works(self, timeout_s: float) -> bool:
+        """Whether its scheduler answers within this time, paused or not."""
+        return self._is_ok("/server_info", timeout_s)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether its HTTP server answers within this time, whatever its scheduler does."""
+        return self._is_ok("/model_info", timeout_s)
+
+    def _is_ok(self, path: str, timeout_s: float) -> bool:
+        try:
+            return requests.get(self.url + path, headers=self.headers, timeout=timeout_s).status_code == 200
+        except requests.RequestException:
+            return False  # not listening, or silent
+
     def where(self) -> str:
         """For the end of an error message."""
         return f" (log: {self.log})" if self.log else ""
 
 
 class Server:
-    """A server process of our own in its own process group, bound to 127.0.0.1, with a key of this run for every call.
+    """A server process of our own in its own process group, bound to rollout.bind, with a key of its own for every call.
 
     To be started in a thread that lives as long as the server may: the kernel ends the server with the thread that forked it.
     """
 
-    def __init__(self, config: RolloutConfig, model_path: str, dtype: str, run_dir: Path):
+    def __init__(
+        self, config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, number: int = 0, start: int = 0, first_gpu: int = 0
+    ):
+        """`number` among the run's engines; `start` counts its restarts, each with a log of its own."""
         self._config = config
-        self._log = run_dir / "sglang.log"
+        name = f"sglang{f'-{number}' if number else ''}{f'-restart{start}' if start else ''}"
+        self._log = run_dir / f"{name}.log"
         self._stopped = False
         port = free_port()
-        self.endpoint = Endpoint(f"http://127.0.0.1:{port}", secrets.token_hex(24), str(self._log))
+        self.endpoint = Endpoint(f"http://{_reached_at(config.bind)}:{port}", secrets.token_hex(24), str(self._log))
         flags = {
             "model-path": model_path,
-            "host": "127.0.0.1",
+            "host": config.bind,
             "port": port,
             "dtype": dtype,
             "context-length": config.max_total_tokens + 1,
-            "config": _write_key(run_dir / "sglang_key.yaml", self.endpoint.key),
+            "config": _write_key(run_dir / f"{name}_key.yaml", self.endpoint.key),
             "sleep-on-idle": True,  # an idle server would burn a core that training could use
+            "tp-size": config.tp,
             "enable-deterministic-inference": config.deterministic,
-            **(_no_cuda() and CPU_FLAGS or {}),
+            **(CPU_FLAGS if _no_cuda() else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory}),
             **config.server_args,
         }
         command = [sys.executable, "-m", "megatron_oreal.rollout.sglang_cpu", *_as_arguments(flags)]
@@ -107,7 +136,14 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=partial(_tie_to, os.getpid()),
+                env=os.environ | (_cpu_environment(config.tp) if _no_cuda() else {}),
             )
+
+    @property
+    def ended(self) -> str:
+        """How its process ended, in words; empty while it lives."""
+        status = self._process.poll()
+        return "" if status is None else f"ended with status {status}"
 
     def wait_ready(self) -> None:
         """Return when the server answers.
@@ -117,19 +153,34 @@ class Server:
         """
         deadline = time.monotonic() + self._config.ready_timeout_s
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise ServerError(f"SGLang ended with status {self._process.returncode} before it was ready{self._tail()}")
-            try:
-                if requests.get(self.endpoint.url + "/health", headers=self.endpoint.headers, timeout=5).status_code == 200:
-                    return
-            except requests.RequestException:
-                pass  # not listening yet
+            if self.ended:
+                raise ServerError(self.not_ready)
+            if self.endpoint.healthy(5):
+                return
             time.sleep(0.2)
         raise ServerError(f"SGLang did not answer within rollout.ready_timeout_s={self._config.ready_timeout_s:.0f} s{self._tail()}")
+
+    @property
+    def not_ready(self) -> str:
+        """What to say where it ended before it answered."""
+        return f"SGLang {self.ended} before it was ready{self._tail()}"
 
     def _tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return f"; the end of {self._log}:\n  " + "\n  ".join(lines)
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    def kill(self) -> None:
+        """End the server and all its processes at once, whatever state they are in."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(STOP_GRACE_S)
+        self._stopped = True
 
     def stop(self) -> None:
         """End the server and all its processes; safe to call again."""
@@ -139,45 +190,7 @@ class Server:
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_GRACE_S)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(STOP_GRACE_S)
-        self._stopped = True
-
-
-class ExternalServer:
-    """A server that somebody else started: waited for, never stopped."""
-
-    def __init__(self, config: RolloutConfig):
-        key = Path(config.admin_key_file).read_text().strip() if config.admin_key_file else None
-        self.endpoint = Endpoint(config.url.rstrip("/"), key)
-        self._timeout_s = config.ready_timeout_s
-
-    def wait_ready(self) -> None:
-        """Raises ServerError where it does not answer within the deadline."""
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                if requests.get(self.endpoint.url + "/health", headers=self.endpoint.headers, timeout=5).status_code == 200:
-                    return
-            except requests.RequestException:
-                pass
-            if time.monotonic() > deadline:
-                raise ServerError(f"rollout.url={self.endpoint.url} does not answer /health within {self._timeout_s:.0f} s")
-            time.sleep(0.5)
-
-    def stop(self) -> None:
-        """Not ours to stop."""
-
-
-@contextmanager
-def open_server(config: RolloutConfig, model_path: str, dtype: str, run_dir: Path) -> Iterator[Server | ExternalServer]:
-    """The server of a run: started (it loads while the caller goes on; see wait_ready) and stopped, or an external one."""
-    server = ExternalServer(config) if config.placement == "external" else Server(config, model_path, dtype, run_dir)
-    try:
-        yield server
-    finally:
-        server.stop()
+        self.kill()
 
 
 def _as_arguments(flags: dict) -> list[str]:
@@ -194,6 +207,26 @@ def _no_cuda() -> bool:
     import torch
 
     return not torch.cuda.is_available()
+
+
+def _reached_at(bind: str) -> str:
+    """The address at which others find a server that listens at `bind`."""
+    if bind != "0.0.0.0":
+        return bind
+    named = socket.gethostbyname(socket.gethostname())
+    others = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == socket.AF_INET]
+    return next((a for a in others if not a.startswith("127.")), named) if named.startswith("127.") else named
+
+
+def _cpu_environment(tp: int) -> dict[str, str]:
+    """Memory of one weight update kept for the next (else its pages are made anew each time: 0.4 s a GB), and a core for each rank.
+
+    Without the latter SGLang wants one NUMA node a rank.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    binding = "|".join(str(cores[rank % len(cores)]) for rank in range(tp))
+    keep = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+    return keep | ({"SGLANG_CPU_OMP_THREADS_BIND": binding} if tp > 1 else {})
 
 
 def _private(path: Path) -> Path:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +57,12 @@ class Verifier:
         self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
         self._lock = Lock()
 
-    def verify(self, trajectories: Iterable[Trajectory], samples: int) -> list[Group]:
+    def verify(self, trajectories: Iterable[Trajectory], samples: int, on_group: Callable[[Group], None] | None = None) -> list[Group]:
         """Verdicts of trajectories as they arrive, grouped by prompt in the order of first arrival.
 
         Each is given to the workers at once, so that verification overlaps with generation. An incomplete
-        trajectory is wrong without being asked about. Raises ValueError, naming the prompt, where a prompt did
+        trajectory is wrong without being asked about. `on_group` hears of each group when its last verdict is there, in
+        whichever thread brings it. Raises ValueError, naming the prompt, where a prompt did
         not get exactly the samples 0 .. samples-1.
         """
         arrived: dict[str, dict[int, tuple[Trajectory, Future]]] = {}
@@ -70,6 +71,8 @@ class Verifier:
             if trajectory.index in of_prompt:
                 raise ValueError(f"prompt {trajectory.prompt.id!r}: sample {trajectory.index} came twice")
             of_prompt[trajectory.index] = (trajectory, self._submit(trajectory))
+            if on_group and len(of_prompt) == samples:
+                _when_judged(of_prompt, samples, on_group)
         for prompt_id, of_prompt in arrived.items():
             if sorted(of_prompt) != list(range(samples)):
                 raise ValueError(f"prompt {prompt_id!r}: samples {_listed(of_prompt)} came, 0 to {samples - 1} were expected")
@@ -140,6 +143,20 @@ def _group(of_prompt: dict[int, tuple[Trajectory, Future]], samples: int) -> Gro
     trajectories = [of_prompt[index][0] for index in range(samples)]
     verdicts = [of_prompt[index][1].result() for index in range(samples)]  # each ask has its own deadline
     return Group(trajectories[0].prompt, trajectories, verdicts)
+
+
+def _when_judged(of_prompt: dict[int, tuple[Trajectory, Future]], samples: int, tell: Callable[[Group], None]) -> None:
+    left, lock = [samples], Lock()
+
+    def one_more(_: Future) -> None:
+        with lock:
+            left[0] -= 1
+            complete = left[0] == 0
+        if complete:
+            tell(_group(of_prompt, samples))
+
+    for _, verdict in list(of_prompt.values()):
+        verdict.add_done_callback(one_more)
 
 
 def _listed(of_prompt: dict) -> str:

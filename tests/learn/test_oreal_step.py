@@ -15,7 +15,8 @@ from megatron_oreal.trajectory import Sample, TrainBatch
 from tests.settings import optimizer, tiny_run
 
 STEPS, FROZEN = 4, 1
-COMPARED = ("loss/token_rm", "grad_norm/token_rm", "token_weight/positive", "loss/positive", "loss/negative", "loss/kl", "grad_norm/policy")
+FIRST = ("loss/token_rm", "grad_norm/token_rm", "token_weight/positive")
+COMPARED = (*FIRST, "loss/positive", "loss/negative", "loss/kl", "grad_norm/policy", "logprob/diff_mean", "logprob/diff_max", "logprob/kl")
 LAYOUTS = {  # name -> (ranks, parallel config)
     "tp1": (1, {}),
     "tp2": (2, {"tp": 2}),
@@ -43,7 +44,9 @@ def make_batches() -> list[TrainBatch]:
 
     def sample(question, reward, pass_rate):
         advantage = (2 * (1 - pass_rate) if reward > 0 else -2 * pass_rate) * 4 / 3
-        return Sample(f"q{question}", tokens(3, 12), tokens(3, 30), reward, advantage, pass_rate, 0)
+        prompt, response = tokens(3, 12), tokens(3, 30)
+        logprobs = (torch.randn(len(response), generator=generator) - math.log(97)).tolist()
+        return Sample(f"q{question}", prompt, response, reward, advantage, pass_rate, 0, logprobs if question else [])
 
     return [TrainBatch([sample(q, r, (q + 1) / 4) for q in range(3) for r in (1, -1)]) for _ in range(STEPS)]
 
@@ -96,8 +99,13 @@ def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, t
         numbers["token_weight/positive"] = sum(w.sum().item() for w, s in zip(weights, batch.samples, strict=True) if s.reward > 0) / right
         if step >= FROZEN:
             positive = negative = kl = 0.0
+            apart = []
             for s, w in zip(batch.samples, weights, strict=True):
                 logp, logr = (_response_logprobs(m, s) for m in (policy, ref))
+                if s.logprobs:
+                    apart.append(logp.detach() - torch.tensor(s.logprobs))
+                    if settings.objective.importance_cap is not None:
+                        w = w * apart[-1].exp().clamp(max=settings.objective.importance_cap)
                 if s.reward > 0:
                     positive = positive + (w * -logp * s.advantage).sum() / right
                 else:
@@ -106,6 +114,10 @@ def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, t
                 kl = kl + settings.objective.beta * (difference.exp() - difference - 1).sum() / (right + wrong)
             (positive + negative + kl).backward()
             numbers |= {"loss/positive": positive.item(), "loss/negative": negative.item(), "loss/kl": kl.item()}
+            apart = torch.cat(apart)
+            numbers |= {"logprob/diff_mean": apart.abs().mean().item(), "logprob/diff_max": apart.abs().max().item()}
+            numbers["logprob/kl"] = (apart.exp() - 1 - apart).mean().item()
+            numbers["logprob/capped_share"] = (apart.exp() > (settings.objective.importance_cap or math.inf)).float().mean().item()
             numbers["grad_norm/policy"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
             adam["policy"].step()
         history.append(numbers)
@@ -136,12 +148,14 @@ def _response_logprobs(model, sample: Sample) -> torch.Tensor:
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_layouts_give_the_numbers_of_a_plain_implementation(ranks, tiny_model, tied):
     model = tiny_model("qwen2", tie_word_embeddings=tied)
-    expected, weights = train_plainly(train_config(model, {}))
+    cap = None if tied else 1.5
+    expected, weights = train_plainly(train_config(model, {}, importance_cap=cap))
+    assert tied or 0.05 < expected[-1]["logprob/capped_share"] < 0.95
     for name, (world, parallel) in LAYOUTS.items():
-        results = ranks(world, train_on_megatron, train_config(model, parallel))
+        results = ranks(world, train_on_megatron, train_config(model, parallel, importance_cap=cap))
         for metrics, _ in results:
             for step in range(STEPS):
-                for key in COMPARED if step >= FROZEN else COMPARED[:3]:
+                for key in (*COMPARED, "logprob/capped_share") if step >= FROZEN else FIRST:
                     assert metrics[step][key] == pytest.approx(expected[step][key], rel=1e-4, abs=1e-6), (name, step, key)
         seen = set()
         for _, stage in results:

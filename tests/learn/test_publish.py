@@ -1,9 +1,10 @@
-"""Trained weights from Megatron ranks into a real server: there, Megatron and transformers must agree."""
+"""Trained weights from Megatron ranks into real engines: there, Megatron and transformers must agree."""
 
 import dataclasses
 
 import pytest
 import torch
+import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal import config
@@ -18,13 +19,15 @@ from megatron_oreal.oreal import Objective
 from megatron_oreal.prompts import load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
+from megatron_oreal.rollout.server import Server
+from megatron_oreal.rollout.stores import Turns
 from megatron_oreal.rollout.sync import WeightSync
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
-from tests.settings import tiny_run
+from tests.settings import engines_at, tiny_run
 
 PROMPTS = [Prompt("a", "q", "a", [7, 8, 9, 10]), Prompt("b", "q", "a", [300, 20])]
 SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], r, r * 0.5, 0.5, 0) for r in (1, -1)]
-LAYOUTS = {"tp2": {"tp": 2, "sequence_parallel": True}, "pp2": {"pp": 2}, "dp2": {"dp": 2}}
+LAYOUTS = {"dp2": {"dp": 2}, "tp2": {"tp": 2, "sequence_parallel": True}, "tp2-pp2": {"tp": 2, "pp": 2, "sequence_parallel": True}}
 
 
 def settings(model: str, run_dir: str, parallel: dict, way: str) -> config.TrainConfig:
@@ -39,13 +42,14 @@ def settings(model: str, run_dir: str, parallel: dict, way: str) -> config.Train
     )
 
 
-def train_and_publish(run: config.TrainConfig, endpoint, version: int, steps: int) -> float:
+def train_and_publish(run: config.TrainConfig, endpoints, version: int, steps: int) -> float:
     ranks = Ranks(run.parallel, run.seed)
     learner = Learner(run, ranks)
     for step in range(1, steps + 1):
         learner.train(TrainBatch(SAMPLES), step)
-    with open_publisher(run, learner, endpoint, ranks) as publisher:
-        seconds = publisher.publish(learner.policy, version)["time/sync"]
+    engines = engines_at(*endpoints) if ranks.conducts else None
+    with open_publisher(run, learner.models, ranks, engines) as publisher:
+        seconds = publisher.publish(learner.policy.gpt, version)["time/sync"]
     write_hf(learner.policy.gpt, learner.models, run.run_dir, ranks)
     ranks.stop()
     return seconds
@@ -61,11 +65,20 @@ def megatron_logprobs(run: config.TrainConfig, samples: list[Sample]):
     return [v.tolist() for v in values]
 
 
+@pytest.fixture(scope="module")
+def endpoints(server, served_model, tmp_path_factory):
+    """The session's engine, and one of two ranks."""
+    settings = RolloutConfig(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=400, tp=2)
+    with Server(settings, served_model, "float32", tmp_path_factory.mktemp("server"), number=1) as second:
+        second.wait_ready()
+        yield server.endpoint, second.endpoint
+
+
 @pytest.fixture
 def restored(server, served_model, tmp_path):
     """Whatever a test does to the session's server, the next one finds the model that it started with."""
     yield
-    sync = WeightSync(server.endpoint, RolloutConfig(), "restore", tmp_path, torch.device("cpu"))
+    sync = WeightSync([server.endpoint], RolloutConfig(), "restore", tmp_path, torch.device("cpu"), Turns(dist.HashStore()), kv_heads=2)
     source = HFFolder(served_model)
     sync.open()
     sync.send(((name, source[name][:]) for name in source), 0)
@@ -74,22 +87,27 @@ def restored(server, served_model, tmp_path):
     sync.disconnect()
 
 
-@pytest.mark.parametrize(("layout", "way"), [("tp2", "distributed"), ("pp2", "distributed"), ("dp2", "distributed"), ("pp2", "disk")])
-def test_after_a_step_and_a_sync_server_megatron_and_transformers_agree(ranks, server, served_model, restored, tmp_path, layout, way):
+CASES = [("dp2", "distributed"), ("tp2", "tensor"), ("tp2-pp2", "distributed"), ("tp2-pp2", "tensor"), ("tp2-pp2", "disk")]
+
+
+@pytest.mark.parametrize(("layout", "way"), CASES)
+def test_after_a_step_and_a_sync_engines_megatron_and_transformers_agree(ranks, endpoints, served_model, restored, tmp_path, layout, way):
     run = settings(served_model, str(tmp_path), LAYOUTS[layout], way)
-    ranks(2, train_and_publish, run, server.endpoint, 11, 1)
-    assert server.endpoint.get("/model_info")["weight_version"] == "11"
-    rollout = Rollout(run.rollout, server.endpoint, load_tokenizer(served_model))
-    trajectories = list(rollout.generate(PROMPTS, 11, Sampling(samples=1, temperature=0.0, top_p=1.0, max_new_tokens=12)))
+    ranks(4 if layout == "tp2-pp2" else 2, train_and_publish, run, endpoints, 11, 1)
     new, old = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (tmp_path / "hf", served_model))
+    trained = dataclasses.replace(run, model=config.ModelConfig(str(tmp_path / "hf"), "float32"), parallel=config.ParallelConfig(tp=2))
+    for endpoint in endpoints:
+        assert endpoint.get("/model_info")["weight_version"] == "11"
+        rollout = Rollout(run.rollout, engines_at(endpoint), load_tokenizer(served_model))
+        trajectories = list(rollout.generate(PROMPTS, 11, Sampling(samples=1, temperature=0.0, top_p=1.0, max_new_tokens=12)))
+        for trajectory in trajectories:
+            ids = torch.tensor([trajectory.prompt.token_ids + trajectory.token_ids])
+            with torch.no_grad():
+                logprobs, before = (m(ids).logits[0, len(trajectory.prompt.token_ids) - 1 : -1].log_softmax(-1) for m in (new, old))
+            assert logprobs.argmax(-1).tolist() == trajectory.token_ids
+            assert (logprobs - before).abs().max() > 0.01, "the step changed nothing; the test would not notice a missing sync"
+            torch.testing.assert_close(torch.tensor(trajectory.logprobs), logprobs.amax(-1), rtol=0, atol=1e-4)
     samples = [Sample("", t.prompt.token_ids, t.token_ids, 1, 0.0, 0.5, 0) for t in trajectories]
-    trained = dataclasses.replace(run, model=config.ModelConfig(str(tmp_path / "hf"), "float32"))
-    by_megatron = ranks(2, megatron_logprobs, dataclasses.replace(trained, parallel=config.ParallelConfig(tp=2)), samples)[-1]
+    by_megatron = ranks(2, megatron_logprobs, trained, samples)[-1]
     for trajectory, megatron in zip(trajectories, by_megatron, strict=True):
-        ids = torch.tensor([trajectory.prompt.token_ids + trajectory.token_ids])
-        with torch.no_grad():
-            logprobs, before = (m(ids).logits[0, len(trajectory.prompt.token_ids) - 1 : -1].log_softmax(-1) for m in (new, old))
-        assert logprobs.argmax(-1).tolist() == trajectory.token_ids
-        assert (logprobs - before).abs().max() > 0.01, "the step changed nothing; the test would not notice a missing sync"
-        torch.testing.assert_close(torch.tensor(trajectory.logprobs), logprobs.amax(-1), rtol=0, atol=1e-4)
         torch.testing.assert_close(torch.tensor(megatron), torch.tensor(trajectory.logprobs), rtol=0, atol=1e-4)

@@ -8,9 +8,11 @@ from transformers import AutoModelForCausalLM
 
 from megatron_oreal.prompts import load_tokenizer, stop_token
 from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.engines import EnginesGone
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.rollout.server import Endpoint, ServerError
 from megatron_oreal.trajectory import Prompt
+from tests.settings import engines_at
 
 CONFIG = RolloutConfig(samples=4, top_p=1.0, max_new_tokens=24, max_total_tokens=60, request_timeout_s=60)
 
@@ -21,18 +23,17 @@ def prompts_of(count: int) -> list[Prompt]:
 
 
 @pytest.fixture(scope="module")
-def rollout(server, served_model):
-    return Rollout(CONFIG, server.endpoint, load_tokenizer(served_model))
+def rollout(engines, served_model):
+    return Rollout(CONFIG, engines, load_tokenizer(served_model))
 
 
 def test_samples_are_whole_and_their_logprobs_are_those_of_transformers(rollout, served_model):
-    trajectories = list(rollout.generate(prompts_of(6), version=3))
+    trajectories = list(rollout.generate(prompts_of(6), version=0))
     assert sorted((t.prompt.id, t.index) for t in trajectories) == [(f"p{i}", k) for i in range(6) for k in range(4)]
     assert len({tuple(t.token_ids) for t in trajectories}) > 12
     model = AutoModelForCausalLM.from_pretrained(served_model, dtype=torch.float32)
     stop = stop_token(rollout._tokenizer, CONFIG.stop_word)
     for t in trajectories:
-        assert t.version == 3
         assert len(t.token_ids) == len(t.logprobs) <= 24
         assert t.complete == (t.token_ids[-1] == stop)
         assert t.complete or (t.finish == "length" and len(t.token_ids) == 24)
@@ -60,8 +61,8 @@ def test_the_stop_word_is_a_token_of_the_answer_but_not_of_its_text(rollout):
 
 def test_answers_arrive_while_others_are_still_being_sampled(rollout):
     slow_server = Sampling(samples=16, temperature=1.0, top_p=1.0, max_new_tokens=40)
-    narrow = Rollout(RolloutConfig(concurrency=1, max_new_tokens=40, max_total_tokens=60), rollout._endpoint, rollout._tokenizer)
-    arrivals = narrow.generate(prompts_of(8), 0, slow_server)
+    narrow = Rollout(RolloutConfig(concurrency=1, max_new_tokens=40, max_total_tokens=60), rollout.engines, rollout._tokenizer)
+    arrivals = iter(narrow.generate(prompts_of(8), 0, slow_server))
     assert next(arrivals).prompt.id == "p0"  # with one question at a time the last has not even been asked yet
     assert sum(1 for _ in arrivals) == 8 * 16 - 1
 
@@ -74,28 +75,28 @@ def test_the_length_limit_counts_the_prompt(rollout):
 
 
 def test_a_refusing_or_absent_server_is_one_clear_error(rollout):
-    believes_in_more = Rollout(RolloutConfig(max_new_tokens=24, max_total_tokens=1000), rollout._endpoint, rollout._tokenizer)
+    believes_in_more = Rollout(RolloutConfig(max_new_tokens=24, max_total_tokens=1000), rollout.engines, rollout._tokenizer)
     with pytest.raises(ServerError, match=r"/generate: status 400 for prompt bad"):
         list(believes_in_more.generate([Prompt("bad", "q", "a", [5] * 300)], 0))  # the server's context is 201 tokens
-    nobody = Rollout(CONFIG, Endpoint("http://127.0.0.1:9"), rollout._tokenizer)
-    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9/generate: .* after 3 attempts"):
+    nobody = Rollout(CONFIG, engines_at(Endpoint("http://127.0.0.1:9"), ready_timeout_s=1), rollout._tokenizer)
+    with pytest.raises(EnginesGone, match=r"no engine is left \(http://127\.0\.0\.1:9: 3 failures in a row, the last one: .*/generate: "):
         list(nobody.generate(prompts_of(1), 0))
-    assert nobody.retries == 2
+    assert (nobody.mishaps.retries, nobody.mishaps.moved, nobody.mishaps.lost) == (2, 4, 1)
 
 
-def test_an_answer_that_another_end_token_ends_is_not_complete(server, served_model):
+def test_an_answer_that_another_end_token_ends_is_not_complete(engines, served_model):
     tokenizer = load_tokenizer(served_model)
     config = RolloutConfig(max_new_tokens=40, max_total_tokens=60, stop_word=tokenizer.pad_token)  # the server also stops at its own
-    answers = list(Rollout(config, server.endpoint, tokenizer).generate(prompts_of(12), 0, Sampling(16, 1.0, 1.0, 40)))
+    answers = list(Rollout(config, engines, tokenizer).generate(prompts_of(12), 0, Sampling(16, 1.0, 1.0, 40)))
     by_other = [t for t in answers if t.token_ids[-1] == tokenizer.eos_token_id]
     assert by_other and not any(t.complete for t in by_other)
     assert all(t.complete == (t.token_ids[-1] == tokenizer.pad_token_id) for t in answers)
 
 
-def test_who_stops_listening_stops_the_sampling(server, served_model):
+def test_who_stops_listening_stops_the_sampling(engines, server, served_model):
     config = RolloutConfig(max_new_tokens=180, max_total_tokens=200, concurrency=4)
     threads = threading.active_count()
-    arriving = Rollout(config, server.endpoint, load_tokenizer(served_model)).generate(prompts_of(12) * 20, 0)
+    arriving = iter(Rollout(config, engines, load_tokenizer(served_model)).generate(prompts_of(12) * 20, 0))
     next(arriving)
     arriving.close()
     assert threading.active_count() == threads  # nobody is left to ask the other questions

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.server import ServerError, open_server
+from megatron_oreal.rollout.server import Server, ServerError
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
@@ -45,7 +45,7 @@ def group(pgid: int) -> list[psutil.Process]:
 
 def test_a_server_that_ends_at_start_shows_status_and_the_tail_of_its_log(served_model, tmp_path):
     config = RolloutConfig(server_args={"no-such-flag": 1}, ready_timeout_s=120)
-    with open_server(config, served_model, "float32", tmp_path) as server, pytest.raises(ServerError) as caught:
+    with Server(config, served_model, "float32", tmp_path) as server, pytest.raises(ServerError) as caught:
         server.wait_ready()
     assert "ended with status 2" in str(caught.value)
     assert "no-such-flag" in str(caught.value)
@@ -53,7 +53,7 @@ def test_a_server_that_ends_at_start_shows_status_and_the_tail_of_its_log(served
 
 
 def test_a_server_that_takes_too_long_is_named_and_stopped(served_model, tmp_path):
-    with open_server(RolloutConfig(ready_timeout_s=0.5), served_model, "float32", tmp_path) as server:
+    with Server(RolloutConfig(ready_timeout_s=0.5), served_model, "float32", tmp_path) as server:
         with pytest.raises(ServerError, match="did not answer within rollout.ready_timeout_s"):
             server.wait_ready()
         pid = server._process.pid

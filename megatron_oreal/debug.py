@@ -1,0 +1,77 @@
+"""Parts of a run by themselves: `mode` rollout_only, train_only and replay (conf/debug/). What they share with a run is its stages.
+
+rollout_only: samples with the weights of model.path, verifies, and writes every step's trajectories; nothing is trained.
+train_only: trains on recorded trajectories; no engines, no sync, no evaluation.
+replay: trains one recorded step again, from the checkpoint before it: the metrics are those of then.
+"""
+
+import time
+from pathlib import Path
+
+from megatron_oreal.config import TrainConfig
+from megatron_oreal.monitor.recorded import read_step
+from megatron_oreal.trajectory import Turn
+
+
+def rollout_only(config: TrainConfig) -> None:
+    """Leaves trajectories/ and metrics.jsonl in config.run_dir."""
+    from megatron_oreal.learn.checkpoint import RunState
+    from megatron_oreal.learn.parallel import Ranks
+    from megatron_oreal.stages import open_stages, read_inputs
+    from megatron_oreal.train import collect
+
+    inputs = read_inputs(config)
+    with Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks") as ranks, open_stages(config, inputs, ranks) as stages:
+        ranks.enter("rollout")
+        stages.wait_ready()
+        stages.go_on_from(RunState())
+        for step in range(1, config.steps + 1) if ranks.conducts else ():
+            started = time.perf_counter()
+            collect(config, stages, step, version=0)
+            stages.finish_step(step, time.perf_counter() - started)
+        ranks.barrier()
+
+
+def train_only(config: TrainConfig) -> None:
+    """Leaves metrics.jsonl in config.run_dir; one step alone where config.mode is replay.
+
+    Raises:
+        ValueError: trajectories are missing, or the checkpoint is not the one before the step.
+    """
+    from megatron_oreal.stages import read_inputs
+
+    read_inputs(config)
+    replay, folder = config.mode == "replay", Path(config.recorded)
+    first = config.replay_step if replay else 1
+    read_step(folder, first)  # what is wrong with it is said before any GPU is taken
+
+    from megatron_oreal.learn.checkpoint import Checkpoints
+    from megatron_oreal.learn.parallel import Ranks
+    from megatron_oreal.learn.step import Learner
+    from megatron_oreal.monitor.console import Console, step_line
+    from megatron_oreal.monitor.metrics import MetricsLog, rollout_metrics
+    from megatron_oreal.selection import Selector
+
+    with Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks") as ranks:
+        learner = Learner(config, ranks)
+        state = Checkpoints(Path(config.run_dir), config.checkpoint, learner, ranks).restore(config.resume)
+        if replay and state.step != first - 1:
+            raise ValueError(f"resume: to replay step {first} the checkpoint after step {first - 1} is needed, this one is of {state.step}")
+        selector = Selector(config.objective, config.seed)
+        if state.selector:
+            selector.state = state.selector
+        log = MetricsLog(config.run_dir) if ranks.conducts else None
+        with Console("OREAL", config.steps) as console:
+            for step in [first] if replay else range(state.step + 1, config.steps + 1):
+                started, noted, batch = time.perf_counter(), {}, None
+                if ranks.conducts:
+                    groups = read_step(folder, step)
+                    batch = selector.select(groups)
+                    noted = rollout_metrics(groups, batch.counts)
+                turn = ranks.share(Turn(batch), Turn)
+                if turn.batch.samples:
+                    noted |= learner.train(turn.batch, step).metrics
+                if log:
+                    noted["time/step"] = time.perf_counter() - started
+                    console.step(step, step_line(noted))
+                    log.write(step, noted)

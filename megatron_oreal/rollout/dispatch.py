@@ -1,0 +1,238 @@
+"""Which engine is asked what: the one with the least to do; what a lost engine leaves unfinished goes to others, once."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import aiohttp
+
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.engines import Engines
+from megatron_oreal.rollout.server import Endpoint, ServerError
+
+ATTEMPTS = 5
+"""Of one question, on whichever engines. A question that fails so often may be what kills them."""
+STRIKES = 3
+"""Failures in a row after which an engine is given up that still answers for its health."""
+RETRY_AFTER_S = 1.0
+OVERLOADED = (408, 429)
+
+
+@dataclass
+class Mishaps:
+    """What went wrong with engines while they sampled, and was made good."""
+
+    retries: int = 0  # requests sent again
+    moved: int = 0  # trajectories begun on an engine that was lost, and made by another one
+    lost: int = 0  # engines given up
+
+
+class Stopped(Exception):
+    """Sampling was ended early; this question was not asked any more."""
+
+
+class _Trouble(Exception):
+    """A request failed in a way that another attempt may not."""
+
+
+class Dispatch:
+    """Hands out requests while it is entered (`async with`), and watches the engines that have some."""
+
+    def __init__(
+        self,
+        config: RolloutConfig,
+        engines: Engines,
+        session: aiohttp.ClientSession,
+        mishaps: Mishaps,
+        version: int,
+        revive: Callable[[], Awaitable[None]],
+    ):
+        """`version` of the weights that answers must come from; `revive` returns when an engine is in service again."""
+        self._config, self._engines, self._session, self._mishaps = config, engines, session, mishaps
+        self._version, self._revive = str(version) if version else None, revive
+        self._running: Counter[Endpoint] = Counter()  # questions
+        self._strikes: Counter[Endpoint] = Counter()
+        self._gone: dict[Endpoint, asyncio.Event] = {}  # set when the engine is given up
+        self._why: dict[Endpoint, str] = {}  # it was
+        self._changed = asyncio.Condition()
+        self._reviving = asyncio.Lock()
+        self._watch: asyncio.Task | None = None
+        self.stopped = False
+
+    async def __aenter__(self) -> "Dispatch":
+        self._watch = asyncio.create_task(self._watch_all())
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        self._watch.cancel()
+
+    async def answers(self, name: str, bodies: list[dict]) -> list[dict]:
+        """The answers to a question's requests, all from one engine.
+
+        Raises:
+            ServerError: refused, failed ATTEMPTS times, or no engine is left.
+            Stopped: it had not been asked yet when stop() was called.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            async with self._engine() as (engine, gone):
+                try:
+                    result = await self._unless_gone(engine, gone, self._all(engine, bodies, name))
+                    self._strikes[engine] = 0
+                    return result
+                except _Trouble as error:
+                    trouble = error
+                if not gone.is_set():
+                    await self._strike(engine, str(trouble))
+            if gone.is_set():
+                self._mishaps.moved += sum(body["sampling_params"]["n"] for body in bodies)
+            else:
+                self._mishaps.retries += len(bodies)
+                await asyncio.sleep(RETRY_AFTER_S * attempt)
+        raise ServerError(f"rollout: question {name} failed {ATTEMPTS} times, at last: {trouble}")
+
+    async def stop(self) -> None:
+        """End what runs, with what has been sampled so far; ask nothing more."""
+        self.stopped = True
+        async with self._changed:
+            self._changed.notify_all()
+        await asyncio.gather(*(self._abort(e) for e in self._engines.serving))
+
+    async def _abort(self, engine: Endpoint) -> None:
+        """Until nothing runs there: a request that the engine had not yet received would not be ended by the first call."""
+        while self._running[engine] or (self._config.router and self._running.total()):
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with self._session.post(engine.url + "/abort_request", json={"abort_all": True}, headers=engine.headers):
+                    pass
+            await asyncio.sleep(RETRY_AFTER_S / 10)
+
+    @asynccontextmanager
+    async def _engine(self) -> AsyncIterator[tuple[Endpoint, asyncio.Event]]:
+        """A place on the engine with the least to do, as soon as there is one, and the event of its being given up."""
+        engine = await self._with_room()
+        self._running[engine] += 1
+        if engine not in self._gone or self._gone[engine].is_set():  # new, or back
+            self._gone[engine], self._strikes[engine] = asyncio.Event(), 0
+        gone = self._gone[engine]
+        try:
+            yield engine, gone
+        finally:
+            self._running[engine] -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _with_room(self) -> Endpoint:
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self.stopped or not self._engines.serving or self._free())
+            if self.stopped:
+                raise Stopped
+            if free := self._free():
+                return min(free, key=lambda e: (self._strikes[e], self._running[e]))
+            async with self._reviving:  # the first to notice does it for all
+                if not self._engines.serving:
+                    await self._revive()
+
+    def _free(self) -> list[Endpoint]:
+        serving = self._engines.serving
+        if self._config.router and serving:  # it spreads the load itself, and finds out by itself which of them are well
+            router = Endpoint(self._config.router.rstrip("/"), serving[0].key)
+            return [router] if self._running[router] < self._config.concurrency * len(serving) else []
+        return [e for e in serving if self._running[e] < self._config.concurrency]
+
+    async def _unless_gone(self, engine: Endpoint, gone: asyncio.Event, work) -> list[dict]:
+        """The result of `work`; _Trouble as soon as the engine is given up, whatever the work still waits for."""
+        task, waiting = asyncio.ensure_future(work), asyncio.ensure_future(gone.wait())
+        try:
+            await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise _Trouble(f"{engine.url} was given up: {self._why[engine]}")
+            return task.result()
+        finally:
+            task.cancel()
+            waiting.cancel()
+
+    async def _all(self, engine: Endpoint, bodies: list[dict], name: str) -> list[dict]:
+        some = await asyncio.gather(*(self._post(engine, body, name) for body in bodies))
+        return [answer for answers in some for answer in answers]
+
+    async def _post(self, engine: Endpoint, body: dict, name: str) -> list[dict]:
+        url = engine.url + "/generate"
+        try:
+            async with self._session.post(url, json=body, headers=engine.headers) as answer:
+                if answer.status != 200:
+                    text = f"{url}: status {answer.status} for prompt {name}, {(await answer.text())[:300].strip()}"
+                    if answer.status >= 500 or answer.status in OVERLOADED:
+                        raise _Trouble(text)
+                    raise ServerError(text + engine.where())
+                answers = _checked(await answer.json(), body["sampling_params"]["n"], self._version)
+                if not self.stopped and any(a["meta_info"]["finish_reason"]["type"] == "abort" for a in answers):
+                    raise _Trouble(f"{url}: the engine cut prompt {name} short")
+                return answers
+        except TimeoutError as error:
+            raise _Trouble(f"{url}: no answer within rollout.request_timeout_s={self._config.request_timeout_s:.0f} s") from error
+        except (aiohttp.ClientError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise _Trouble(f"{url}: {type(error).__name__} {error}") from error
+
+    async def _strike(self, engine: Endpoint, why: str) -> None:
+        """The engine failed once more: given up if it has ended, or has done nothing else for a while."""
+        self._strikes[engine] += 1
+        if ended := self._engines.ended(engine):
+            await self._give_up(engine, ended)
+        elif self._strikes[engine] >= STRIKES:
+            await self._give_up(engine, f"{STRIKES} failures in a row, the last one: {why}")
+
+    async def _give_up(self, engine: Endpoint, why: str) -> None:
+        if self._engines.give_up(engine, why):
+            self._mishaps.lost += 1
+        self._why[engine] = why
+        self._gone[engine].set()
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _watch_all(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.health_interval_s)
+            await asyncio.gather(*(self._look(e) for e in self._engines.serving if self._running[e]))
+
+    async def _look(self, engine: Endpoint) -> None:
+        """Give up an engine that has ended, or does not say within rollout.lost_after_s that it can generate."""
+        try:
+            async with asyncio.timeout(self._config.lost_after_s):
+                while not (ended := self._engines.ended(engine)):
+                    if await self._is_healthy(engine):
+                        return
+                    await asyncio.sleep(RETRY_AFTER_S)
+        except TimeoutError:
+            ended = f"no sign of health within rollout.lost_after_s={self._config.lost_after_s:.0f} s"
+        await self._give_up(engine, ended)
+
+    async def _is_healthy(self, engine: Endpoint) -> bool:
+        try:
+            async with self._session.get(engine.url + "/health", headers=engine.headers) as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
+
+def _checked(answers, samples: int, version: str | None) -> list[dict]:
+    """The samples of an answer, if it is one: token ids with a log-probability each, by the right weights.
+
+    Raises:
+        ValueError, KeyError, TypeError: anything else.
+    """
+    answers = answers if isinstance(answers, list) else [answers]
+    if len(answers) != samples:
+        raise ValueError(f"{len(answers)} samples instead of {samples}")
+    for answer in answers:
+        meta = answer["meta_info"]
+        logprobs = meta["output_token_logprobs"]
+        if not isinstance(answer["text"], str) or not all(isinstance(t, int) for t in answer["output_ids"]):
+            raise ValueError("no text or no token ids")
+        if len(logprobs) != len(answer["output_ids"]) or not all(isinstance(entry[0], float) for entry in logprobs):
+            raise ValueError("not one log-probability a token")
+        if version is not None and meta["weight_version"] != version:
+            raise ValueError(f"it serves version {meta['weight_version']} instead of {version}")
+        meta["finish_reason"]["type"]
+    return answers

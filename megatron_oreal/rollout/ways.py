@@ -1,0 +1,327 @@
+"""How tensors travel to the engines: the three ways of rollout.sync. Every HTTP status is looked at; every wait has a deadline."""
+
+import pickle
+import secrets
+import time
+import traceback
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.server import Endpoint, ServerError
+from megatron_oreal.rollout.stores import Turns, listening_store, own_address
+
+POLL_S = 0.0005
+Bucket = Sequence[tuple[str, Tensor]]
+
+
+class Way(Protocol):
+    """One sender's way to all engines. Between begin of the first and end of the last sender the engines serve nothing."""
+
+    def begin(self) -> None: ...
+
+    def send(self, bucket: Bucket, version: int) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def end(self, version: int) -> None: ...
+
+    def leave(self) -> None: ...
+
+
+class Broadcast:
+    """Flattened buckets over one gloo or NCCL group of the sender and all ranks of all engines.
+
+    An engine takes one bucket at a time, and all of a group's members must take the same one: senders take turns by the bucket.
+    """
+
+    def __init__(
+        self, engines: Sequence[Endpoint], sizes: Sequence[int], config: RolloutConfig, sender: str, device: torch.device, turns: Turns
+    ):
+        """`sizes`: TP size of each engine."""
+        self._engines, self._device, self._timeout_s, self._turns = engines, device, config.sync_timeout_s, turns
+        self._flattens = device.type != "cpu"  # one large message; on CPU a copy on each side costs more than many messages (measured: 2x)
+        self._answers: Background | None = None
+        self._name = f"megatron_oreal_{sender}_{secrets.token_hex(4)}"  # an engine may still have the group of a run that was killed
+        self._group = self._join(sizes, "gloo" if device.type == "cpu" else "nccl")
+
+    def _join(self, sizes: Sequence[int], backend: str) -> dist.ProcessGroup:
+        with self._turns.turn(self._timeout_s):  # joining blocks an engine until all others join the same group
+            return self._join_now(sizes, backend)
+
+    def _join_now(self, sizes: Sequence[int], backend: str) -> dist.ProcessGroup:
+        address = own_address(self._engines[0].url, self._timeout_s)
+        store = listening_store(address, self._timeout_s)
+        world = 1 + sum(sizes)
+        common = {"master_address": address, "master_port": store.port, "world_size": world, "group_name": self._name, "backend": backend}
+        bodies = [common | {"rank_offset": 1 + sum(sizes[:index])} for index in range(len(sizes))]
+        invitation = Background(lambda: post_all(self._engines, "/init_weights_update_group", self._timeout_s, bodies))
+        joining = Background(lambda: _group_beside_the_default_one(backend, store, world, self._name, self._timeout_s, self._device))
+        invitation.wait_with(joining.done, self._timeout_s, "joining the weight-update group")
+        return joining.result()
+
+    def begin(self) -> None:
+        self._answers = None
+        begin_update(self._engines, self._timeout_s)
+
+    def send(self, bucket: Bucket, version: int) -> None:
+        """Returns when the bytes have left; the engines may still be loading them, their answers are looked at with the next bucket."""
+        body = {
+            "names": [name for name, _ in bucket],
+            "dtypes": [str(t.dtype).removeprefix("torch.") for _, t in bucket],
+            "shapes": [list(t.shape) for _, t in bucket],
+            "group_name": self._name,
+            "load_format": "flattened_bucket" if self._flattens else None,
+            "flush_cache": False,
+            "weight_version": str(version),
+        }
+        pieces = [flattened(bucket).to(self._device)] if self._flattens else [t.detach().contiguous() for _, t in bucket]
+        with self._turns.turn(self._timeout_s):
+            call = partial(post_all, self._engines, "/update_weights_from_distributed", self._timeout_s, body)
+            answers, works = Background(call), []
+            try:
+                works += [dist.broadcast(piece, src=0, group=self._group, async_op=True) for piece in pieces]
+                answers.meanwhile(lambda: all(work.is_completed() for work in works), self._timeout_s, "broadcasting weights")
+                for work in works:
+                    work.wait()
+            except RuntimeError as error:  # a ServerError is one as well
+                works.clear()  # each holds the group's connections, see leave()
+                traceback.clear_frames(error.__traceback__)
+                raise error if isinstance(error, ServerError) else ServerError(f"broadcasting weights: {error}") from error
+        self._settle(answers)
+
+    def _settle(self, answers: "Background | None") -> None:
+        """Wait for the answers to the bucket before; these are the next to be waited for."""
+        before, self._answers = self._answers, answers
+        if before:
+            before.wait_with(lambda: True, self._timeout_s, "loading weights")
+
+    def end(self, version: int) -> None:
+        post_all(self._engines, "/end_weight_update", self._timeout_s)
+
+    def finish(self) -> None:
+        """All that was sent is loaded."""
+        self._settle(None)
+
+    def leave(self) -> None:
+        """Closes the connections. An engine may be waiting in a broadcast that a lost one broke off: only that frees it.
+
+        gloo closes them when nobody holds the group any more, not before: no call under way, no traceback may.
+        """
+        group, self._group = self._group, None
+        calls = Background(partial(post_all, self._engines, "/destroy_weights_update_group", 10, {"group_name": self._name}))
+        dist.destroy_process_group(group)
+        del group
+        calls.join(10)
+
+
+class HandOver:
+    """Tensors to engines on this host: where CUDA is by handles of the sender's memory (CUDA IPC), on CPU by their bytes.
+
+    The payload is in SGLang's form, a pickle that SGLang reads with a list of allowed types.
+    """
+
+    def __init__(self, engines: Sequence[Endpoint], sizes: Sequence[int], config: RolloutConfig, device: torch.device):
+        """Raises ValueError where an engine runs on another host."""
+        self._engines, self._sizes, self._device, self._timeout_s = engines, sizes, device, config.sync_timeout_s
+        for engine in engines:
+            if engine.host not in (own_address(engine.url, config.sync_timeout_s), "localhost"):
+                raise ValueError(f"rollout.sync=tensor needs engines on the sender's host, {engine.url} is not: use distributed")
+
+    def begin(self) -> None:
+        begin_update(self._engines, self._timeout_s)
+
+    def send(self, bucket: Bucket, version: int) -> None:
+        payloads = _Handles(bucket, self._device) if self._device.type == "cuda" else _Bytes(bucket)
+        bodies = [
+            {
+                "serialized_named_tensors": [payloads.one() for _ in range(size)],
+                "flush_cache": False,
+                "weight_version": str(version),
+            }
+            for size in self._sizes
+        ]
+        post_all(self._engines, "/update_weights_from_tensor", self._timeout_s, bodies)
+
+    def finish(self) -> None:
+        """All that was sent is loaded: send() waits for it."""
+
+    def end(self, version: int) -> None:
+        post_all(self._engines, "/end_weight_update", self._timeout_s)
+
+    def leave(self) -> None:
+        """Nothing is held."""
+
+
+class _Bytes:
+    """A bucket's payload on CPU: a tensor's bytes, the same for every rank."""
+
+    def __init__(self, bucket: Bucket):
+        own = [(name, t.detach().clone(memory_format=torch.contiguous_format)) for name, t in bucket]  # a view would bring all it views
+        self._payload = b64encode(pickle.dumps(own)).decode()
+
+    def one(self) -> str:
+        return self._payload
+
+
+class _Handles:
+    """A bucket's payloads on GPU: views of one buffer by its handle. Each can be opened once, so each rank gets one of its own."""
+
+    def __init__(self, bucket: Bucket, device: torch.device):
+        from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
+
+        monkey_patch_torch_reductions()  # a device is named by its UUID: its number differs from process to process
+        flat, self._views, start = flattened(bucket).to(device), [], 0
+        for name, t in bucket:
+            self._views.append((name, flat[start : start + t.nbytes].view(t.dtype).view(t.shape)))
+            start += t.nbytes
+
+    def one(self) -> str:
+        from multiprocessing.reduction import ForkingPickler
+
+        return b64encode(ForkingPickler.dumps(self._views)).decode()
+
+
+class Disk:
+    """A folder that the engines read, a safetensors file a bucket; needs a file system that all of them see."""
+
+    def __init__(self, engines: Sequence[Endpoint], config: RolloutConfig, sender: str, folder: Path):
+        self._engines, self._timeout_s = engines, config.sync_timeout_s
+        self._folder, self._sender, self._sent = folder, sender, 0
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(f"{sender}-*.safetensors"):  # of an earlier run in another layout
+            old.unlink()
+
+    def begin(self) -> None:
+        model = Path(self._engines[0].get("/model_info", self._timeout_s)["model_path"])
+        (self._folder / "config.json").write_bytes((model / "config.json").read_bytes())
+
+    def send(self, bucket: Bucket, version: int) -> None:
+        path = self._folder / f"{self._sender}-{self._sent:05d}.safetensors"
+        save_file({n: t.cpu().contiguous() for n, t in bucket}, path, metadata={"format": "pt"})
+        self._sent += 1
+
+    def finish(self) -> None:
+        """All is written: send() waits for it."""
+
+    def end(self, version: int) -> None:
+        body = {"model_path": str(self._folder.resolve()), "weight_version": str(version), "flush_cache": True}
+        post_all(self._engines, "/update_weights_from_disk", self._timeout_s, body)
+
+    def leave(self) -> None:
+        """Nothing is held."""
+
+
+def post_all(engines: Sequence[Endpoint], path: str, timeout_s: float, bodies: dict | list[dict] | None = None) -> list:
+    """The same control call to all engines at once, with one body for all or one for each; their answers in order.
+
+    Raises:
+        ServerError: of the first that refuses or does not answer in time; as soon as it does, whatever the others still wait for.
+    """
+    bodies = bodies if isinstance(bodies, list) else [bodies] * len(engines)
+    calls = [Background(partial(engine.post, path, body, timeout_s)) for engine, body in zip(engines, bodies, strict=True)]
+    pending = set(calls)
+    while pending:
+        for call in [c for c in pending if c.done()]:
+            pending.discard(call)
+            call.result()
+        time.sleep(POLL_S)
+    return [call.result() for call in calls]
+
+
+def begin_update(engines: Sequence[Endpoint], timeout_s: float) -> None:
+    """Open an update on all engines; one that an earlier sender began and never ended is ended first."""
+    for engine in engines:
+        try:
+            engine.post("/begin_weight_update", timeout_s=timeout_s)
+        except ServerError as error:
+            if "already open" not in str(error):
+                raise
+            engine.post("/end_weight_update", timeout_s=timeout_s)
+            engine.post("/begin_weight_update", timeout_s=timeout_s)
+
+
+def flattened(bucket: Bucket) -> Tensor:
+    """[bytes of all] uint8."""
+    return torch.cat([t.contiguous().flatten().view(torch.uint8) for _, t in bucket])
+
+
+def buckets(tensors: Iterable[tuple[str, Tensor]], size: int) -> Iterable[list[tuple[str, Tensor]]]:
+    """Tensors gathered up to `size` bytes; a larger one travels alone."""
+    bucket, filled = [], 0
+    for name, tensor in tensors:
+        if bucket and filled + tensor.nbytes > size:
+            yield bucket
+            bucket, filled = [], 0
+        bucket.append((name, tensor))
+        filled += tensor.nbytes
+    if bucket:
+        yield bucket
+
+
+class Background(Thread):
+    """A call in a thread of its own that may outlive its caller's patience."""
+
+    def __init__(self, call: Callable):
+        super().__init__(daemon=True)
+        self._call, self._value, self._error = call, None, None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:  # raised again by result()
+            self._error = error
+
+    def done(self) -> bool:
+        return not self.is_alive()
+
+    def result(self):
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def wait_with(self, other_done: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Wait for this call and for `other_done`. A call that fails raises at once, whatever the other still waits for."""
+        self.meanwhile(lambda: self.done() and other_done(), timeout_s, what)
+        self.result()
+
+    def meanwhile(self, other_done: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Wait for `other_done` alone, unless this call fails before."""
+        deadline = time.monotonic() + timeout_s
+        while not other_done():
+            if self.done():
+                self.result()
+            if time.monotonic() > deadline:
+                raise ServerError(f"{what} took more than rollout.sync_timeout_s={timeout_s:.0f} s")
+            time.sleep(POLL_S)
+
+
+def _group_beside_the_default_one(backend: str, store, world: int, name: str, timeout_s: float, device) -> dist.ProcessGroup:
+    """A group with processes outside of this job, as rank 0. torch's public new_group only splits the default group.
+
+    The same call (and the same store prefix) as SGLang makes on its side.
+    """
+    group, _ = dist.distributed_c10d._new_process_group_helper(
+        world,
+        0,
+        [],
+        dist.Backend(backend),
+        dist.PrefixStore(name, store),
+        group_name=name,
+        backend_options=None,
+        timeout=timedelta(seconds=timeout_s),
+        device_id=None if device.type == "cpu" else device,
+    )
+    dist.distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(world)}
+    return group

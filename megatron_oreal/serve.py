@@ -1,0 +1,67 @@
+"""Engines on hosts of their own, for rollout.placement=disaggregated:
+
+`python -m megatron_oreal.serve experiment=NAME run_dir=DIR key=value ...`, one process a host (`srun --ntasks-per-node=1`), with the
+overrides of the training run. The hosts share rollout.engines evenly; rank 0 finds them in the run's folder. Ends when the run ends.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_oreal.command import run_command
+from megatron_oreal.config import ModelConfig, TrainConfig, load
+from megatron_oreal.rollout.config import LOCALHOST, RolloutConfig
+from megatron_oreal.rollout.keeper import Keeper
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What of a run's configuration concerns its engines, and which of them are this host's."""
+
+    run_dir: str
+    model: ModelConfig
+    rollout: RolloutConfig
+    host: int
+    hosts: int
+
+    def __post_init__(self):
+        if self.rollout.placement != "disaggregated":
+            raise ValueError(f"rollout.placement is {self.rollout.placement}, only disaggregated engines are started apart from the ranks")
+        if self.hosts > 1 and self.rollout.bind == LOCALHOST:
+            raise ValueError(f"rollout.bind={LOCALHOST} hides the engines of {self.hosts} hosts from rank 0; set rollout.bind=0.0.0.0")
+        if self.rollout.engines % self.hosts:
+            raise ValueError(f"rollout.engines={self.rollout.engines} cannot be shared out evenly among {self.hosts} hosts")
+
+    @property
+    def numbers(self) -> range:
+        """The engines of this host."""
+        each = self.rollout.engines // self.hosts
+        return range(self.host * each, (self.host + 1) * each)
+
+
+def compose(overrides: list[str]) -> Serving:
+    """From the training run's overrides and srun's variables."""
+    config = load(TrainConfig, "train", overrides)
+    host, hosts = (int(os.environ.get(name, default)) for name, default in (("SLURM_PROCID", 0), ("SLURM_NTASKS", 1)))
+    return Serving(config.run_dir, config.model, config.rollout, host, hosts)
+
+
+def run(config: Serving) -> None:
+    """Keep this host's engines until the run is over, or until told to end."""
+    keeper = Keeper(config.rollout, config.model.path, config.model.dtype, Path(config.run_dir), config.numbers)
+    keeper.start()
+    try:
+        while keeper.is_alive():
+            keeper.join(1)  # a signal gets its turn
+    finally:
+        keeper.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_command("megatron_oreal.serve", compose, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

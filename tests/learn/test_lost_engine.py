@@ -1,0 +1,95 @@
+"""An engine that dies, or hangs, while weights are sent to it: the others get them all the same, and it does when it is back."""
+
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from megatron_oreal.learn.export import write_hf
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.publish import open_publisher
+from megatron_oreal.learn.step import Learner
+from megatron_oreal.oreal import Objective
+from megatron_oreal.prompts import load_tokenizer
+from megatron_oreal.rollout import ways
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.engines import Engines, open_engines
+from megatron_oreal.rollout.generate import Rollout, Sampling
+from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
+from tests.settings import engines_at, process_group_of, tiny_run
+
+CONFIG = RolloutConfig(
+    max_new_tokens=24, max_total_tokens=60, engines=2, ready_timeout_s=300, sync_timeout_s=15, lost_after_s=6, sync_bucket_mb=1
+)
+SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], r, r * 0.5, 0.5, 0) for r in (1, -1)]
+
+
+@pytest.fixture(scope="module")
+def run_dir(served_model, tmp_path_factory):
+    """Of a run with two engines."""
+    folder = tmp_path_factory.mktemp("run")
+    with open_engines(CONFIG, served_model, "float32", folder) as engines:
+        engines.wait_ready()
+        yield folder
+
+
+def publish_while_one_dies(run, how: signal.Signals, way: type) -> tuple | None:
+    """Two stages publish twice; one engine of two is hit when the first bucket is about to leave, and is back for the second time."""
+    with Ranks(run.parallel, run.seed) as ranks:
+        learner = Learner(run, ranks)
+        learner.train(TrainBatch(SAMPLES), 1)
+        write_hf(learner.policy.gpt, learner.models, Path(run.run_dir) / how.name, ranks)
+        engines = Engines(run.rollout, Path(run.run_dir)) if ranks.conducts else None
+        if engines:
+            engines.wait_ready()
+            victim, send = engines.serving[0], way.send
+
+            def send_and_hit(self, *arguments):
+                way.send = send
+                os.killpg(process_group_of(victim), how)
+                send(self, *arguments)
+
+            way.send = send_and_hit
+        with open_publisher(run, learner.models, ranks, engines) as publisher:
+            first = publisher.publish(learner.policy.gpt, 11)
+            survivors = list(engines.serving) if engines else []
+            deadline = time.monotonic() + 300
+            while engines and len(engines.for_sync()) < 2 and time.monotonic() < deadline:
+                time.sleep(0.5)
+            second = publisher.publish(learner.policy.gpt, 12)
+        return (victim, first, survivors, second, engines.serving, engines.rejoined) if engines else None
+
+
+CASES = [(signal.SIGKILL, "distributed"), (signal.SIGSTOP, "distributed"), (signal.SIGKILL, "tensor")]
+
+
+@pytest.mark.parametrize(("how", "way"), CASES)
+def test_an_engine_lost_in_mid_sync_is_left_out_and_taken_in_again(ranks, run_dir, served_model, how, way):
+    run = tiny_run(
+        served_model,
+        {"pp": 2},
+        run_dir=str(run_dir),
+        rollout=dataclasses.replace(CONFIG, sync=way),
+        objective=Objective(token_rm=False),
+        policy=dataclasses.replace(tiny_run(served_model).policy, freeze_steps=0),
+    )
+    kind = {"distributed": ways.Broadcast, "tensor": ways.HandOver}[way]
+    victim, first, survivors, second, serving, rejoined = ranks(2, publish_while_one_dies, run, how, kind)[0]
+    assert first["sync/attempts"] == 2
+    assert len(survivors) == 1 and victim not in survivors
+    assert second["sync/attempts"] == 1
+    assert len(serving) == 2 and victim not in serving and rejoined == 1
+    model = AutoModelForCausalLM.from_pretrained(run_dir / how.name / "hf", dtype=torch.float32)
+    prompt = Prompt("p", "q", "a", [7, 8, 9, 10])
+    for endpoint in serving:
+        rollout = Rollout(CONFIG, engines_at(endpoint), load_tokenizer(served_model))
+        (got,) = rollout.generate([prompt], 12, Sampling(samples=1, temperature=0.0, top_p=1.0, max_new_tokens=12))
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt.token_ids + got.token_ids])).logits[0, len(prompt.token_ids) - 1 : -1].log_softmax(-1)
+        assert logits.argmax(-1).tolist() == got.token_ids
+        torch.testing.assert_close(torch.tensor(got.logprobs), logits.amax(-1), rtol=0, atol=1e-4)

@@ -1,0 +1,112 @@
+"""Sampling that ends early: what cannot matter is not sampled, what is cut goes on in the next step, and nothing is lost unseen."""
+
+import dataclasses
+import time
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from megatron_oreal.prompts import load_tokenizer
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.selection import Enough
+from megatron_oreal.trajectory import Group, Prompt, Span, Verdict
+
+CONFIG = RolloutConfig(samples=4, top_p=1.0, max_new_tokens=180, max_total_tokens=200, request_timeout_s=60, concurrency=4)
+
+
+def prompts_of(count: int) -> list[Prompt]:
+    generator = torch.Generator().manual_seed(2)
+    return [Prompt(f"p{i}", "q", "a", torch.randint(3, 500, (5,), generator=generator).tolist()) for i in range(count)]
+
+
+@pytest.fixture
+def rollout(engines, served_model):
+    return Rollout(CONFIG, engines, load_tokenizer(served_model))
+
+
+def test_what_is_cut_is_resumed_under_the_next_version_with_its_logprobs(rollout, server, served_model):
+    prompts = prompts_of(40)
+    cut = rollout.generate(prompts, version=0)
+    arriving = iter(cut)
+    done = [next(arriving) for _ in range(16)]  # the first wave, all about as long
+    time.sleep(0.3)
+    cut.stop_early()  # in the middle of the second one
+    done += arriving
+    partial = [t for u in cut.unfinished for t in u.trajectories]
+    assert {t.prompt.id for t in done} | {u.prompt.id for u in cut.unfinished} == {p.id for p in prompts}
+    assert len({t.prompt.id for t in done}) + len(cut.unfinished) == 40
+    begun = [t for t in partial if t.finish == "cut" and t.token_ids]
+    assert begun, "nothing was in the middle of its answer; the test has nothing to look at"
+
+    server.endpoint.post("/update_weight_version", {"new_version": "7", "abort_all_requests": False})  # the same weights, for comparison
+    try:
+        resumed = list(rollout.generate([], version=7, unfinished=cut.unfinished))
+    finally:
+        server.endpoint.post("/update_weight_version", {"new_version": "default", "abort_all_requests": False})
+    assert sorted((t.prompt.id, t.index) for t in done + resumed) == sorted((p.id, k) for p in prompts for k in range(4))
+    by_name = {(t.prompt.id, t.index): t for t in resumed}
+    model = AutoModelForCausalLM.from_pretrained(served_model, dtype=torch.float32)
+    for t in begun:
+        whole = by_name[t.prompt.id, t.index]
+        assert whole.token_ids[: len(t.token_ids)] == t.token_ids
+        assert whole.earlier == [Span(0, len(t.token_ids))] and whole.version == 7
+        assert whole.text.startswith(t.text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        assert whole.finish in ("stop", "length", "abort")
+        ids = torch.tensor([whole.prompt.token_ids + whole.token_ids])
+        with torch.no_grad():
+            dense = model(ids).logits[0, len(whole.prompt.token_ids) - 1 : -1].log_softmax(-1)
+        expected = dense.gather(1, torch.tensor(whole.token_ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(whole.logprobs), expected, rtol=0, atol=1e-4)
+    for t in (t for t in partial if t.finish != "cut"):
+        assert by_name[t.prompt.id, t.index] == t  # had ended before the cut
+
+
+def test_the_engine_stops_at_once(rollout, server):
+    sampling = rollout.generate(prompts_of(400), version=0)
+    arriving = iter(sampling)
+    next(arriving)
+    stopped = time.monotonic()
+    sampling.stop_early()
+    left = sum(1 for _ in arriving)
+    assert time.monotonic() - stopped < 5
+    assert left < 4 * 300 and len(sampling.unfinished) > 100
+    server.endpoint.post("/flush_cache?timeout=10")  # refused as long as requests are waiting or running
+
+
+def test_samples_of_one_question_share_its_prompt(server):
+    """One request with n samples: the prompt is computed once, the other samples find it in the prefix cache."""
+    server.endpoint.post("/flush_cache?timeout=10")
+    body = {"input_ids": list(range(5, 105)), "sampling_params": {"n": 4, "max_new_tokens": 2, "temperature": 1.0}}
+    answers = server.endpoint.post("/generate", body)
+    cached = [answer["meta_info"]["cached_tokens"] for answer in answers]
+    assert all(tokens >= 90 for tokens in cached), cached
+
+
+def group(name: str, *right: bool) -> Group:
+    return Group(Prompt(name, "q", "a", [1]), [], [Verdict(r, "") for r in right])
+
+
+def test_enough_counts_questions_with_both(rollout):
+    stopped = []
+    enough = Enough(2, 4, CONFIG, lambda: stopped.append(1))
+    for index, verdicts in enumerate([(True, False), (True, True), (False, False), (False, True)]):
+        assert not stopped
+        enough.note(group(f"p{index}", *verdicts))
+    enough.note(group("p9", True, False))
+    assert stopped == [1]
+
+
+def test_enough_leaves_the_tail_and_without_either_setting_stops_nothing():
+    stopped = []
+    enough = Enough(10, 10, dataclasses.replace(CONFIG, tail=0.2), lambda: stopped.append(1))
+    for index in range(8):
+        assert not stopped
+        enough.note(group(f"p{index}", True, True))
+    assert stopped == [1]
+    stopped.clear()
+    never = Enough(10, 10, CONFIG, lambda: stopped.append(1))
+    for index in range(10):
+        never.note(group(f"p{index}", True, False))
+    assert not stopped

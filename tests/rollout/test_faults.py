@@ -1,0 +1,134 @@
+"""Engines that die, hang or answer nonsense in mid-rollout: every trajectory still arrives, once. Real engines, real signals."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from megatron_oreal.prompts import load_tokenizer
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.engines import open_engines
+from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.rollout.server import Endpoint
+from megatron_oreal.trajectory import Prompt
+from tests.settings import engines_at, process_group_of
+
+CONFIG = RolloutConfig(
+    samples=8,
+    max_new_tokens=180,
+    max_total_tokens=200,
+    engines=2,
+    concurrency=3,
+    ready_timeout_s=300,
+    health_interval_s=0.5,
+    lost_after_s=8,
+)
+PROMPTS = [Prompt(f"p{i}", "q", "a", [5 + i, 7, 9, 11]) for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def pair(served_model, tmp_path_factory):
+    """Two engines of a run, with their keeper."""
+    with open_engines(CONFIG, served_model, "float32", tmp_path_factory.mktemp("run")) as engines:
+        engines.wait_ready()
+        yield engines
+
+
+def whole(engines):
+    """Wait until every engine is back."""
+    deadline = time.monotonic() + CONFIG.ready_timeout_s
+    while len(back := engines.for_sync()) < CONFIG.engines:
+        assert time.monotonic() < deadline, "the lost engine did not come back"
+        time.sleep(0.5)
+    engines.put_in_service(back)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_what_a_lost_engine_leaves_is_made_by_the_other_and_it_comes_back(pair, served_model, how):
+    rollout = Rollout(CONFIG, pair, load_tokenizer(served_model))
+    victim = pair.serving[0]
+    started, pid = time.monotonic(), process_group_of(victim)
+    arriving = iter(rollout.generate(PROMPTS, 0))
+    first = next(arriving)
+    os.killpg(pid, how)
+    arrived = [first, *arriving]
+    assert sorted((t.prompt.id, t.index) for t in arrived) == sorted((p.id, k) for p in PROMPTS for k in range(8))
+    assert rollout.mishaps.lost == 1
+    assert rollout.mishaps.moved >= 8
+    assert victim not in pair.serving and len(pair.serving) == 1
+    assert time.monotonic() - started < 90
+    whole(pair)
+    assert victim not in pair.serving and len(pair.serving) == 2
+    assert pair.rejoined
+    assert not psutil.pid_exists(pid)
+
+
+def test_the_last_engine_lost_is_waited_for(pair, served_model):
+    """Where nobody trains, an engine that starts again has the right weights at once."""
+    rollout = Rollout(CONFIG, pair, load_tokenizer(served_model))
+    arriving = iter(rollout.generate(PROMPTS, 0))
+    arrived = [next(arriving)]
+    for endpoint in pair.serving:
+        os.killpg(process_group_of(endpoint), signal.SIGKILL)
+    arrived += arriving
+    assert sorted((t.prompt.id, t.index) for t in arrived) == sorted((p.id, k) for p in PROMPTS for k in range(8))
+    assert rollout.mishaps.lost == 2
+    whole(pair)
+
+
+IMPOSTOR = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.reply(200, b"")
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        kind = sys.argv[1]
+        meta = {"output_token_logprobs": [[-1.0, 5, None]], "finish_reason": {"type": "length", "length": 1}, "weight_version": "0"}
+        answers = [{"text": "x", "output_ids": [5, 6], "meta_info": meta}] * 8  # a log-probability is missing
+        if kind == "breaks off":
+            self.send_response(200)
+            self.send_header("content-length", "100000")
+            self.end_headers()
+            self.wfile.write(b"[{")
+            self.close_connection = True
+        else:
+            status, body = {"500": (500, b"no luck"), "no json": (200, b"<"), "no logprobs": (200, json.dumps(answers).encode())}[kind]
+            self.reply(status, body)
+    def reply(self, status, body):
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("kind", ["500", "no json", "no logprobs", "breaks off"])
+def test_an_engine_that_answers_nonsense_is_given_up(server, served_model, kind):
+    """It says that it is healthy; three failures in a row are enough."""
+    with subprocess.Popen([sys.executable, "-c", IMPOSTOR, kind], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            impostor = Endpoint(f"http://127.0.0.1:{process.stdout.readline().strip()}")
+            engines = engines_at(impostor, server.endpoint)
+            rollout = Rollout(dataclasses.replace(CONFIG, max_new_tokens=8), engines, load_tokenizer(served_model))
+            arrived = list(rollout.generate(PROMPTS, 0))
+        finally:
+            process.kill()
+    assert sorted((t.prompt.id, t.index) for t in arrived) == sorted((p.id, k) for p in PROMPTS for k in range(8))
+    assert rollout.mishaps.retries + rollout.mishaps.moved // 8 >= 3
+    assert engines.serving == [server.endpoint] and rollout.mishaps.lost == 1

@@ -1,0 +1,72 @@
+"""Parts of a run by themselves: what one wrote the other reads, and a replayed step gives the figures of then."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_oreal.monitor.recorded import read_step
+
+ROOT = Path(__file__).parents[1]
+COMMON = [
+    "experiment=demo",
+    "data.questions_per_step=3",
+    "rollout.samples=4",
+    "rollout.max_new_tokens=24",
+    "objective.keep=all",  # a model with random weights is never right
+    "policy.freeze_steps=1",
+    "policy.optimizer.warmup_steps=1",
+    "token_rm.optimizer.warmup_steps=1",
+]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("task")
+    command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "4", "--sft", "16"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    return [f"model.path={folder / 'base'}", f"data.train={folder / 'train.jsonl'}"]
+
+
+def run(task: list[str], run_dir: Path, *overrides: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "megatron_oreal.train", *COMMON, *task, f"run_dir={run_dir}", *overrides]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400)
+    return done.returncode, done.stdout
+
+
+def metrics(run_dir: Path) -> dict[int, dict]:
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row for row in rows}
+
+
+def test_a_recorded_step_is_replayed_exactly(task, tmp_path):
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    status, output = run(task, whole, "steps=3", "record=true", "checkpoint.interval=1", "checkpoint.keep_last=3")
+    assert status == 0, output
+    replay = ["debug=replay", "replay_step=3", f"recorded={whole / 'trajectories'}", f"resume={whole / 'checkpoints' / 'step-00002'}"]
+    status, output = run(task, again, "steps=3", *replay)
+    assert status == 0, output
+    then, now = metrics(whole)[3], metrics(again)[3]
+    learnt = [name for name in then if name.startswith(("loss/", "grad_norm/", "reward/", "select/", "response/"))]
+    assert len(learnt) > 10 and then["loss/policy" if "loss/policy" in then else "loss/total"]
+    assert {name: now[name] for name in learnt} == {name: then[name] for name in learnt}
+    status, output = run(task, again, "steps=3", *replay[:3], f"resume={whole / 'checkpoints' / 'step-00001'}")
+    assert status == 2 and "to replay step 3 the checkpoint after step 2 is needed, this one is of 1" in output
+
+
+def test_what_is_sampled_alone_is_trained_on_alone(task, tmp_path):
+    status, output = run(task, tmp_path / "sampled", "debug=rollout_only", "steps=2")
+    assert status == 0, output
+    folder = tmp_path / "sampled" / "trajectories"
+    groups = read_step(folder, 2)
+    assert [len(g.trajectories) for g in groups] == [4] * 3
+    assert not (tmp_path / "sampled" / "hf").exists()
+    status, output = run(task, tmp_path / "trained", "debug=train_only", f"recorded={folder}", "steps=2")
+    assert status == 0, output
+    rows = metrics(tmp_path / "trained")
+    assert rows[2]["loss/token_rm"] > 0 and rows[2]["response/length_mean"] == metrics(tmp_path / "sampled")[2]["response/length_mean"]
+    (folder / "step-00001.jsonl").write_text('{"prompt": 3}\n')
+    status, output = run(task, tmp_path / "broken", "debug=train_only", f"recorded={folder}", "steps=2")
+    assert status == 2 and "step-00001.jsonl, line 1: " in output

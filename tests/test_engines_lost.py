@@ -1,0 +1,108 @@
+"""Whole runs whose engines die: a restarted one gets the current weights and finishes the step; where none comes back the run is saved."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.keeper import folder_of, registered
+from megatron_oreal.rollout.server import Server
+from tests.settings import process_group_of
+
+ROOT = Path(__file__).parents[1]
+DEADLINE_S = 400
+SMALL = [
+    "experiment=demo",
+    "debug=fast",
+    "data.questions_per_step=12",
+    "rollout.samples=8",
+    "rollout.concurrency=2",
+    "rollout.max_new_tokens=160",
+    "rollout.health_interval_s=0.5",
+    "rollout.lost_after_s=8",
+    "objective.keep=all",  # a model with random weights is never right
+    "eval.max_new_tokens=8",
+    "checkpoint.interval=100",  # but for the one that is asked for
+]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("task")
+    command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "4", "--sft", "16"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    return folder
+
+
+def start(task: Path, run_dir: Path, *overrides: str) -> subprocess.Popen:
+    given = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"run_dir={run_dir}"]
+    command = [sys.executable, "-m", "megatron_oreal.train", *SMALL, *given, *overrides]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def rows(run_dir: Path) -> list[dict]:
+    path = run_dir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for_step(run: subprocess.Popen, run_dir: Path, step: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not any(row["step"] == step for row in rows(run_dir)):
+        assert run.poll() is None, f"the run ended with {run.returncode}:\n{run.stdout.read()}"
+        assert time.monotonic() < deadline, "the run took too long"
+        time.sleep(0.1)
+
+
+def test_the_only_engine_killed_in_mid_rollout_gets_the_current_weights_and_finishes(task, tmp_path):
+    """The weights that the policy had learnt by then were nowhere but in the ranks."""
+    run = start(task, tmp_path, "parallel=pp2", "rollout.ready_timeout_s=240")
+    wait_for_step(run, tmp_path, 2)  # the policy is at version 1 now
+    time.sleep(1.0)  # in the middle of step 3's rollout
+    (engine,) = registered(folder_of(tmp_path)).values()
+    os.killpg(process_group_of(engine.endpoint), signal.SIGKILL)
+    output, _ = run.communicate(timeout=DEADLINE_S)
+    assert run.returncode == 0, output
+    steps = {row["step"]: row for row in rows(tmp_path)}
+    assert sorted(steps) == [1, 2, 3, 4]
+    hit = next(row for row in steps.values() if row["rollout/engines_lost"])
+    assert hit["rollout/engines_rejoined"] == 1 and hit["rollout/moved"] >= 8
+    assert hit["policy/version"] in (1, 2)
+    assert sum(row["rollout/engines_lost"] for row in steps.values()) == 1
+    (engine,) = registered(folder_of(tmp_path)).values()
+    assert engine.start == 1
+
+
+def test_a_run_without_engines_is_saved_and_says_so_and_goes_on_later(task, tmp_path):
+    settings = RolloutConfig(max_new_tokens=64, max_total_tokens=256, ready_timeout_s=300)
+    run_dir, key = tmp_path / "run", tmp_path / "key"
+
+    def external(server: Server) -> list[str]:
+        server.wait_ready()
+        key.write_text(server.endpoint.key)
+        return ["rollout.placement=external", f"rollout.urls=[{server.endpoint.url}]", f"rollout.admin_key_file={key}"]
+
+    with Server(settings, str(task / "base"), "float32", tmp_path) as server:
+        run = start(task, run_dir, "parallel=dp2", "rollout.ready_timeout_s=10", *external(server))
+        wait_for_step(run, run_dir, 2)
+        time.sleep(1.0)
+        server.kill()
+        output, _ = run.communicate(timeout=DEADLINE_S)
+    assert run.returncode == 1, output
+    errors = [line for line in output.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and "rollout: no engine is left (http" in errors[0] and "resume=auto" in errors[0], output
+    assert "Traceback" not in output
+    before = rows(run_dir)
+    assert (run_dir / "checkpoints" / f"step-{before[-1]['step']:05d}").is_dir()
+    with Server(settings, str(task / "base"), "float32", tmp_path, start=1) as server:
+        run = start(task, run_dir, "parallel=dp2", "resume=auto", *external(server))
+        output, _ = run.communicate(timeout=DEADLINE_S)
+    assert run.returncode == 0, output
+    assert f"resumed after step {before[-1]['step']}" in output
+    assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4]
+    assert rows(run_dir)[: len(before)] == before

@@ -1,0 +1,71 @@
+"""Engines started apart from the ranks: found through the run's folder, on two "hosts" here, gone when the run is over."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_oreal import serve
+from megatron_oreal.rollout.keeper import folder_of, registered
+
+ROOT = Path(__file__).parents[1]
+DEADLINE_S = 400
+PLACED = ["rollout.placement=disaggregated", "rollout.engines=2", "rollout.ready_timeout_s=300"]
+
+
+def start(module: str, overrides: list[str], **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", module, "experiment=demo", "debug=fast", *PLACED, *overrides]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment)
+
+
+def test_a_run_finds_engines_of_other_hosts_and_leaves_its_tail_for_the_next_step(tmp_path):
+    task, run_dir = tmp_path / "task", tmp_path / "run"
+    command = [sys.executable, "tools/make_demo.py", "--out", task, "--train", "24", "--heldout", "4", "--sft", "16"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    overrides = [
+        f"model.path={task / 'base'}",
+        f"data.train={task / 'train.jsonl'}",
+        f"run_dir={run_dir}",
+        "rollout.tail=0.4",
+        "rollout.oversample=1.25",
+        "rollout.concurrency=1",
+        "rollout.max_new_tokens=150",
+        "objective.keep=all",
+        "steps=3",
+        "rollout.bind=0.0.0.0",
+    ]
+    hosts = [start("megatron_oreal.serve", overrides, SLURM_PROCID=str(host), SLURM_NTASKS="2") for host in range(2)]
+    try:
+        run = start("megatron_oreal.train", overrides)
+        output, _ = run.communicate(timeout=DEADLINE_S)
+        assert run.returncode == 0, output
+        for host in hosts:
+            said, _ = host.communicate(timeout=60)
+            assert host.returncode == 0, said
+    finally:
+        for host in hosts:
+            host.kill()
+    steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [s["rollout/engines"] for s in steps] == [2] * 3
+    assert len(registered(folder_of(run_dir))) == 2
+    assert all(s["rollout/unfinished"] >= 1 and s["rollout/abandoned"] == 0 for s in steps)
+    assert all(s["select/questions"] + s["rollout/unfinished"] == 10 for s in steps)  # 8 needed, 10 begun or resumed
+    assert any(s["response/stale_tokens"] > 0 for s in steps[1:])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollout.placement=colocated", "rollout.placement is colocated, only disaggregated engines are started apart from the ranks"),
+        ("rollout.engines=3", "rollout.engines=3 cannot be shared out evenly among 2 hosts"),
+        ("seed=0", "rollout.bind=127.0.0.1 hides the engines of 2 hosts from rank 0; set rollout.bind=0.0.0.0"),
+    ],
+)
+def test_what_cannot_work_is_one_line(monkeypatch, capsys, override, message):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    bind = [] if override == "seed=0" else ["rollout.bind=0.0.0.0"]
+    assert serve.main(["experiment=demo", *PLACED, "model.path=m", "data.train=d", *bind, override]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,205 @@
+"""New weights into engines, beside a bare transfer of the same bytes, in one run:
+
+    python tools/bench_sync.py [--size 0.5b] [--tp 1] [--pp 1] [--engines 2] [--engine-tp 1] [--rounds 3] [--ways distributed tensor disk]
+
+Real Megatron ranks (no optimizer) publish a policy of random weights to real engines. Between the rounds, with ranks and engines idle, the
+same number of bytes travels barely: broadcast in buckets from one process to as many others as there are engine ranks (gloo on CPU, NCCL
+on GPUs); for the disk written to one file and read by each engine's process. Medians; `proof` (checksums on both sides) is part of `sync`.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+DEADLINE_S = 900
+BUCKET_MB = 128
+
+
+def settings(arguments, model: Path, run_dir: Path, way: str):
+    """The configuration of a run that only publishes."""
+    from megatron_oreal.config import TrainConfig, load
+
+    overrides = {
+        "experiment": "demo",
+        "model.path": model,
+        "data.train": "unused",
+        "run_dir": run_dir,
+        "model.dtype": "bfloat16",
+        "parallel.tp": arguments.tp,
+        "parallel.pp": arguments.pp,
+        "parallel.dp": 1,
+        "parallel.sequence_parallel": str(arguments.tp > 1).lower(),
+        "parallel.timeout_s": DEADLINE_S,
+        "rollout.engines": arguments.engines,
+        "rollout.tp": arguments.engine_tp,
+        "rollout.sync": way,
+        "rollout.sync_bucket_mb": BUCKET_MB,
+        "rollout.sync_timeout_s": DEADLINE_S,
+        "rollout.ready_timeout_s": DEADLINE_S,
+        "+rollout.server_args.mem-fraction-static": 0.3,
+    }
+    return load(TrainConfig, "train", [f"{name}={value}" for name, value in overrides.items()])
+
+
+def join(rank: int, world: int, port: int) -> None:
+    """This process as a rank of a job."""
+    numbers = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    os.environ.update({"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in numbers.items()})
+
+
+def publishing_rank(rank: int, world: int, port: int, config, turns, results) -> None:
+    """Publishes a next version whenever it gets a turn, ends at a turn of -1."""
+    join(rank, world, port)
+    from megatron_oreal.command import quiet_libraries
+
+    quiet_libraries()
+    from megatron_oreal.learn.parallel import Ranks
+    from megatron_oreal.learn.publish import open_publisher
+    from megatron_oreal.learn.step import Models
+    from megatron_oreal.rollout.engines import Engines
+
+    with Ranks(config.parallel, config.seed) as ranks:
+        models = Models(config.model, config.parallel, config.compute, ranks)
+        policy = models.build("policy")
+        engines = Engines(config.rollout, Path(config.run_dir)) if ranks.conducts else None
+        if engines:
+            engines.wait_ready()
+        with open_publisher(config, models, ranks, engines) as publisher:
+            while (version := turns.get(timeout=DEADLINE_S)) >= 0:
+                metrics = publisher.publish(policy, version)
+                ranks.barrier()
+                if ranks.conducts:
+                    results.put((metrics["time/sync"], metrics["time/sync_proof"]))
+
+
+def bare_rank(rank: int, world: int, port: int, size: int, start, results) -> None:
+    """A bare broadcast in buckets, from rank 0, whenever told to."""
+    join(rank, world, port)
+    import torch
+    import torch.distributed as dist
+
+    cuda = torch.cuda.is_available() and torch.cuda.device_count() >= world
+    device = torch.device("cuda", rank) if cuda else torch.device("cpu")
+    dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world, timeout=timedelta(seconds=DEADLINE_S))
+    bucket = torch.ones(BUCKET_MB << 20, dtype=torch.uint8, device=device)
+    while start.get(timeout=DEADLINE_S) >= 0:
+        dist.barrier()
+        started = time.perf_counter()
+        for begin in range(0, size, bucket.numel()):
+            dist.broadcast(bucket[: min(bucket.numel(), size - begin)], src=0)
+        dist.barrier()
+        if rank == 0:
+            results.put(time.perf_counter() - started)
+    dist.destroy_process_group()
+
+
+def read_whole(path: str) -> None:
+    """What an engine does at least."""
+    with open(path, "rb", buffering=0) as file:
+        block = bytearray(16 << 20)
+        while file.readinto(block):
+            pass
+
+
+def bare_disk(folder: Path, size: int, readers: int) -> float:
+    """Seconds to write so many bytes to a file, and to read it in so many processes at once."""
+    block, path = os.urandom(16 << 20), folder / "bare"
+    with multiprocessing.Pool(readers) as pool:
+        started = time.perf_counter()
+        with open(path, "wb", buffering=0) as file:
+            for begin in range(0, size, len(block)):
+                file.write(block[: min(len(block), size - begin)])
+        pool.map(read_whole, [str(path)] * readers)
+        seconds = time.perf_counter() - started
+    path.unlink()
+    return seconds
+
+
+class Team:
+    """Processes that wait for turns."""
+
+    def __init__(self, world: int, function, *arguments):
+        from megatron_oreal.launcher import free_port
+
+        context, port = multiprocessing.get_context("spawn"), free_port()
+        self._turns, self._results = [context.Queue() for _ in range(world)], context.Queue()
+        places = enumerate(self._turns)
+        self._all = [context.Process(target=function, args=(r, world, port, *arguments, turns, self._results)) for r, turns in places]
+        for process in self._all:
+            process.start()
+
+    def turn(self, number: int):
+        """What the first of them measured."""
+        for turns in self._turns:
+            turns.put(number)
+        return self._results.get(timeout=DEADLINE_S)
+
+    def end(self) -> None:
+        for turns, process in zip(self._turns, self._all, strict=True):
+            turns.put(-1)
+            process.join(60)
+            process.kill()
+
+
+def measure(arguments, model: Path, run_dir: Path, size: int, way: str) -> dict[str, float]:
+    """Medians of the rounds; a first one of each kind is not counted."""
+    receivers = arguments.engines * arguments.engine_tp
+    config = settings(arguments, model, run_dir, way)
+    ranks = Team(arguments.tp * arguments.pp, publishing_rank, config)
+    bare = Team(1 + receivers, bare_rank, size)
+    rows = []
+    try:
+        for number in range(arguments.rounds + 1):
+            sync, proof = ranks.turn(number + 1)
+            bare_s = bare_disk(run_dir, size, receivers) if way == "disk" else bare.turn(number)
+            rows.append((sync, proof, bare_s))
+    finally:
+        ranks.end()
+        bare.end()
+    sync, proof, bare_s = (statistics.median(column) for column in zip(*rows[1:], strict=True))
+    return {"sync": sync, "proof": proof, "bare": bare_s}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--size", default="0.5b")
+    parser.add_argument("--ways", nargs="+", default=["distributed", "tensor", "disk"])
+    for name, default in (("tp", 1), ("pp", 1), ("engines", 2), ("engine-tp", 1), ("rounds", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+    from bench_convert import write_model
+    from make_demo import make_tokenizer
+
+    from megatron_oreal.rollout.engines import open_engines
+
+    with tempfile.TemporaryDirectory() as folder:
+        model, run_dir = Path(folder) / "model", Path(folder) / "run"
+        write_model(model, arguments.size, "bfloat16")
+        make_tokenizer().save_pretrained(model)
+        size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+        layout = f"trainer TP{arguments.tp} PP{arguments.pp}, {arguments.engines} engines of TP{arguments.engine_tp}"
+        print(f"{size / 1e6:.0f} MB bfloat16, {layout}\n")
+        print("| way | sync, s | of which proof, s | MB/s | bare, s | ratio | ratio without proof |\n|---|---|---|---|---|---|---|")
+        config = settings(arguments, model, run_dir, "distributed")
+        with open_engines(config.rollout, str(model), "bfloat16", run_dir) as engines:
+            engines.wait_ready()
+            for way in arguments.ways:
+                m = measure(arguments, model, run_dir, size, way)
+                ratios = f"{m['sync'] / m['bare']:.2f} | {(m['sync'] - m['proof']) / m['bare']:.2f}"
+                speed = f"{size / 1e6 / m['sync']:.0f}"
+                print(f"| {way} | {m['sync']:.2f} | {m['proof']:.2f} | {speed} | {m['bare']:.2f} | {ratios} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
