@@ -6,6 +6,7 @@ replay: trains one recorded step again, from the checkpoint before it: the metri
 """
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
@@ -25,11 +26,12 @@ def rollout_only(config: TrainConfig) -> None:
         ranks.enter("rollout")
         stages.wait_ready()
         stages.go_on_from(RunState())
-        for step in range(1, config.steps + 1) if ranks.conducts else ():
+        for step in range(1, config.steps + 1):
             started = time.perf_counter()
-            collect(config, stages, step, version=0)
-            stages.finish_step(step, time.perf_counter() - started)
-        ranks.barrier()
+            if ranks.conducts:
+                collect(config, stages, step, version=0)
+                stages.finish_step(step, time.perf_counter() - started)
+            ranks.barrier()  # the others' patience is that for one step
 
 
 def train_only(config: TrainConfig) -> None:
@@ -42,6 +44,8 @@ def train_only(config: TrainConfig) -> None:
 
     read_inputs(config)
     replay, folder = config.mode == "replay", Path(config.recorded)
+    if (Path(config.run_dir) / "checkpoints").exists():
+        raise ValueError(f"run_dir={config.run_dir}: holds a run, whose metrics mode={config.mode} would replace; name another folder")
     first = config.replay_step if replay else 1
     read_step(folder, first)  # what is wrong with it is said before any GPU is taken
 
@@ -61,7 +65,7 @@ def train_only(config: TrainConfig) -> None:
         if state.selector:
             selector.state = state.selector
         log = MetricsLog(config.run_dir) if ranks.conducts else None
-        with Console("OREAL", config.steps) as console:
+        with Console("OREAL", config.steps) if ranks.conducts else nullcontext() as console:
             for step in [first] if replay else range(state.step + 1, config.steps + 1):
                 started, noted, batch = time.perf_counter(), {}, None
                 if ranks.conducts:

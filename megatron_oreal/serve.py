@@ -13,6 +13,7 @@ from megatron_oreal.command import run_command
 from megatron_oreal.config import ModelConfig, TrainConfig, load
 from megatron_oreal.rollout.config import LOCALHOST, RolloutConfig
 from megatron_oreal.rollout.keeper import Keeper
+from megatron_oreal.rollout.server import ServerError
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,18 @@ def compose(overrides: list[str]) -> Serving:
 
 
 def run(config: Serving) -> None:
-    """Keep this host's engines until the run is over, or until told to end."""
+    """Keep this host's engines until the run is over, or until told to end.
+
+    Raises:
+        ServerError: none of them comes up.
+    """
     keeper = Keeper(config.rollout, config.model.path, config.model.dtype, Path(config.run_dir), config.numbers)
     keeper.start()
     try:
         while keeper.is_alive():
             keeper.join(1)  # a signal gets its turn
+            if len(keeper.failures) == len(config.numbers):
+                raise ServerError(keeper.failures[0])
     finally:
         keeper.stop()
 

@@ -80,11 +80,19 @@ class Stages:
     unfinished: list[Unfinished] = field(default_factory=list)  # questions that the last rollout cut
     memory_is_shared: bool = False  # on every rank: the engines give up the GPUs' memory while the models train
     _metrics: dict[str, float] = field(default_factory=dict)
+    _engine_counts: tuple[int, int, int] = (0, 0, 0)  # lost, rejoined, restarts of the run so far
 
     def wait_ready(self) -> None:
         """Return when all engines answer; they have been loading since open_stages."""
-        if self.engines:
+        if self.engines and not self.engines.serving:
             self.engines.wait_ready()
+
+    def make_room(self, ranks: Ranks) -> None:
+        """Engines on the ranks' own GPUs load first, and give up the memory before the models take it; else both load at once."""
+        if self.memory_is_shared:
+            self.wait_ready()
+            self.engines_sleep()
+            ranks.barrier()
 
     def engines_sleep(self) -> bool:
         """Whether the engines have given up the GPUs' memory, and with it their weights, until the next publication."""
@@ -97,12 +105,14 @@ class Stages:
         resumes = self.rollout.config.tail > 0
         self.unfinished = sampling.unfinished if resumes else []
         mishaps, self.rollout.mishaps = self.rollout.mishaps, Mishaps()
-        rejoined, self.engines.rejoined = self.engines.rejoined, 0
+        before, self._engine_counts = self._engine_counts, (self.engines.lost, self.engines.rejoined, self.engines.restarts)
+        lost, rejoined, restarts = (now - then for now, then in zip(self._engine_counts, before, strict=True))
         return {
             "rollout/retries": mishaps.retries,
             "rollout/moved": mishaps.moved,
-            "rollout/engines_lost": mishaps.lost,
+            "rollout/engines_lost": lost,  # these three since the last rollout, in training and sync as well
             "rollout/engines_rejoined": rejoined,
+            "rollout/engine_restarts": restarts,
             "rollout/engines": len(self.engines.serving),
             "rollout/unfinished": len(self.unfinished),
             "logprob/top_p_bias_bound": -log(self.rollout.config.top_p),  # see oreal.mismatch
@@ -193,7 +203,8 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
     """Start the engines (they load while the models are built), the verifier and the rest; stop them on the way out.
 
     Raises:
-        ValueError: engines on several hosts would listen where nobody finds them, or cannot be shared out among the hosts.
+        ValueError: engines on several hosts would listen where nobody finds them, or cannot be shared out among the hosts, or
+            rollout.sync does not lead to them.
     """
     rollout, run_dir, shared = config.rollout, Path(config.run_dir), config.rollout.releases_memory and not ranks.platform.is_cpu
     with ExitStack() as stack:
@@ -230,6 +241,13 @@ def _engines_here(config: TrainConfig, ranks: Ranks) -> range:
     """The numbers of the engines that this rank keeps: its host's share in the host's first rank, none in the others."""
     hosts, host = ranks.hosts()
     count = config.rollout.engines
+    if config.rollout.sync == "distributed" and not ranks.platform.is_cpu:
+        raise ValueError(
+            "rollout.sync=distributed: NCCL joins no two processes on one GPU, as ranks and rollout.placement=colocated engines are; "
+            "set rollout.sync=tensor on one host, disk on several"
+        )
+    if config.rollout.sync == "tensor" and hosts > 1:
+        raise ValueError(f"rollout.sync=tensor hands weights over within a host, the engines are on {hosts}; set rollout.sync=disk")
     if hosts > 1 and config.rollout.bind == LOCALHOST:
         raise ValueError(f"rollout.bind={LOCALHOST} hides the engines of {hosts} hosts from rank 0; set rollout.bind=0.0.0.0")
     if count % hosts:

@@ -37,16 +37,17 @@ def run(config: TrainConfig) -> None:
 
     inputs = read_inputs(config)  # whatever can be wrong with the input is found here, before any GPU is taken
 
-    from megatron_oreal.crew import Crew, saved_if_engines_go
+    from megatron_oreal.crew import Crew
     from megatron_oreal.learn.checkpoint import Checkpoints
     from megatron_oreal.learn.export import HFExports
     from megatron_oreal.learn.parallel import Ranks
-    from megatron_oreal.learn.publish import open_publisher
+    from megatron_oreal.learn.publish import Publisher
     from megatron_oreal.learn.step import Learner
 
     stop, run_dir = StopSignal(), Path(config.run_dir)
     with Ranks(config.parallel, config.seed, run_dir / "stacks") as ranks, open_stages(config, inputs, ranks) as stages:
         ranks.enter("load")
+        stages.make_room(ranks)
         learner = Learner(config, ranks)
         checkpoints = Checkpoints(run_dir, config.checkpoint, learner, ranks)
         exports = HFExports(run_dir, config.checkpoint, learner.models, ranks)
@@ -54,12 +55,12 @@ def run(config: TrainConfig) -> None:
         stages.wait_ready()
         stages.go_on_from(state)
         ranks.barrier()
-        publishing = open_publisher(config, learner.models, ranks, stages.engines)
-        with publishing as publisher, saved_if_engines_go(checkpoints, ranks, lambda: state):
-            crew = Crew(ranks, stages.rollout, learner.policy.gpt, publisher, stop)
+        publisher = Publisher(config, learner.models, ranks, stages.engines)
+        crew = Crew(ranks, stages.rollout, learner.policy.gpt, publisher, stop)
+        with publisher, crew.saved_if_it_fails(checkpoints, lambda: state):
             version, turn = state.version, Turn(state.pending)
-            if version > 0 or config.rollout.placement == "external":  # whose weights may be those of another run
-                publisher.publish(learner.policy.gpt, version)
+            ranks.enter("sync")
+            publisher.publish(learner.policy.gpt, version)  # a sync that cannot work is found out now, not when the policy first changes
             crew.conduct("evaluate", version, stages.evaluate, version, state.step)
             for step in range(state.step + 1, config.steps + 1):
                 started = time.perf_counter()
@@ -108,7 +109,7 @@ def collect(config: TrainConfig, stages: "Stages", step: int, version: int, samp
     prompts = stages.source.draw(asked - len(stages.unfinished))
     sampling = stages.rollout.generate(prompts, version, unfinished=stages.unfinished)  # yields trajectories as they finish
     enough = Enough(config.data.questions_per_step, asked, config.rollout, sampling.stop_early)
-    groups = stages.verifier.verify(sampling, config.rollout.samples, enough.note)  # while others are being sampled
+    groups = stages.verifier.verify(sampling, config.rollout.samples, enough.note, sampling.cut)  # while others are being sampled
     if config.record:
         write_step(Path(config.run_dir) / FOLDER, step, groups)
     batch = stages.selector.select(groups)

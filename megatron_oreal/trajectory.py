@@ -129,3 +129,4 @@ class Turn:
     batch: TrainBatch | None = None  # to train on; None: there is none
     stop: bool = False  # save and end instead of going on
     publish: bool = False  # not done yet: the engines were lost, all ranks bring their weights back
+    failed: str = ""  # why rank 0 cannot go on

@@ -36,7 +36,7 @@ def rank_main(rank: int, port: int, victim: int, stage: str, overrides: list[str
     def enter_and_die(self, name: str) -> None:
         enter(self, name)
         entered.append(name)
-        if rank == victim and name == stage and entered.count(stage) == (1 if stage in ("load", "reference", "policy", "sync") else 2):
+        if rank == victim and name == stage and entered.count(stage) == (1 if stage in ("load", "reference", "policy") else 2):
             time.sleep(2.5)  # in the middle of the stage: signs of life come once a second
             os.kill(os.getpid(), signal.SIGKILL)
 

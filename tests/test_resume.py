@@ -68,10 +68,14 @@ class Run:
         return output
 
     def metrics(self) -> dict[int, dict]:
-        """By step, without what depends on the clock."""
+        """By step, without what depends on the clock.
+
+        Nor with the distance to the engine's log-probabilities: their last bits depend on which requests meet in the engine.
+        """
         rows = [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
         assert len({row["step"] for row in rows}) == len(rows), "a step stands there twice"
-        return {r["step"]: {k: v for k, v in r.items() if not k.startswith("time/") and k != "eval/seconds"} for r in rows}
+        varies = ("time/", "logprob/", "eval/seconds")
+        return {r["step"]: {k: v for k, v in r.items() if not k.startswith(varies)} for r in rows}
 
     def weights(self, folder: str = "hf") -> dict[str, torch.Tensor]:
         return {name: tensor for part in (self.run_dir / folder).glob("*.safetensors") for name, tensor in load_file(part).items()}

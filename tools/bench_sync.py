@@ -62,7 +62,7 @@ def publishing_rank(rank: int, world: int, port: int, config, turns, results) ->
 
     quiet_libraries()
     from megatron_oreal.learn.parallel import Ranks
-    from megatron_oreal.learn.publish import open_publisher
+    from megatron_oreal.learn.publish import Publisher
     from megatron_oreal.learn.step import Models
     from megatron_oreal.rollout.engines import Engines
 
@@ -72,7 +72,7 @@ def publishing_rank(rank: int, world: int, port: int, config, turns, results) ->
         engines = Engines(config.rollout, Path(config.run_dir)) if ranks.conducts else None
         if engines:
             engines.wait_ready()
-        with open_publisher(config, models, ranks, engines) as publisher:
+        with Publisher(config, models, ranks, engines) as publisher:
             while (version := turns.get(timeout=DEADLINE_S)) >= 0:
                 metrics = publisher.publish(policy, version)
                 ranks.barrier()

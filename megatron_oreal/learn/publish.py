@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Publisher:
 
     def __init__(self, config: TrainConfig, models: Models, ranks: Ranks, engines: Engines | None):
         self._config, self._models, self._ranks, self._engines = config.rollout, models, ranks, engines
-        self._folder = Path(config.run_dir) / "sync"
+        self._folder, self._model = Path(config.run_dir) / "sync", Path(config.model.path)
         self._stage = parallel_state.get_pipeline_model_parallel_rank()
         self._turns = Turns(self._store())
         self._sync: WeightSync | None = None  # this rank's connection, on the senders
@@ -76,6 +76,8 @@ class Publisher:
     def _agree(self) -> list[Endpoint]:
         """The engines that are to get the weights, on every rank."""
         engines, gone = [], ""
+        self._ranks.platform.release_cached_memory()  # engines on our own GPUs take theirs back now
+        self._ranks.barrier()
         if self._engines:
             try:
                 self._engines.wake()
@@ -119,7 +121,8 @@ class Publisher:
         self.disconnect()
         if self._ranks.is_sender:
             device, name = self._ranks.platform.device, f"stage{self._stage}"
-            self._sync = WeightSync(engines, self._config, name, self._folder, device, self._turns, self._models.dims.groups)
+            places = self._folder, self._model
+            self._sync = WeightSync(engines, self._config, name, *places, device, self._turns, self._models.dims.groups)
         self._connected = engines
 
     def _send(self, policy: Sequence[GPTModel], version: int) -> None:
@@ -133,10 +136,17 @@ class Publisher:
                 pass
 
     def _prove(self) -> None:
-        started, compared, held, failure = time.perf_counter(), 0, 0, None
+        started, compared, held, answers, failure = time.perf_counter(), 0, 0, [], None
         try:
-            compared, held = self._sync.verify() if self._sync else (0, 0)
+            answers = self._sync.checksums() if self._ranks.conducts else []
         except ServerError as error:
+            failure = error
+        answers = self._ranks.share(answers, list[dict])
+        if failure:
+            raise failure
+        try:
+            compared, held = self._sync.verify(answers) if self._sync and answers else (0, 0)
+        except WrongWeights as error:
             failure = error
         total = int(self._ranks.total(torch.tensor([compared], dtype=torch.int64)))
         nobody_failed = self._nobody(failure)
@@ -158,19 +168,15 @@ class Publisher:
             raise failure
         self._ranks.barrier()  # the rank that failed says why and ends the job
 
+    def __enter__(self) -> "Publisher":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.disconnect()
+
     def disconnect(self) -> None:
         """Leave the groups with the engines."""
         sync, self._sync, self._connected = self._sync, None, []
         if sync:
             with suppress(ServerError):
                 sync.disconnect()
-
-
-@contextmanager
-def open_publisher(config: TrainConfig, models: Models, ranks: Ranks, engines: Engines | None) -> Iterator[Publisher]:
-    """Disconnected from the engines on the way out."""
-    publisher = Publisher(config, models, ranks, engines)
-    try:
-        yield publisher
-    finally:
-        publisher.disconnect()

@@ -30,6 +30,11 @@ class Platform:
     def is_cpu(self) -> bool:
         return self.device.type != "cuda"  # the meta device, too: a model without storage needs no kernels
 
+    def release_cached_memory(self) -> None:
+        """Give back what torch's allocator keeps of a GPU for later: another process is to have it."""
+        if not self.is_cpu:
+            torch.cuda.empty_cache()
+
     def transformer_options(self) -> dict:
         """Fields of TransformerConfig that depend on the platform alone: fused kernels need CUDA."""
         fused = not self.is_cpu

@@ -40,12 +40,21 @@ def _rows_up_to(path: Path, step: int) -> list[str]:
     return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
 
 
+def _stale_tokens(group: Group) -> int:
+    """Sampled by an earlier version than the newest that sampled for this question: before a cut, or all of those that ended before it."""
+    newest = max(t.version for t in group.trajectories)
+    return sum(
+        len(t.token_ids) if t.version < newest else sum(span.tokens for span in t.earlier if span.version < newest)
+        for t in group.trajectories
+    )
+
+
 def rollout_metrics(groups: Sequence[Group], counts: SelectionCounts) -> dict[str, float]:
     """What an iteration's trajectories looked like, over all questions and samples."""
     trajectories = [t for g in groups for t in g.trajectories]
     verdicts = [v for g in groups for v in g.verdicts]
     lengths = [len(t.token_ids) for t in trajectories]
-    stale = sum(span.tokens for t in trajectories for span in t.earlier)
+    stale = sum(_stale_tokens(g) for g in groups)
     return {
         "reward/mean": sum(r for g in groups for r in g.rewards) / len(trajectories),
         "reward/pass_rate": sum(v.right for v in verdicts) / len(verdicts),

@@ -32,7 +32,7 @@ class RolloutConfig:
     bind: str = LOCALHOST  # address at which they listen; 0.0.0.0 where engines and rank 0 are on several hosts
     release_memory: bool = True  # colocated engines give up the GPU's memory while the models train
     urls: list[str] = field(default_factory=list)  # of the external engines
-    router: str | None = None  # URL of SGLang's router before the external engines, for generation alone; control calls go to each engine
+    router: str | None = None  # URL of SGLang's router before the external engines, for generation: it watches them, control calls pass it
     admin_key_file: str | None = None  # file that holds the external engines' admin key
     ready_timeout_s: float = 300.0  # for a started engine to answer
     request_timeout_s: float = 1800.0  # for the samples of one question

@@ -1,6 +1,10 @@
-"""Which engine is asked what: the one with the least to do; what a lost engine leaves unfinished goes to others, once."""
+"""Which engine is asked what: the one with the least to do; what a lost engine leaves unfinished goes to others, once.
+
+A question's samples are asked for together and taken one by one, as each ends.
+"""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +22,20 @@ STRIKES = 3
 """Failures in a row after which an engine is given up that still answers for its health."""
 RETRY_AFTER_S = 1.0
 OVERLOADED = (408, 429)
+NEVER = 1 << 30
+"""Tokens between two signs of life of a sample that is still being sampled; its end is always told."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to post for some samples of a question."""
+
+    body: dict
+    samples: list[int]  # their numbers; the engine answers in this order, or says which it means
+
+
+Take = Callable[[int, dict], None]
+"""Called with a sample's number and the engine's answer, when that sample has ended."""
 
 
 @dataclass
@@ -26,7 +44,6 @@ class Mishaps:
 
     retries: int = 0  # requests sent again
     moved: int = 0  # trajectories begun on an engine that was lost, and made by another one
-    lost: int = 0  # engines given up
 
 
 class Stopped(Exception):
@@ -35,6 +52,10 @@ class Stopped(Exception):
 
 class _Trouble(Exception):
     """A request failed in a way that another attempt may not."""
+
+
+class _Slow(_Trouble):
+    """No answer within the deadline, of an engine that says it is healthy: perhaps it has too much to do, it is not given up for that."""
 
 
 class Dispatch:
@@ -68,27 +89,31 @@ class Dispatch:
     async def __aexit__(self, *_) -> None:
         self._watch.cancel()
 
-    async def answers(self, name: str, bodies: list[dict]) -> list[dict]:
-        """The answers to a question's requests, all from one engine.
+    async def ask(self, name: str, requests: list[Request], take: Take) -> None:
+        """Get a question's samples, all from one engine; those that it still owes when it is lost, from another one.
 
         Raises:
             ServerError: refused, failed ATTEMPTS times, or no engine is left.
             Stopped: it had not been asked yet when stop() was called.
         """
         for attempt in range(1, ATTEMPTS + 1):
+            owed = [_Owed(request, take) for request in requests]
             async with self._engine() as (engine, gone):
                 try:
-                    result = await self._unless_gone(engine, gone, self._all(engine, bodies, name))
+                    await self._unless_gone(engine, gone, self._all(engine, owed, name))
                     self._strikes[engine] = 0
-                    return result
+                    return
                 except _Trouble as error:
                     trouble = error
-                if not gone.is_set():
+                if not gone.is_set() and not isinstance(trouble, _Slow):
                     await self._strike(engine, str(trouble))
+            requests = [o.rest for o in owed if o.rest.samples]
+            if not requests:
+                return  # it broke off after the last sample
             if gone.is_set():
-                self._mishaps.moved += sum(body["sampling_params"]["n"] for body in bodies)
+                self._mishaps.moved += sum(len(request.samples) for request in requests)
             else:
-                self._mishaps.retries += len(bodies)
+                self._mishaps.retries += len(requests)
                 await asyncio.sleep(RETRY_AFTER_S * attempt)
         raise ServerError(f"rollout: question {name} failed {ATTEMPTS} times, at last: {trouble}")
 
@@ -141,51 +166,55 @@ class Dispatch:
             return [router] if self._running[router] < self._config.concurrency * len(serving) else []
         return [e for e in serving if self._running[e] < self._config.concurrency]
 
-    async def _unless_gone(self, engine: Endpoint, gone: asyncio.Event, work) -> list[dict]:
-        """The result of `work`; _Trouble as soon as the engine is given up, whatever the work still waits for."""
+    async def _unless_gone(self, engine: Endpoint, gone: asyncio.Event, work) -> None:
+        """Does the `work`; _Trouble as soon as the engine is given up, whatever the work still waits for."""
         task, waiting = asyncio.ensure_future(work), asyncio.ensure_future(gone.wait())
         try:
             await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise _Trouble(f"{engine.url} was given up: {self._why[engine]}")
-            return task.result()
+            task.result()
         finally:
             task.cancel()
             waiting.cancel()
 
-    async def _all(self, engine: Endpoint, bodies: list[dict], name: str) -> list[dict]:
-        some = await asyncio.gather(*(self._post(engine, body, name) for body in bodies))
-        return [answer for answers in some for answer in answers]
+    async def _all(self, engine: Endpoint, owed: list["_Owed"], name: str) -> None:
+        await asyncio.gather(*(self._post(engine, one, name) for one in owed))
 
-    async def _post(self, engine: Endpoint, body: dict, name: str) -> list[dict]:
+    async def _post(self, engine: Endpoint, owed: "_Owed", name: str) -> None:
         url = engine.url + "/generate"
         try:
-            async with self._session.post(url, json=body, headers=engine.headers) as answer:
+            async with self._session.post(url, json=owed.body, headers=engine.headers) as answer:
                 if answer.status != 200:
-                    text = f"{url}: status {answer.status} for prompt {name}, {(await answer.text())[:300].strip()}"
-                    if answer.status >= 500 or answer.status in OVERLOADED:
-                        raise _Trouble(text)
-                    raise ServerError(text + engine.where())
-                answers = _checked(await answer.json(), body["sampling_params"]["n"], self._version)
-                if not self.stopped and any(a["meta_info"]["finish_reason"]["type"] == "abort" for a in answers):
-                    raise _Trouble(f"{url}: the engine cut prompt {name} short")
-                return answers
+                    raise _refusal(engine, name, answer.status, await answer.text())
+                async for event in _events(answer.content):
+                    if "error" in event:  # a status of its own: the stream had begun with 200
+                        raise _refusal(engine, name, event["error"]["code"], event["error"]["message"])
+                    self._take(owed, event, f"{url}: the engine cut prompt {name} short")
+            if owed.rest.samples:
+                raise ValueError(f"{len(owed.rest.samples)} samples never came")
         except TimeoutError as error:
-            raise _Trouble(f"{url}: no answer within rollout.request_timeout_s={self._config.request_timeout_s:.0f} s") from error
+            raise _Slow(f"{url}: no answer within rollout.request_timeout_s={self._config.request_timeout_s:.0f} s") from error
         except (aiohttp.ClientError, ValueError, KeyError, TypeError, IndexError) as error:
             raise _Trouble(f"{url}: {type(error).__name__} {error}") from error
+
+    def _take(self, owed: "_Owed", event: dict, cut_short: str) -> None:
+        if event["meta_info"]["finish_reason"] is None:
+            return  # a sign of life
+        if event["meta_info"]["finish_reason"]["type"] == "abort" and not self.stopped:
+            raise _Trouble(cut_short)
+        owed.take(_checked(event, self._version))
 
     async def _strike(self, engine: Endpoint, why: str) -> None:
         """The engine failed once more: given up if it has ended, or has done nothing else for a while."""
         self._strikes[engine] += 1
-        if ended := self._engines.ended(engine):
+        if ended := await asyncio.to_thread(self._engines.ended, engine):
             await self._give_up(engine, ended)
         elif self._strikes[engine] >= STRIKES:
             await self._give_up(engine, f"{STRIKES} failures in a row, the last one: {why}")
 
     async def _give_up(self, engine: Endpoint, why: str) -> None:
-        if self._engines.give_up(engine, why):
-            self._mishaps.lost += 1
+        await asyncio.to_thread(self._engines.give_up, engine, why)
         self._why[engine] = why
         self._gone[engine].set()
         async with self._changed:
@@ -200,7 +229,7 @@ class Dispatch:
         """Give up an engine that has ended, or does not say within rollout.lost_after_s that it can generate."""
         try:
             async with asyncio.timeout(self._config.lost_after_s):
-                while not (ended := self._engines.ended(engine)):
+                while not (ended := await asyncio.to_thread(self._engines.ended, engine)):
                     if await self._is_healthy(engine):
                         return
                     await asyncio.sleep(RETRY_AFTER_S)
@@ -216,23 +245,64 @@ class Dispatch:
             return False
 
 
-def _checked(answers, samples: int, version: str | None) -> list[dict]:
-    """The samples of an answer, if it is one: token ids with a log-probability each, by the right weights.
+def _refusal(engine: Endpoint, name: str, status: int, said: str) -> ServerError | _Trouble:
+    text = f"{engine.url}/generate: status {status} for prompt {name}, {said[:300].strip()}"
+    return _Trouble(text) if status >= 500 or status in OVERLOADED else ServerError(text + engine.where())
+
+
+class _Owed:
+    """A request under way: which of its samples have not ended yet."""
+
+    def __init__(self, request: Request, take: Take):
+        self._request, self._take, self._left = request, take, list(request.samples)
+        parameters = request.body["sampling_params"] | {"n": len(request.samples), "stream_interval": NEVER}
+        self.body = request.body | {"sampling_params": parameters, "stream": True}
+
+    def take(self, answer: dict) -> None:
+        """Raises ValueError where it is no answer to this request."""
+        number = answer.get("index", 0)
+        sample = self._request.samples[number]
+        if sample not in self._left:
+            raise ValueError(f"sample {number} came twice")
+        self._left.remove(sample)
+        self._take(sample, answer)
+
+    @property
+    def rest(self) -> Request:
+        """The request for those."""
+        return Request(self._request.body, self._left)
+
+
+async def _events(content: aiohttp.StreamReader) -> AsyncIterator[dict]:
+    """The JSON objects of a stream of server-sent events, up to its end mark.
+
+    Raises:
+        ValueError: it is no such stream, or it breaks off.
+    """
+    buffer = bytearray()
+    async for chunk in content.iter_any():
+        buffer += chunk
+        while (end := buffer.find(b"\n\n")) >= 0:
+            event = bytes(buffer[:end]).removeprefix(b"data:").strip()
+            del buffer[: end + 2]
+            if event == b"[DONE]":
+                return
+            yield json.loads(event)
+    raise ValueError(f"the answer breaks off: {bytes(buffer[-100:])!r}")
+
+
+def _checked(answer: dict, version: str | None) -> dict:
+    """One sample, if it is one: token ids with a log-probability each, by the right weights.
 
     Raises:
         ValueError, KeyError, TypeError: anything else.
     """
-    answers = answers if isinstance(answers, list) else [answers]
-    if len(answers) != samples:
-        raise ValueError(f"{len(answers)} samples instead of {samples}")
-    for answer in answers:
-        meta = answer["meta_info"]
-        logprobs = meta["output_token_logprobs"]
-        if not isinstance(answer["text"], str) or not all(isinstance(t, int) for t in answer["output_ids"]):
-            raise ValueError("no text or no token ids")
-        if len(logprobs) != len(answer["output_ids"]) or not all(isinstance(entry[0], float) for entry in logprobs):
-            raise ValueError("not one log-probability a token")
-        if version is not None and meta["weight_version"] != version:
-            raise ValueError(f"it serves version {meta['weight_version']} instead of {version}")
-        meta["finish_reason"]["type"]
-    return answers
+    meta = answer["meta_info"]
+    logprobs = meta["output_token_logprobs"]
+    if not isinstance(answer["text"], str) or not all(isinstance(t, int) for t in answer["output_ids"]):
+        raise ValueError("no text or no token ids")
+    if len(logprobs) != len(answer["output_ids"]) or not all(isinstance(entry[0], float) for entry in logprobs):
+        raise ValueError("not one log-probability a token")
+    if version is not None and meta["weight_version"] != version:
+        raise ValueError(f"it serves version {meta['weight_version']} instead of {version}")
+    return answer

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.keeper import Keeper, Registered, folder_of, registered, write_privately
+from megatron_oreal.rollout.keeper import Keeper, Registered, folder_of, registered
+from megatron_oreal.rollout.notices import Notices
 from megatron_oreal.rollout.server import Endpoint, ServerError
 
 POLL_S = 0.1
@@ -32,10 +33,14 @@ class Engines:
         self._config, self._lock = config, threading.Lock()
         self._external = {n: Registered(n, 0, endpoint) for n, endpoint in enumerate(external)}
         self._folder = None if external else folder_of(run_dir)
-        self._lost: dict[Endpoint, str] = {}  # why, of those that were in service
+        self._read: tuple[float, dict[int, Registered]] = (0.0, {})  # when, what
+        self._stale = self._known()  # of an attempt at this run that was killed, where the keepers of this one come later than we
+        self._notices = Notices(self._folder) if self._folder else None
+        self._lost: dict[Endpoint, str] = {}  # why, of those that were given up
         self._serving: list[Endpoint] = []
         self._asleep: list[Endpoint] = []
-        self.rejoined = 0  # engines put back into service after they were lost
+        self.lost = 0  # engines given up
+        self.rejoined = 0  # engines put back into service after that
 
     def wait_ready(self) -> None:
         """Return when all answer; they are in service then.
@@ -45,12 +50,13 @@ class Engines:
         """
         deadline = time.monotonic() + self._config.ready_timeout_s
         expected = len(self._external) or self._config.engines
+        self._unpause_external()
         while True:
             known = self._known()
-            for engine in known.values():
-                if engine.failed:
+            for number, engine in known.items():
+                if engine.failed and engine != self._stale.get(number):
                     raise ServerError(engine.failed)
-            ready = [e.endpoint for e in known.values() if e.ready or (self._external and e.endpoint.healthy(PROBE_S))]
+            ready = [e.endpoint for e in known.values() if (e.ready or self._external) and e.endpoint.healthy(PROBE_S)]
             if len(ready) == expected:
                 break
             if time.monotonic() > deadline:
@@ -58,6 +64,12 @@ class Engines:
             time.sleep(POLL_S)
         with self._lock:
             self._serving = ready
+
+    def _unpause_external(self) -> None:
+        """A run that was killed in the middle of a sync left them paused, and so unhealthy."""
+        for engine in self._external.values():
+            with suppress(ServerError):
+                engine.endpoint.post("/continue_generation", timeout_s=PROBE_S)
 
     def _not_ready(self, known: dict[int, Registered], ready: list[Endpoint], expected: int) -> str:
         seconds = f"{self._config.ready_timeout_s:.0f} s"
@@ -68,7 +80,21 @@ class Engines:
         return f"SGLang did not answer within rollout.ready_timeout_s={seconds}: {named}"
 
     def _known(self) -> dict[int, Registered]:
-        return self._external or registered(self._folder)
+        """Read at most every POLL_S: many ask, and the folder may lie on a slow file system."""
+        if self._external:
+            return self._external
+        with self._lock:
+            when, what = self._read
+            if time.monotonic() - when > POLL_S:
+                with suppress(OSError):  # being written, or a file system that is away for a moment: what was known still holds
+                    what = registered(self._folder)
+                self._read = (time.monotonic(), what)
+            return what
+
+    @property
+    def restarts(self) -> int:
+        """How often engines of our own were started again."""
+        return sum(e.start for e in self._known().values())
 
     @property
     def known(self) -> list[Endpoint]:
@@ -88,13 +114,14 @@ class Engines:
     def give_up(self, endpoint: Endpoint, why: str) -> bool:
         """Take an engine out of service, and ask for its restart if it is ours; False where that was done before."""
         with self._lock:
-            if endpoint not in self._serving:
+            if endpoint in self._lost:
                 return False
-            self._serving.remove(endpoint)
+            self._serving = [e for e in self._serving if e != endpoint]
             self._lost[endpoint] = why
+            self.lost += 1
         for engine in self._known().values():
-            if engine.endpoint == endpoint and self._folder:
-                write_privately(self._folder / f"{engine.number}.lost", str(engine.start).encode())
+            if engine.endpoint == endpoint and self._notices:
+                self._notices.restart(engine.number, engine.start)
         return True
 
     def look(self, endpoints: list[Endpoint]) -> list[Endpoint]:
@@ -121,13 +148,25 @@ class Engines:
         return False
 
     def sleep(self) -> None:
-        """Have the engines of this service give up the GPU's memory, weights included: they need new ones before they serve again."""
-        self._asleep = self._all_that_can("/release_memory_occupation", self.serving)
+        """Have the engines of this service give up the GPU's memory, weights included: they need new ones before they serve again.
+
+        One that is just starting again is stopped, and starts when the others wake: it would take memory that training needs.
+        """
+        ready = [e.endpoint for e in self._known().values() if e.ready and e.endpoint not in self._lost]
+        for engine in self._known().values():
+            if engine.endpoint not in ready and self._notices:
+                self._notices.restart(engine.number, engine.start)
+        if self._notices:
+            self._notices.hold()
+        idle = self._all_that_can(f"/flush_cache?timeout={self._config.sync_timeout_s:.0f}", ready)  # they refuse while they work
+        self._asleep = self._all_that_can("/release_memory_occupation", idle)
 
     def wake(self) -> None:
         """The memory is theirs again. Nothing happens where they are awake."""
         asleep, self._asleep = self._asleep, []
-        self._all_that_can("/resume_memory_occupation", [e for e in asleep if e in self.serving])
+        self._all_that_can("/resume_memory_occupation", [e for e in asleep if e not in self._lost])
+        if self._notices:
+            self._notices.go_on()
 
     def _all_that_can(self, path: str, endpoints: list[Endpoint]) -> list[Endpoint]:
         """Make a call to these engines; who cannot answer it is given up."""
@@ -164,7 +203,7 @@ class Engines:
     def put_in_service(self, endpoints: list[Endpoint]) -> None:
         """These hold the newest weights."""
         with self._lock:
-            self.rejoined += sum(e not in self._serving for e in endpoints)
+            self.rejoined += sum(e not in self._serving for e in endpoints) if self._lost or self._serving else 0
             self._serving = list(endpoints)
             for endpoint in endpoints:
                 self._lost.pop(endpoint, None)
@@ -176,8 +215,8 @@ class Engines:
 
     def close(self) -> None:
         """Tell the keepers that the run is over."""
-        if self._folder:
-            write_privately(self._folder / "closed", b"")
+        if self._notices:
+            self._notices.over()
 
 
 def external_engines(config: RolloutConfig) -> list[Endpoint]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import aiohttp
 
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.dispatch import ATTEMPTS, Dispatch, Mishaps, Stopped
+from megatron_oreal.rollout.dispatch import ATTEMPTS, Dispatch, Mishaps, Request, Stopped
 from megatron_oreal.rollout.engines import Engines
 from megatron_oreal.rollout.server import ServerError
 from megatron_oreal.trajectory import Prompt, Span, Trajectory, Unfinished
@@ -44,10 +44,11 @@ class Rollout:
     def generate(
         self, prompts: Sequence[Prompt], version: int, sampling: Sampling | None = None, unfinished: Sequence[Unfinished] = ()
     ) -> "InFlight":
-        """Trajectories in the order in which they finish; all samples of a question come together, each exactly once.
+        """Trajectories in the order in which they finish, each exactly once.
 
         One request a question with n samples: the server computes the prompt once, and for a tiny model on CPU the cost of a
         request is that of hundreds of tokens. Where sampling is to be deterministic, one request a sample, each with its own seed.
+        Either way a sample's answer comes when that sample ends, not with the question's last one.
         An engine that ends, hangs or answers nonsense is given up (see Engines); its unfinished questions go to others.
         `unfinished` questions of an earlier step are resumed before the prompts are asked.
 
@@ -64,19 +65,18 @@ class Rollout:
         """Where no policy is trained the weights of the model folder, with which an engine starts, are the right ones."""
         self.engines.put_in_service(self.engines.for_sync())
 
-    def bodies(self, asked: Unfinished, sampling: Sampling) -> list[dict]:
-        """The requests for one question's samples, those of a resumed question for its cut ones alone."""
+    def requests(self, asked: Unfinished, sampling: Sampling) -> list[Request]:
+        """For a question's samples; for a resumed question's cut ones alone."""
         prompt = asked.prompt
-        if cut := [t for t in asked.trajectories if t.finish == "cut"]:
-            return [self._body(prompt, t.index, sampling, 1, t.token_ids) for t in cut]
+        if asked.trajectories:
+            return [Request(self._body(prompt, t.index, sampling, t.token_ids), [t.index]) for t in asked.trajectories if t.finish == "cut"]
         if not self.config.deterministic:
-            return [self._body(prompt, 0, sampling, sampling.samples)]
-        return [self._body(prompt, index, sampling, 1) for index in range(sampling.samples)]
+            return [Request(self._body(prompt, 0, sampling), list(range(sampling.samples)))]
+        return [Request(self._body(prompt, index, sampling), [index]) for index in range(sampling.samples)]
 
-    def _body(self, prompt: Prompt, index: int, sampling: Sampling, samples: int, begun: Sequence[int] = ()) -> dict:
+    def _body(self, prompt: Prompt, index: int, sampling: Sampling, begun: Sequence[int] = ()) -> dict:
         room = min(sampling.max_new_tokens, self.config.max_total_tokens - len(prompt.token_ids)) - len(begun)
         parameters = {
-            "n": samples,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_new_tokens": room,
@@ -88,12 +88,11 @@ class Rollout:
             parameters["sampling_seed"] = int.from_bytes(name.digest()[:4], "big")
         return {"input_ids": [*prompt.token_ids, *begun], "return_logprob": True, "sampling_params": parameters}
 
-    def trajectories(self, asked: Unfinished, version: int, answers: list[dict]) -> list[Trajectory]:
-        """What the answers to bodies() make of the question, in sample order."""
-        if not asked.trajectories:
-            return [self._trajectory(asked.prompt, index, version, answer) for index, answer in enumerate(answers)]
-        rest = iter(answers)
-        return [t if t.finish != "cut" else self._joined(t, version, next(rest)) for t in asked.trajectories]
+    def trajectory(self, asked: Unfinished, index: int, version: int, answer: dict) -> Trajectory:
+        """What an answer makes of sample `index`: a new trajectory, or one that was cut with what was sampled since."""
+        new = self._trajectory(asked.prompt, index, version, answer)
+        begun = [t for t in asked.trajectories if t.index == index]
+        return self._joined(begun[0], new) if begun else new
 
     def _trajectory(self, prompt: Prompt, index: int, version: int, answer: dict) -> Trajectory:
         return Trajectory(
@@ -106,9 +105,7 @@ class Rollout:
             version=version,
         )
 
-    def _joined(self, begun: Trajectory, version: int, answer: dict) -> Trajectory:
-        """A trajectory that was cut, with what was sampled since."""
-        new = self._trajectory(begun.prompt, begun.index, version, answer)
+    def _joined(self, begun: Trajectory, new: Trajectory) -> Trajectory:
         before = Span(begun.version, len(begun.token_ids) - sum(span.tokens for span in begun.earlier))
         token_ids = begun.token_ids + new.token_ids
         return replace(
@@ -131,20 +128,23 @@ class InFlight:
 
     def __init__(self, rollout: Rollout, asked: Sequence[Unfinished], version: int, sampling: Sampling):
         self._rollout, self._asked, self._version, self._sampling = rollout, asked, version, sampling
-        self.unfinished: list[Unfinished] = []  # those that stop_early cut
+        self.unfinished: list[Unfinished] = []  # those that stop_early cut; what they have got so far was given out as well
         self._finished: queue.SimpleQueue = queue.SimpleQueue()
         self._dispatch: Dispatch | None = None
         self._worker: _LoopThread | None = None
 
     def __iter__(self) -> Iterator[Trajectory]:
         self._worker = _LoopThread(self._ask_all(), self._finished)
+        left = len(self._asked)
         try:
-            for _ in self._asked:
+            while left:
                 item = self._next()
-                if isinstance(item, Unfinished):
-                    self.unfinished.append(item)
-                else:
-                    yield from item
+                if isinstance(item, Trajectory):
+                    yield item
+                    continue
+                left -= 1
+                if item.cut:
+                    self.unfinished.append(item.cut)
         finally:  # where the caller has lost interest, or a request failed, the server is to stop sampling as well
             self._worker.cancel()
 
@@ -152,8 +152,12 @@ class InFlight:
         """Cut what is still being sampled: the iteration ends soon, `unfinished` says with what. From any thread."""
         self._worker.call(self._stop)
 
-    def _next(self) -> list[Trajectory] | Unfinished:
-        """What became of the next question; requests have deadlines of their own, this one is above them."""
+    def cut(self) -> set[str]:
+        """The prompts of `unfinished`: not all of their samples came."""
+        return {u.prompt.id for u in self.unfinished}
+
+    def _next(self) -> "Trajectory | _Ended":
+        """What ended next; requests have deadlines of their own, this one is above them."""
         config = self._rollout.config
         rounds = -(-len(self._asked) // config.concurrency) * ATTEMPTS + 1
         while True:
@@ -184,19 +188,36 @@ class InFlight:
             await self._dispatch.stop()
 
     async def _ask(self, asked: Unfinished) -> None:
+        ended: list[Trajectory] = []
+
+        def take(index: int, answer: dict) -> None:
+            ended.append(self._rollout.trajectory(asked, index, self._version, answer))
+            if ended[-1].finish != "cut":
+                self._finished.put(ended[-1])
+
+        for before in asked.trajectories:  # ended before the question was cut
+            if before.finish != "cut":
+                ended.append(before)
+                self._finished.put(before)
         try:
-            answers = await self._dispatch.answers(asked.prompt.id, self._rollout.bodies(asked, self._sampling))
+            await self._dispatch.ask(asked.prompt.id, self._rollout.requests(asked, self._sampling), take)
         except Stopped:
-            self._finished.put(asked)
+            self._finished.put(_Ended(asked))
             return
-        trajectories = self._rollout.trajectories(asked, self._version, answers)
-        cut = self._dispatch.stopped and any(t.finish == "cut" for t in trajectories)
-        self._finished.put(Unfinished(asked.prompt, trajectories) if cut else trajectories)
+        was_cut = any(t.finish == "cut" for t in ended)
+        self._finished.put(_Ended(Unfinished(asked.prompt, sorted(ended, key=lambda t: t.index)) if was_cut else None))
 
     async def _revive(self) -> None:
         no_engine = _NoEngine()
         self._finished.put(no_engine)
         await no_engine.event.wait()
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """In the queue of what is finished: nothing more comes of a question."""
+
+    cut: Unfinished | None = None  # where it was cut, what there is
 
 
 class _NoEngine:

@@ -1,21 +1,22 @@
 """A host's engines: started, watched, started again where they end or are given up, and registered in a folder of the run.
 
 The folder is how rank 0 finds them, on whichever hosts they are: `<run_dir>/engines/<number>.json`, readable by the run's user alone
-(each holds a key). A file `<number>.lost` asks for a restart, a file `closed` says that the run is over.
+(each holds a key). What rank 0 says to the keepers stands in the same folder, see notices.py.
 """
 
-import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.server import Endpoint, Server, ServerError
+from megatron_oreal.rollout.notices import Told, write_privately
+from megatron_oreal.rollout.server import Endpoint, Server
 
-POLL_S = 0.2
+POLL_S = 0.5
 PROBE_S = 5.0
 JOIN_S = 20.0
 FAILED_STARTS = 3
@@ -39,90 +40,101 @@ class Keeper(threading.Thread):
     def __init__(self, config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, numbers: range):
         """`numbers`: which of the run's engines are this host's."""
         super().__init__(name="engines", daemon=True)
-        self._config, self._folder = config, folder_of(run_dir)
-        self._make = lambda number, start: Server(
-            config, model_path, dtype, run_dir, number, start, first_gpu=(number - numbers.start) * config.tp
-        )
-        self._numbers, self._kept, self._done = numbers, {}, threading.Event()
+        self._folder = folder_of(run_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
         for number in numbers:  # of an earlier attempt at this run
             for name in (f"{number}.json", f"{number}.lost"):
                 (self._folder / name).unlink(missing_ok=True)
-        self._since = time.time()
+        self._told, self._done = Told(self._folder), threading.Event()
+        self._kept = [
+            _Kept(self._folder, self._told, number, config.ready_timeout_s, self._maker(config, model_path, dtype, run_dir, number, place))
+            for place, number in enumerate(numbers)
+        ]
+
+    @staticmethod
+    def _maker(config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, number: int, place: int) -> Callable[[int], Server]:
+        return lambda start: Server(config, model_path, dtype, run_dir, number, start, first_gpu=place * config.tp)
 
     def run(self) -> None:
         try:
-            for number in self._numbers:
-                self._kept[number] = _Kept(self._folder, number, self._make)
-            while not self._done.wait(POLL_S) and not self._run_is_over():
-                for kept in self._kept.values():
+            while True:
+                for kept in self._kept:
                     kept.look()
+                if self._done.wait(POLL_S) or self._told.over:
+                    break
         finally:
-            for kept in self._kept.values():
+            for kept in self._kept:
                 kept.stop()
 
-    def _run_is_over(self) -> bool:
-        try:
-            return (self._folder / "closed").stat().st_mtime > self._since
-        except FileNotFoundError:
-            return False
+    @property
+    def failures(self) -> list[str]:
+        """Of the engines that were left alone, why they do not come up."""
+        return [kept.failed for kept in self._kept if kept.failed]
 
     def stop(self) -> None:
         """End the servers."""
         self._done.set()
-        self.join(JOIN_S * len(self._numbers))
+        self.join(JOIN_S * len(self._kept))
 
 
 class _Kept:
-    """One engine of this host."""
+    """One engine of this host. Where starting it fails for good it is left alone, and says so; the others live on."""
 
-    def __init__(self, folder: Path, number: int, make):
-        self._folder, self._number, self._make = folder, number, make
-        self._failures, self._start = 0, 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._ready, self._failed = False, ""
-        try:
-            self._server = self._make(self._number, self._start)
-            self._register()
-        except OSError as error:
-            raise ServerError(f"SGLang could not be started: {error}") from error
+    def __init__(self, folder: Path, told: Told, number: int, ready_timeout_s: float, make: Callable[[int], Server]):
+        self._folder, self._told, self._number, self._timeout_s, self._make = folder, told, number, ready_timeout_s, make
+        self._server: Server | None = None  # None: it is to be started
+        self._ready, self._start, self._failures, self._deadline = False, 0, 0, 0.0
+        self.failed = ""
 
     def look(self) -> None:
-        """Notice that it is ready, has ended, or was given up."""
-        if self._failed:
+        """Start it, or notice that it is ready, has ended, was given up, or does not come up."""
+        if self.failed:
             return
-        if self._server.ended and not self._ready:
-            self._failures += 1
-            if self._start == 0 or self._failures >= FAILED_STARTS:
-                self._failed = self._server.not_ready
-                self._register()
-            else:
-                self._again()
-        elif self._server.ended or self._given_up():
-            self._again()
+        if self._server is None:
+            self._begin()
+        elif not self._ready and self._server.ended:
+            self._failed_start(self._server.not_ready)
+        elif self._server.ended or self._told.restart(self._number, self._start):
+            self._end()
         elif not self._ready and self._server.endpoint.healthy(PROBE_S):
             self._ready, self._failures = True, 0
             self._register()
+        elif not self._ready and self._start and time.monotonic() > self._deadline:  # of the first start rank 0 keeps the time
+            self._failed_start(self._server.late)
 
-    def _given_up(self) -> bool:
+    def _begin(self) -> None:
+        if self._start and self._told.held:
+            return
         try:
-            return int((self._folder / f"{self._number}.lost").read_text()) == self._start
-        except (FileNotFoundError, ValueError):
-            return False
+            self._server = self._make(self._start)
+            self._deadline = time.monotonic() + self._timeout_s
+        except OSError as error:
+            self.failed = f"SGLang could not be started: {error}"
+        self._register()
 
-    def _again(self) -> None:
+    def _failed_start(self, why: str) -> None:
+        self._failures += 1
+        if self._start == 0 or self._failures >= FAILED_STARTS:
+            self.failed = why
+            self._register()
+            self._server.kill()
+        else:
+            self._end()
+
+    def _end(self) -> None:
         self._server.kill()
+        self._server, self._ready = None, False
         self._start += 1
-        self._begin()
 
     def _register(self) -> None:
-        entry = Registered(self._number, self._start, self._server.endpoint, self._ready, self._failed)
+        endpoint = self._server.endpoint if self._server else Endpoint("")
+        entry = Registered(self._number, self._start, endpoint, self._ready, self.failed)
         write_privately(self._folder / f"{self._number}.json", msgspec.json.encode(entry))
 
     def stop(self) -> None:
-        self._server.stop()
+        """End the server."""
+        if self._server:
+            self._server.stop()
 
 
 def folder_of(run_dir: Path) -> Path:
@@ -131,15 +143,6 @@ def folder_of(run_dir: Path) -> Path:
 
 
 def registered(folder: Path) -> dict[int, Registered]:
-    """The engines registered so far, by number."""
-    entries = (msgspec.json.decode(path.read_bytes(), type=Registered) for path in folder.glob("[0-9]*.json"))
-    return {entry.number: entry for entry in entries}
-
-
-def write_privately(path: Path, content: bytes) -> None:
-    """Whole or not at all; only its owner may read it."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    descriptor = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    partial.rename(path)
+    """The engines registered so far, by number. Raises OSError where the folder's file system is away."""
+    entries = [msgspec.json.decode(path.read_bytes(), type=Registered) for path in folder.glob("[0-9]*.json")]
+    return {entry.number: entry for entry in sorted(entries, key=lambda entry: entry.number)}

@@ -128,7 +128,7 @@ class Server:
             **config.server_args,
         }
         command = [sys.executable, "-m", "megatron_oreal.rollout.sglang_cpu", *_as_arguments(flags)]
-        with open(_private(self._log), "wb") as log:
+        with open(_private(self._log), "ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -136,7 +136,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=partial(_tie_to, os.getpid()),
-                env=os.environ | (_cpu_environment(config.tp) if _no_cuda() else {}),
+                env=_own_environment() | (_cpu_environment(config.tp) if _no_cuda() else {}),
             )
 
     @property
@@ -158,7 +158,12 @@ class Server:
             if self.endpoint.healthy(5):
                 return
             time.sleep(0.2)
-        raise ServerError(f"SGLang did not answer within rollout.ready_timeout_s={self._config.ready_timeout_s:.0f} s{self._tail()}")
+        raise ServerError(self.late)
+
+    @property
+    def late(self) -> str:
+        """What to say where it did not answer in time."""
+        return f"SGLang did not answer within rollout.ready_timeout_s={self._config.ready_timeout_s:.0f} s{self._tail()}"
 
     @property
     def not_ready(self) -> str:
@@ -179,7 +184,8 @@ class Server:
         """End the server and all its processes at once, whatever state they are in."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(STOP_GRACE_S)
+        with suppress(subprocess.TimeoutExpired):  # in the kernel, on a GPU or a file system that is away: it ends when it comes back
+            self._process.wait(STOP_GRACE_S)
         self._stopped = True
 
     def stop(self) -> None:
@@ -218,6 +224,12 @@ def _reached_at(bind: str) -> str:
     return next((a for a in others if not a.startswith("127.")), named) if named.startswith("127.") else named
 
 
+def _own_environment() -> dict[str, str]:
+    """Ours without what makes us a rank: under torchrun's variables an engine's own ranks would wait for an agent's store."""
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in ranks and not name.startswith("TORCHELASTIC_")}
+
+
 def _cpu_environment(tp: int) -> dict[str, str]:
     """Memory of one weight update kept for the next (else its pages are made anew each time: 0.4 s a GB), and a core for each rank.
 
@@ -230,9 +242,9 @@ def _cpu_environment(tp: int) -> dict[str, str]:
 
 
 def _private(path: Path) -> Path:
-    """An empty file that only its owner may read."""
-    path.unlink(missing_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    """A file that only its owner may read; what an earlier attempt at the run wrote there stays."""
+    os.close(os.open(path, os.O_CREAT, 0o600))
+    path.chmod(0o600)
     return path
 
 

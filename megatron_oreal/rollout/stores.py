@@ -49,6 +49,16 @@ def own_address(url: str, timeout_s: float) -> str:
         raise ServerError(f"{url}: {error}") from error
 
 
+def is_on_this_host(url: str, timeout_s: float) -> bool:
+    """Whether the engine at this address listens on this very host."""
+    engine = urlsplit(url)
+    try:
+        with socket.create_connection((engine.hostname, engine.port or 80), timeout_s) as probe:
+            return probe.getsockname()[0] == probe.getpeername()[0]
+    except OSError as error:
+        raise ServerError(f"{url}: {error}") from error
+
+
 def listening_store(address: str, timeout_s: float) -> dist.TCPStore:
     """The store of a new group, listening at this address alone; by itself it would listen at every address of this host."""
     listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)

@@ -29,11 +29,13 @@ class WeightSync:
         config: RolloutConfig,
         sender: str,
         folder: Path,
+        model: Path,
         device: torch.device,
         turns: Turns,
         kv_heads: int,
     ):
-        """`sender` is unique among the processes that send to these engines and share `turns`; `folder` is for the way over disk.
+        """`sender` is unique among the processes that send to these engines and share `turns`; `folder` is for the way over
+        disk, `model` where the policy started from.
 
         Raises:
             ValueError: an engine's layout has no checksums that this side can compute, or the way does not lead to it.
@@ -48,7 +50,7 @@ class WeightSync:
         elif config.sync == "tensor":
             self._way = HandOver(engines, self._sizes, config, device)
         else:
-            self._way = Disk(engines, config, sender, folder)
+            self._way = Disk(engines, config, sender, folder, model)
         self._sent: dict[int, EngineChecksums] = {}  # TP size -> what engines of that size must hold
 
     def open(self) -> None:
@@ -89,16 +91,22 @@ class WeightSync:
         post_all(self._engines, "/update_weight_version", self._timeout_s, body)
         post_all(self._engines, "/continue_generation", self._timeout_s)
 
-    def verify(self) -> tuple[int, int]:
-        """Compare every engine's checksums with those of what this sender sent last.
+    def checksums(self) -> list[dict]:
+        """What each engine says of the weights that it holds; one sender asks for all, it costs the engines a pass over them.
+
+        Raises:
+            ServerError: no answer.
+        """
+        return post_all(self._engines, "/weights_checker", self._timeout_s, {"action": "checksum"})
+
+    def verify(self, answers: list[dict]) -> tuple[int, int]:
+        """Compare the engines' checksums with those of what this sender sent last.
 
         Returns (tensors compared, tensors that an engine holds): over all senders the former must sum to the latter.
 
         Raises:
             WrongWeights: naming the first tensor that differs or that an engine does not have.
-            ServerError: no answer.
         """
-        answers = post_all(self._engines, "/weights_checker", self._timeout_s, {"action": "checksum"})
         counts = {self._sent[size].compare(a, e) for e, size, a in zip(self._engines, self._sizes, answers, strict=True)}
         if len(counts) > 1:
             raise WrongWeights(f"weight sync: the engines hold {', '.join(str(held) for _, held in sorted(counts))} tensors, not the same")
@@ -123,7 +131,6 @@ class _Sending(Background):
             torch.cuda.set_device(self._device)
         while (bucket := self._next.get()) is not None:
             self._way.send(bucket, self._version)
-        self._way.finish()
 
     def put(self, bucket) -> None:
         """Raises what the thread raised."""

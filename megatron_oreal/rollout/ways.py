@@ -2,6 +2,7 @@
 
 import pickle
 import secrets
+import shutil
 import time
 import traceback
 from base64 import b64encode
@@ -14,12 +15,13 @@ from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.server import Endpoint, ServerError
-from megatron_oreal.rollout.stores import Turns, listening_store, own_address
+from megatron_oreal.rollout.stores import Turns, is_on_this_host, listening_store, own_address
 
 POLL_S = 0.0005
 Bucket = Sequence[tuple[str, Tensor]]
@@ -32,15 +34,13 @@ class Way(Protocol):
 
     def send(self, bucket: Bucket, version: int) -> None: ...
 
-    def finish(self) -> None: ...
-
     def end(self, version: int) -> None: ...
 
     def leave(self) -> None: ...
 
 
 class Broadcast:
-    """Flattened buckets over one gloo or NCCL group of the sender and all ranks of all engines.
+    """Buckets over one gloo or NCCL group of the sender and all ranks of all engines.
 
     An engine takes one bucket at a time, and all of a group's members must take the same one: senders take turns by the bucket.
     """
@@ -51,7 +51,6 @@ class Broadcast:
         """`sizes`: TP size of each engine."""
         self._engines, self._device, self._timeout_s, self._turns = engines, device, config.sync_timeout_s, turns
         self._flattens = device.type != "cpu"  # one large message; on CPU a copy on each side costs more than many messages (measured: 2x)
-        self._answers: Background | None = None
         self._name = f"megatron_oreal_{sender}_{secrets.token_hex(4)}"  # an engine may still have the group of a run that was killed
         self._group = self._join(sizes, "gloo" if device.type == "cpu" else "nccl")
 
@@ -60,22 +59,22 @@ class Broadcast:
             return self._join_now(sizes, backend)
 
     def _join_now(self, sizes: Sequence[int], backend: str) -> dist.ProcessGroup:
-        address = own_address(self._engines[0].url, self._timeout_s)
+        far = next((e for e in self._engines if not is_on_this_host(e.url, self._timeout_s)), self._engines[0])
+        address = own_address(far.url, self._timeout_s)  # the one that engines on other hosts reach as well
         store = listening_store(address, self._timeout_s)
         world = 1 + sum(sizes)
         common = {"master_address": address, "master_port": store.port, "world_size": world, "group_name": self._name, "backend": backend}
         bodies = [common | {"rank_offset": 1 + sum(sizes[:index])} for index in range(len(sizes))]
-        invitation = Background(lambda: post_all(self._engines, "/init_weights_update_group", self._timeout_s, bodies))
-        joining = Background(lambda: _group_beside_the_default_one(backend, store, world, self._name, self._timeout_s, self._device))
+        invitation = Background(partial(post_all, self._engines, "/init_weights_update_group", self._timeout_s, bodies))
+        joining = Background(partial(_group_beside_the_default_one, backend, store, world, self._name, self._timeout_s))
         invitation.wait_with(joining.done, self._timeout_s, "joining the weight-update group")
         return joining.result()
 
     def begin(self) -> None:
-        self._answers = None
         begin_update(self._engines, self._timeout_s)
 
     def send(self, bucket: Bucket, version: int) -> None:
-        """Returns when the bytes have left; the engines may still be loading them, their answers are looked at with the next bucket."""
+        """Returns when the engines have loaded the bucket: while one loads it takes no other, whoever sends."""
         body = {
             "names": [name for name, _ in bucket],
             "dtypes": [str(t.dtype).removeprefix("torch.") for _, t in bucket],
@@ -87,31 +86,22 @@ class Broadcast:
         }
         pieces = [flattened(bucket).to(self._device)] if self._flattens else [t.detach().contiguous() for _, t in bucket]
         with self._turns.turn(self._timeout_s):
-            call = partial(post_all, self._engines, "/update_weights_from_distributed", self._timeout_s, body)
-            answers, works = Background(call), []
+            answers = Background(partial(post_all, self._engines, "/update_weights_from_distributed", self._timeout_s, body))
+            works: list[dist.Work] = []
+            # In a thread: NCCL connects at the first broadcast, and would wait there for an engine that refused the call.
+            begun = Background(partial(_broadcast_all, pieces, self._group, works))
             try:
-                works += [dist.broadcast(piece, src=0, group=self._group, async_op=True) for piece in pieces]
-                answers.meanwhile(lambda: all(work.is_completed() for work in works), self._timeout_s, "broadcasting weights")
+                answers.wait_with(lambda: begun.done() and all(w.is_completed() for w in works), self._timeout_s, "broadcasting weights")
+                begun.result()
                 for work in works:
                     work.wait()
             except RuntimeError as error:  # a ServerError is one as well
                 works.clear()  # each holds the group's connections, see leave()
                 traceback.clear_frames(error.__traceback__)
                 raise error if isinstance(error, ServerError) else ServerError(f"broadcasting weights: {error}") from error
-        self._settle(answers)
-
-    def _settle(self, answers: "Background | None") -> None:
-        """Wait for the answers to the bucket before; these are the next to be waited for."""
-        before, self._answers = self._answers, answers
-        if before:
-            before.wait_with(lambda: True, self._timeout_s, "loading weights")
 
     def end(self, version: int) -> None:
         post_all(self._engines, "/end_weight_update", self._timeout_s)
-
-    def finish(self) -> None:
-        """All that was sent is loaded."""
-        self._settle(None)
 
     def leave(self) -> None:
         """Closes the connections. An engine may be waiting in a broadcast that a lost one broke off: only that frees it.
@@ -120,9 +110,16 @@ class Broadcast:
         """
         group, self._group = self._group, None
         calls = Background(partial(post_all, self._engines, "/destroy_weights_update_group", 10, {"group_name": self._name}))
+        if self._device.type != "cpu":
+            group.abort()  # NCCL's destruction would wait for a broadcast that never ends
         dist.destroy_process_group(group)
         del group
         calls.join(10)
+
+
+def _broadcast_all(pieces: Sequence[Tensor], group: dist.ProcessGroup, works: list[dist.Work]) -> None:
+    for piece in pieces:
+        works.append(dist.broadcast(piece, src=0, group=group, async_op=True))
 
 
 class HandOver:
@@ -135,7 +132,7 @@ class HandOver:
         """Raises ValueError where an engine runs on another host."""
         self._engines, self._sizes, self._device, self._timeout_s = engines, sizes, device, config.sync_timeout_s
         for engine in engines:
-            if engine.host not in (own_address(engine.url, config.sync_timeout_s), "localhost"):
+            if not is_on_this_host(engine.url, config.sync_timeout_s):
                 raise ValueError(f"rollout.sync=tensor needs engines on the sender's host, {engine.url} is not: use distributed")
 
     def begin(self) -> None:
@@ -152,9 +149,6 @@ class HandOver:
             for size in self._sizes
         ]
         post_all(self._engines, "/update_weights_from_tensor", self._timeout_s, bodies)
-
-    def finish(self) -> None:
-        """All that was sent is loaded: send() waits for it."""
 
     def end(self, version: int) -> None:
         post_all(self._engines, "/end_weight_update", self._timeout_s)
@@ -193,30 +187,41 @@ class _Handles:
 
 
 class Disk:
-    """A folder that the engines read, a safetensors file a bucket; needs a file system that all of them see."""
+    """A folder that the engines read, one a version, a safetensors file a bucket; needs a file system that all of them see."""
 
-    def __init__(self, engines: Sequence[Endpoint], config: RolloutConfig, sender: str, folder: Path):
-        self._engines, self._timeout_s = engines, config.sync_timeout_s
+    def __init__(self, engines: Sequence[Endpoint], config: RolloutConfig, sender: str, folder: Path, model: Path):
+        """`folder` is shared by all senders; `model` has the config.json of what is sent."""
+        self._engines, self._timeout_s, self._model = engines, config.sync_timeout_s, model
         self._folder, self._sender, self._sent = folder, sender, 0
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob(f"{sender}-*.safetensors"):  # of an earlier run in another layout
-            old.unlink()
 
     def begin(self) -> None:
-        model = Path(self._engines[0].get("/model_info", self._timeout_s)["model_path"])
-        (self._folder / "config.json").write_bytes((model / "config.json").read_bytes())
+        """Only the folder of the version in progress is kept: whatever lies here now has been loaded, or never will be."""
+        try:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir(parents=True)
+            (self._folder / "config.json").write_bytes((self._model / "config.json").read_bytes())
+        except OSError as error:
+            raise ServerError(f"rollout.sync=disk: {error}") from error
 
     def send(self, bucket: Bucket, version: int) -> None:
-        path = self._folder / f"{self._sender}-{self._sent:05d}.safetensors"
-        save_file({n: t.cpu().contiguous() for n, t in bucket}, path, metadata={"format": "pt"})
+        folder = self._of_version(version)
+        try:
+            folder.mkdir(exist_ok=True)
+            tensors = {n: t.cpu().contiguous() for n, t in bucket}
+            save_file(tensors, folder / f"{self._sender}-{self._sent:05d}.safetensors", metadata={"format": "pt"})
+        except (OSError, SafetensorError) as error:
+            raise ServerError(f"rollout.sync=disk: {folder}: {error}") from error
         self._sent += 1
 
-    def finish(self) -> None:
-        """All is written: send() waits for it."""
-
     def end(self, version: int) -> None:
-        body = {"model_path": str(self._folder.resolve()), "weight_version": str(version), "flush_cache": True}
+        """The folder is new in every version: an engine on another host has no stale listing of it."""
+        folder = self._of_version(version)
+        (self._folder / "config.json").rename(folder / "config.json")
+        body = {"model_path": str(folder.resolve()), "weight_version": str(version), "flush_cache": True}
         post_all(self._engines, "/update_weights_from_disk", self._timeout_s, body)
+
+    def _of_version(self, version: int) -> Path:
+        return self._folder / f"version-{version:05d}"
 
     def leave(self) -> None:
         """Nothing is held."""
@@ -282,6 +287,8 @@ class Background(Thread):
             self._value = self._call()
         except BaseException as error:  # raised again by result()
             self._error = error
+        finally:
+            self._call = None  # what it holds may be waited for to be let go, see Broadcast.leave()
 
     def done(self) -> bool:
         return not self.is_alive()
@@ -293,24 +300,20 @@ class Background(Thread):
 
     def wait_with(self, other_done: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Wait for this call and for `other_done`. A call that fails raises at once, whatever the other still waits for."""
-        self.meanwhile(lambda: self.done() and other_done(), timeout_s, what)
-        self.result()
-
-    def meanwhile(self, other_done: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Wait for `other_done` alone, unless this call fails before."""
         deadline = time.monotonic() + timeout_s
-        while not other_done():
+        while not (self.done() and other_done()):
             if self.done():
                 self.result()
             if time.monotonic() > deadline:
                 raise ServerError(f"{what} took more than rollout.sync_timeout_s={timeout_s:.0f} s")
             time.sleep(POLL_S)
+        self.result()
 
 
-def _group_beside_the_default_one(backend: str, store, world: int, name: str, timeout_s: float, device) -> dist.ProcessGroup:
+def _group_beside_the_default_one(backend: str, store, world: int, name: str, timeout_s: float) -> dist.ProcessGroup:
     """A group with processes outside of this job, as rank 0. torch's public new_group only splits the default group.
 
-    The same call (and the same store prefix) as SGLang makes on its side.
+    The same call (and the same store prefix) as SGLang makes on its side. NCCL's own deadline ends the whole process: ours come first.
     """
     group, _ = dist.distributed_c10d._new_process_group_helper(
         world,
@@ -320,8 +323,7 @@ def _group_beside_the_default_one(backend: str, store, world: int, name: str, ti
         dist.PrefixStore(name, store),
         group_name=name,
         backend_options=None,
-        timeout=timedelta(seconds=timeout_s),
-        device_id=None if device.type == "cpu" else device,
+        timeout=timedelta(seconds=timeout_s if backend == "gloo" else 10 * timeout_s),
     )
     dist.distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(world)}
     return group

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,21 @@ class Verifier:
         self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
         self._lock = Lock()
 
-    def verify(self, trajectories: Iterable[Trajectory], samples: int, on_group: Callable[[Group], None] | None = None) -> list[Group]:
+    def verify(
+        self,
+        trajectories: Iterable[Trajectory],
+        samples: int,
+        on_group: Callable[[Group], None] | None = None,
+        cut: Callable[[], Collection[str]] = tuple,
+    ) -> list[Group]:
         """Verdicts of trajectories as they arrive, grouped by prompt in the order of first arrival.
 
         Each is given to the workers at once, so that verification overlaps with generation. An incomplete
         trajectory is wrong without being asked about. `on_group` hears of each group when its last verdict is there, in
-        whichever thread brings it. Raises ValueError, naming the prompt, where a prompt did
-        not get exactly the samples 0 .. samples-1.
+        whichever thread brings it. `cut` says at the end of which prompts not all samples came: they are left out.
+
+        Raises:
+            ValueError: another prompt did not get exactly the samples 0 .. samples-1; names it.
         """
         arrived: dict[str, dict[int, tuple[Trajectory, Future]]] = {}
         for trajectory in trajectories:
@@ -73,6 +81,8 @@ class Verifier:
             of_prompt[trajectory.index] = (trajectory, self._submit(trajectory))
             if on_group and len(of_prompt) == samples:
                 _when_judged(of_prompt, samples, on_group)
+        for prompt_id in cut():
+            arrived.pop(prompt_id, None)
         for prompt_id, of_prompt in arrived.items():
             if sorted(of_prompt) != list(range(samples)):
                 raise ValueError(f"prompt {prompt_id!r}: samples {_listed(of_prompt)} came, 0 to {samples - 1} were expected")

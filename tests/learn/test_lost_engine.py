@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.publish import open_publisher
+from megatron_oreal.learn.publish import Publisher
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.oreal import Objective
 from megatron_oreal.prompts import load_tokenizer
@@ -55,7 +55,7 @@ def publish_while_one_dies(run, how: signal.Signals, way: type) -> tuple | None:
                 send(self, *arguments)
 
             way.send = send_and_hit
-        with open_publisher(run, learner.models, ranks, engines) as publisher:
+        with Publisher(run, learner.models, ranks, engines) as publisher:
             first = publisher.publish(learner.policy.gpt, 11)
             survivors = list(engines.serving) if engines else []
             deadline = time.monotonic() + 300

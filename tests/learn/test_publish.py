@@ -1,6 +1,7 @@
 """Trained weights from Megatron ranks into real engines: there, Megatron and transformers must agree."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from megatron_oreal import config
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.publish import open_publisher
+from megatron_oreal.learn.publish import Publisher
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.model.split import Split
@@ -48,7 +49,7 @@ def train_and_publish(run: config.TrainConfig, endpoints, version: int, steps: i
     for step in range(1, steps + 1):
         learner.train(TrainBatch(SAMPLES), step)
     engines = engines_at(*endpoints) if ranks.conducts else None
-    with open_publisher(run, learner.models, ranks, engines) as publisher:
+    with Publisher(run, learner.models, ranks, engines) as publisher:
         seconds = publisher.publish(learner.policy.gpt, version)["time/sync"]
     write_hf(learner.policy.gpt, learner.models, run.run_dir, ranks)
     ranks.stop()
@@ -69,7 +70,10 @@ def megatron_logprobs(run: config.TrainConfig, samples: list[Sample]):
 def endpoints(server, served_model, tmp_path_factory):
     """The session's engine, and one of two ranks."""
     settings = RolloutConfig(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=400, tp=2)
-    with Server(settings, served_model, "float32", tmp_path_factory.mktemp("server"), number=1) as second:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # as in a rank that torchrun started
+        second = Server(settings, served_model, "float32", tmp_path_factory.mktemp("server"), number=1)
+    with second:
         second.wait_ready()
         yield server.endpoint, second.endpoint
 
@@ -78,12 +82,13 @@ def endpoints(server, served_model, tmp_path_factory):
 def restored(server, served_model, tmp_path):
     """Whatever a test does to the session's server, the next one finds the model that it started with."""
     yield
-    sync = WeightSync([server.endpoint], RolloutConfig(), "restore", tmp_path, torch.device("cpu"), Turns(dist.HashStore()), kv_heads=2)
+    folders = tmp_path / "sync", Path(served_model)
+    sync = WeightSync([server.endpoint], RolloutConfig(), "restore", *folders, torch.device("cpu"), Turns(dist.HashStore()), kv_heads=2)
     source = HFFolder(served_model)
     sync.open()
     sync.send(((name, source[name][:]) for name in source), 0)
     sync.close(0)
-    sync.verify()
+    sync.verify(sync.checksums())
     sync.disconnect()
 
 

@@ -52,13 +52,13 @@ def whole(engines):
 def test_what_a_lost_engine_leaves_is_made_by_the_other_and_it_comes_back(pair, served_model, how):
     rollout = Rollout(CONFIG, pair, load_tokenizer(served_model))
     victim = pair.serving[0]
-    started, pid = time.monotonic(), process_group_of(victim)
+    started, pid, lost = time.monotonic(), process_group_of(victim), pair.lost
     arriving = iter(rollout.generate(PROMPTS, 0))
     first = next(arriving)
     os.killpg(pid, how)
     arrived = [first, *arriving]
     assert sorted((t.prompt.id, t.index) for t in arrived) == sorted((p.id, k) for p in PROMPTS for k in range(8))
-    assert rollout.mishaps.lost == 1
+    assert pair.lost == lost + 1
     assert rollout.mishaps.moved >= 8
     assert victim not in pair.serving and len(pair.serving) == 1
     assert time.monotonic() - started < 90
@@ -71,14 +71,29 @@ def test_what_a_lost_engine_leaves_is_made_by_the_other_and_it_comes_back(pair, 
 def test_the_last_engine_lost_is_waited_for(pair, served_model):
     """Where nobody trains, an engine that starts again has the right weights at once."""
     rollout = Rollout(CONFIG, pair, load_tokenizer(served_model))
-    arriving = iter(rollout.generate(PROMPTS, 0))
+    arriving, lost = iter(rollout.generate(PROMPTS, 0)), pair.lost
     arrived = [next(arriving)]
     for endpoint in pair.serving:
         os.killpg(process_group_of(endpoint), signal.SIGKILL)
     arrived += arriving
     assert sorted((t.prompt.id, t.index) for t in arrived) == sorted((p.id, k) for p in PROMPTS for k in range(8))
-    assert rollout.mishaps.lost == 2
+    assert pair.lost == lost + 2
     whole(pair)
+
+
+def test_engines_that_sleep_wake_and_one_that_died_meanwhile_starts_only_then(pair):
+    asleep, victim = pair.serving
+    pair.sleep()
+    os.killpg(process_group_of(victim), signal.SIGKILL)
+    time.sleep(3)
+    assert [e for e in pair.known if e not in (asleep, victim)] == []  # its memory is training's now
+    assert asleep.answers(5)
+    pair.wake()
+    deadline = time.monotonic() + CONFIG.ready_timeout_s
+    while not set(pair.for_sync()) - {asleep, victim}:
+        assert time.monotonic() < deadline, "the lost engine did not start when the others woke"
+        time.sleep(0.5)
+    assert asleep.healthy(5)
 
 
 IMPOSTOR = """
@@ -92,16 +107,18 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"]))
         kind = sys.argv[1]
-        meta = {"output_token_logprobs": [[-1.0, 5, None]], "finish_reason": {"type": "length", "length": 1}, "weight_version": "0"}
-        answers = [{"text": "x", "output_ids": [5, 6], "meta_info": meta}] * 8  # a log-probability is missing
+        logprobs = [[-1.0, 5, None]] * (1 if kind == "no logprobs" else 2)
+        meta = {"output_token_logprobs": logprobs, "finish_reason": {"type": "length", "length": 2}, "weight_version": "0"}
+        answers = [{"text": "impostor", "output_ids": [5, 6], "meta_info": meta, "index": index} for index in range(8)]
+        some = b"".join(b"data: " + json.dumps(answer).encode() + b"\n\n" for answer in answers[:3])
         if kind == "breaks off":
             self.send_response(200)
             self.send_header("content-length", "100000")
             self.end_headers()
-            self.wfile.write(b"[{")
+            self.wfile.write(some + b"data: {")
             self.close_connection = True
         else:
-            status, body = {"500": (500, b"no luck"), "no json": (200, b"<"), "no logprobs": (200, json.dumps(answers).encode())}[kind]
+            status, body = {"500": (500, b"no luck"), "no stream": (200, b"<"), "no logprobs": (200, some)}[kind]
             self.reply(status, body)
     def reply(self, status, body):
         self.send_response(status)
@@ -118,9 +135,9 @@ server.serve_forever()
 """
 
 
-@pytest.mark.parametrize("kind", ["500", "no json", "no logprobs", "breaks off"])
+@pytest.mark.parametrize("kind", ["500", "no stream", "no logprobs", "breaks off"])
 def test_an_engine_that_answers_nonsense_is_given_up(server, served_model, kind):
-    """It says that it is healthy; three failures in a row are enough."""
+    """It says that it is healthy; three failures in a row are enough. What came whole before it broke off is not asked for again."""
     with subprocess.Popen([sys.executable, "-c", IMPOSTOR, kind], stdout=subprocess.PIPE, text=True) as process:
         try:
             impostor = Endpoint(f"http://127.0.0.1:{process.stdout.readline().strip()}")
@@ -130,5 +147,7 @@ def test_an_engine_that_answers_nonsense_is_given_up(server, served_model, kind)
         finally:
             process.kill()
     assert sorted((t.prompt.id, t.index) for t in arrived) == sorted((p.id, k) for p in PROMPTS for k in range(8))
-    assert rollout.mishaps.retries + rollout.mishaps.moved // 8 >= 3
-    assert engines.serving == [server.endpoint] and rollout.mishaps.lost == 1
+    came = 3 if kind == "breaks off" else 0
+    assert rollout.mishaps.retries + rollout.mishaps.moved // (8 - came) >= 3
+    assert sum(t.text == "impostor" for t in arrived) in range(3 * came, 5 * came + 1)  # of the questions that it was asked
+    assert engines.serving == [server.endpoint] and engines.lost == 1

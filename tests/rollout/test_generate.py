@@ -67,6 +67,17 @@ def test_answers_arrive_while_others_are_still_being_sampled(rollout):
     assert sum(1 for _ in arrivals) == 8 * 16 - 1
 
 
+def test_samples_of_one_question_arrive_as_each_ends(rollout):
+    """All begin together and go on token by token: the shortest comes first, whatever its number."""
+    roomy = Rollout(RolloutConfig(max_new_tokens=180, max_total_tokens=200), rollout.engines, rollout._tokenizer)
+    # So hot that every token is about as likely, the stop word too.
+    arrivals = list(roomy.generate(prompts_of(1), 0, Sampling(samples=16, temperature=50.0, top_p=1.0, max_new_tokens=180)))
+    lengths = [len(t.token_ids) for t in arrivals]
+    assert max(lengths) - min(lengths) > 10, "all samples are about as long; the test has nothing to look at"
+    assert lengths[0] < min(lengths) + 4 and lengths[-1] > max(lengths) - 4
+    assert [t.index for t in arrivals] != list(range(16))
+
+
 def test_the_length_limit_counts_the_prompt(rollout):
     long = Prompt("long", "q", "a", [5] * 58)
     assert all(len(t.token_ids) <= 2 for t in rollout.generate([long], 0))
@@ -81,7 +92,7 @@ def test_a_refusing_or_absent_server_is_one_clear_error(rollout):
     nobody = Rollout(CONFIG, engines_at(Endpoint("http://127.0.0.1:9"), ready_timeout_s=1), rollout._tokenizer)
     with pytest.raises(EnginesGone, match=r"no engine is left \(http://127\.0\.0\.1:9: 3 failures in a row, the last one: .*/generate: "):
         list(nobody.generate(prompts_of(1), 0))
-    assert (nobody.mishaps.retries, nobody.mishaps.moved, nobody.mishaps.lost) == (2, 4, 1)
+    assert (nobody.mishaps.retries, nobody.mishaps.moved, nobody.engines.lost) == (2, 4, 1)
 
 
 def test_an_answer_that_another_end_token_ends_is_not_complete(engines, served_model):

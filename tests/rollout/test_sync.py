@@ -1,6 +1,7 @@
 """New weights in a real server, both ways: proven by checksum, by greedy output and by log-probabilities."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,13 +33,14 @@ def new_model(tiny_model):
 
 
 @pytest.fixture
-def connect(server, tmp_path):
+def connect(server, served_model, tmp_path):
     """connect(sender, **changes) -> WeightSync; disconnected at the end."""
     opened, turns = [], Turns(dist.HashStore())
 
     def make(sender: str = "test", **changes) -> WeightSync:
         config = dataclasses.replace(CONFIG, **changes)
-        opened.append(WeightSync([server.endpoint], config, sender, tmp_path / "sync", torch.device("cpu"), turns, KV_HEADS))
+        folders = tmp_path / "sync", Path(served_model)
+        opened.append(WeightSync([server.endpoint], config, sender, *folders, torch.device("cpu"), turns, KV_HEADS))
         return opened[-1]
 
     yield make
@@ -65,14 +67,15 @@ def assert_serves(engines, folder: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["distributed", "tensor", "disk"])
-def test_after_a_sync_the_server_has_the_new_weights(server, engines, connect, served_model, new_model, way):
+def test_after_a_sync_the_server_has_the_new_weights(server, engines, connect, served_model, new_model, tmp_path, way):
     sync = connect(sync=way)
     for version, folder in ((1, new_model), (2, served_model)):
         push([(sync, tensors(folder))], version)
-        compared, held = sync.verify()
+        compared, held = sync.verify(sync.checksums())
         assert compared == held
         assert server.endpoint.get("/model_info")["weight_version"] == str(version)
         assert_serves(engines, folder)
+    assert [f.name for f in tmp_path.glob("sync/*")] == (["version-00002"] if way == "disk" else [])  # no version outlives the next
 
 
 @pytest.mark.parametrize("way", ["distributed", "tensor", "disk"])
@@ -86,7 +89,7 @@ def test_two_senders_share_an_update(engines, connect, served_model, new_model, 
 
     for version, folder in ((3, new_model), (4, served_model)):
         push(list(zip((first, second), halves(folder), strict=True)), version)
-        (a, held), (b, _) = first.verify(), second.verify()
+        (a, held), (b, _) = first.verify(first.checksums()), second.verify(second.checksums())
         assert a + b == held
         assert_serves(engines, folder)
 
@@ -98,9 +101,9 @@ def test_a_tensor_that_differs_after_the_sync_is_named(server, connect, served_m
     part = {n: t for n, t in tensors(new_model).items() if "layers.1.self_attn" in n}
     push([(other, part)], 6)
     with pytest.raises(ServerError, match=r"after the weight update model\.layers\.1\.self_attn\.(qkv_proj|o_proj)\.(weight|bias) differs"):
-        sync.verify()
+        sync.verify(sync.checksums())
     push([(sync, tensors(served_model))], 7)
-    sync.verify()
+    sync.verify(sync.checksums())
 
 
 def test_an_engine_that_refuses_raises_instead_of_hanging(server, connect, served_model):

@@ -1,0 +1,65 @@
+"""Rank 0's failures reach all ranks, which save the run before it ends."""
+
+import pytest
+
+from megatron_oreal.config import ParallelConfig
+from megatron_oreal.crew import Crew
+from megatron_oreal.learn.checkpoint import RunState
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.rollout.engines import EnginesGone
+from megatron_oreal.stop import StopSignal
+from megatron_oreal.trajectory import TrainBatch
+
+
+class Recorder:
+    """In the places of checkpoints, publisher and rollout: remembers what it was asked for."""
+
+    def __init__(self):
+        self.asked: list = []
+        self.on_no_engine = None
+
+    def save(self, state: RunState) -> None:
+        self.asked.append(("save", state.step))
+
+    def finish(self) -> None:
+        self.asked.append(("finish",))
+
+    def publish(self, policy, version: int) -> None:
+        self.asked.append(("publish", version))
+        if version == 9:
+            raise EnginesGone("no engine is left")
+
+
+def conducted(version: int, failure: str) -> tuple:
+    """What one of two ranks went through when the engines were lost once, and then the work failed."""
+    recorder = Recorder()
+    with Ranks(ParallelConfig(dp=2), 1) as ranks:
+        rollout = recorder if ranks.conducts else None
+        crew = Crew(ranks, rollout, [], recorder, StopSignal())
+
+        def work():
+            rollout.on_no_engine()
+            if failure:
+                raise RuntimeError(failure)
+            return TrainBatch([])
+
+        try:
+            with crew.saved_if_it_fails(recorder, lambda: RunState(step=4)):
+                crew.conduct("rollout", version, work)
+        except (RuntimeError, SystemExit) as error:
+            return recorder.asked, type(error).__name__, str(error)
+    return recorder.asked, "", ""
+
+
+@pytest.mark.parametrize(
+    ("version", "failure", "kinds"),
+    [(2, "", ("", "")), (2, "the judge is gone", ("RuntimeError", "SystemExit")), (9, "", ("EnginesGone", "SystemExit"))],
+)
+def test_a_failure_of_rank_0_is_saved_by_all(ranks, version, failure, kinds):
+    outcomes = ranks(2, conducted, version, failure)
+    saved = [("save", 4), ("finish",)] if failure or version == 9 else []
+    for asked, kind, _ in outcomes:
+        assert asked == [("publish", version), *saved]
+        assert kind in kinds
+    assert tuple(kind for _, kind, _ in outcomes) == kinds
+    assert failure in outcomes[0][2]
