@@ -1,6 +1,7 @@
 """An OpenAI-compatible server process that is slow, refuses, breaks off or talks nonsense: `python judge_server.py KIND [SECONDS]`.
 
-KIND honest: says CORRECT if the answer between the tags is "good". Prints its port; GET /seen says what it was asked.
+KIND honest: says CORRECT if the answer between the tags is "good"; compares: if it is the reference, letter by letter. Prints its port;
+GET /seen says what it was asked.
 """
 
 import json
@@ -44,8 +45,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def say(self, body, count):
         text = body["messages"][-1]["content"]
-        verdict = "CORRECT" if "<answer>\ngood" in text else "INCORRECT"
-        if KIND in ("honest", "keyed") or (KIND == "recovers" and count > 2) or (KIND == "mumbles first" and "one word only" in text):
+        reference, answer = (text.partition(f"<{tag}>\n")[2].partition(f"\n</{tag}>")[0] for tag in ("reference", "answer"))
+        verdict = "CORRECT" if answer == (reference if KIND == "compares" else "good") else "INCORRECT"
+        if (
+            KIND in ("honest", "compares", "keyed")
+            or (KIND == "recovers" and count > 2)
+            or (KIND == "mumbles first" and "one word only" in text)
+        ):
             self.reply(200, chat(f"They were compared.\n\n**Final verdict: {verdict}**"))
         elif KIND in ("mumbles", "mumbles first"):
             self.reply(200, chat("As the values differ, one may ask whether CORRECT is a word."))

@@ -82,7 +82,7 @@ def test_what_is_asked_depends_on_mode_and_judge_on():
 def test_disagreements_are_written_once_a_case_in_whole_lines(tmp_path):
     path = tmp_path / "disagreements.jsonl"
     with judge_server("honest") as url:
-        some = trajectories("5", "5", r"good\text{ it is}", r"good\text{ it is}", "6"), trajectories(GOLD, "good", "1", "2", "3", name="q")
+        some = trajectories("5", "5", "good", "good", "6"), trajectories(GOLD, "good", "1", "2", "3", name="q")
         _, tally = verified(settings(url, mode="judge"), *some, audit=path)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     both = {(r["answer"], r["rule"]["right"], r["rule"]["reason"], r["judge"]["right"]) for r in rows}
