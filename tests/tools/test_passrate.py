@@ -39,7 +39,7 @@ def test_every_line_is_kept_in_order(asking, tmp_path, capsys):
     assert not list(tmp_path.glob("rated.jsonl.*"))
 
 
-def test_killed_in_the_middle_it_goes_on_from_there(asking, tmp_path):
+def test_killed_in_the_middle_it_goes_on_from_there(asking, tmp_path, capsys):
     """A line that it was killed in is measured again; another temperature is another measurement."""
     count = 300
     questions = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7", "id": f"q{i}"} for i in range(count)])
@@ -57,13 +57,14 @@ def test_killed_in_the_middle_it_goes_on_from_there(asking, tmp_path):
     partial.write_bytes(partial.read_bytes() + b'{"id": "q29')  # as if it had been killed in the middle of a line
     before = rows_of_partial(partial)
     assert 20 <= len(before) < count
-    asked = subprocess.run([*command, "rollout.temperature=0.5"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert asked.returncode == 2 and asked.stderr.count("\n") == 1
-    assert "rated.jsonl.partial is of another measurement (rollout.temperature was 1.0, is 0.5); delete it" in asked.stderr
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert f"going on: {len(before)} of {count} questions are done" in done.stdout
-    assert f"step {count}/{count}" in done.stdout
+    assert passrate.main([*arguments, "rollout.temperature=0.5"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "rated.jsonl.partial is of another measurement (rollout.temperature was 1.0, is 0.5); delete it" in error and error.count("\n") == 1
+    )
+    assert passrate.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert f"going on: {len(before)} of {count} questions are done" in said and f"step {count}/{count}" in said
     assert [r["id"] for r in rows_of(out)] == [f"q{i}" for i in range(count)]
     assert all(0 <= r["pass_rate"] <= 1 for r in rows_of(out))
     assert not partial.exists()
