@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from megatron_oreal.model.split import Split
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.verify.pool import VerifyConfig
+from megatron_oreal.verify.config import VerifyConfig
 
 DTYPES = ("float32", "bfloat16")
 MODES = ("train", "rollout_only", "train_only", "replay")
@@ -285,7 +285,7 @@ class PassrateConfig:
     questions: str
     out: str
     questions_at_once: int
-    system_prompt: str = ""
+    system_prompt: str = ""  # as in training
 
     def __post_init__(self):
         _require(self.questions_at_once >= 1, f"questions_at_once={self.questions_at_once} must be at least 1")

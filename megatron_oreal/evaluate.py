@@ -17,7 +17,8 @@ from megatron_oreal.prompts import Template, fitting, load_tokenizer, read_quest
 from megatron_oreal.rollout.engines import open_engines
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.trajectory import Prompt
-from megatron_oreal.verify.pool import Verifier
+from megatron_oreal.verify import Verifier
+from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Evaluation:
     problems: int  # questions in the file
     not_asked: int  # questions too long for the context
     incomplete: float  # share of answers cut at the length limit
-    undecided: int  # answers that the verifier could not judge (counted as wrong)
+    undecided: int  # answers that the verifier could not judge (counted as not right, whatever verify.undecided says)
     length_mean: float  # response tokens
     seconds: float
 
@@ -73,13 +74,14 @@ def run(config: EvaluateConfig) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, run_dir))
-        verifier = stack.enter_context(Verifier(config.verify))
+        verifier = stack.enter_context(Verifier(config.verify, run_dir / DISAGREEMENTS))
         engines.wait_ready()
         rollout = Rollout(config.rollout, engines, tokenizer)
         evaluator = Evaluator(prompts, rollout, verifier, config.eval.max_new_tokens, config.rollout.max_total_tokens)
         evaluation = evaluator.evaluate(version=0)
     (run_dir / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n")
-    print(f"pass@1 {evaluation.pass_at_1:.1%} of {evaluation.problems} problems in {evaluation.seconds:.0f} s")
+    undecided = f", {evaluation.undecided} answers undecided (not right)" if evaluation.undecided else ""
+    print(f"pass@1 {evaluation.pass_at_1:.1%} of {evaluation.problems} problems in {evaluation.seconds:.0f} s{undecided}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import torch
 
 from megatron_oreal.oreal import Objective, advantages, select
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.trajectory import Group, Sample, SelectionCounts, TrainBatch
+from megatron_oreal.trajectory import NEITHER, RIGHT, WRONG, Group, Sample, SelectionCounts, TrainBatch
 
 
 class Selector:
@@ -29,22 +29,29 @@ class Selector:
     def select(self, groups: Sequence[Group]) -> TrainBatch:
         """One right and one wrong trajectory a question, or all (spec step 3). An empty batch where no question has both.
 
+        A trajectory whose verdict is left out is never chosen; a question with fewer than two others is dropped.
         A chosen trajectory without a single token (aborted before the first one) cannot be trained on: left out and counted.
         """
+        asked = len(groups)
+        groups = [g for g in groups if g.counted >= 2]
+        if not groups:
+            return TrainBatch(counts=SelectionCounts(questions=asked, dropped_undecided=asked))
         groups = sorted(groups, key=lambda group: group.prompt.id)  # whatever the order of arrival, the same draw
         rewards = torch.tensor([g.rewards for g in groups], dtype=torch.float32)  # [questions, K]
-        advantage = advantages(rewards, self._objective.advantage)
-        chosen = select(rewards, self._objective.keep, self._generator)
+        counted = rewards != NEITHER
+        advantage = advantages(rewards, self._objective.advantage, counted)
+        chosen = select(rewards, self._objective.keep, self._generator, counted)
         samples = [
             _sample(groups[question], index, float(advantage[question, index]))
             for question, index in chosen.kept
             if groups[question].trajectories[index].token_ids
         ]
         counts = SelectionCounts(
-            questions=len(groups),
+            questions=asked,
             kept=len({question for question, _ in chosen.kept}),
             dropped_all_right=chosen.dropped_all_right,
             dropped_all_wrong=chosen.dropped_all_wrong,
+            dropped_undecided=asked - len(groups),
             empty_responses=len(chosen.kept) - len(samples),
         )
         return TrainBatch(samples, counts)
@@ -68,7 +75,7 @@ class Enough:
         """One more question is verified. From any thread."""
         with self._lock:
             self._done += 1
-            self._useful += len(set(group.rewards)) == 2
+            self._useful += {RIGHT, WRONG} <= set(group.rewards)
             enough = self._useful >= self._needed or self._done >= self._done_is_enough
             stop, self._stopped = enough and not self._stopped, self._stopped or enough
         if stop:

@@ -24,7 +24,9 @@ from megatron_oreal.rollout.engines import Engines, external_engines, kept_here
 from megatron_oreal.rollout.generate import InFlight, Rollout
 from megatron_oreal.selection import Selector
 from megatron_oreal.trajectory import Prompt, TrainBatch, Unfinished
-from megatron_oreal.verify.pool import Verifier
+from megatron_oreal.verify import Verifier
+from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
+from megatron_oreal.verify.judge import read_key
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
     compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
     find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
     open_model(config.model.path, "policy", config.parallel)
+    read_key(config.verify.judge)
     tokenizer = load_tokenizer(config.model.path)
     stop_token(tokenizer, config.rollout.stop_word)
     template = Template(tokenizer, config.data.system_prompt)
@@ -216,7 +219,7 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
             return
         engines = Engines(rollout, run_dir, external_engines(rollout))
         stack.callback(engines.close)
-        verifier = stack.enter_context(Verifier(config.verify))
+        verifier = stack.enter_context(Verifier(config.verify, run_dir / DISAGREEMENTS))
         asking = Rollout(rollout, engines, inputs.tokenizer, config.seed)
         longest = rollout.max_total_tokens
         evaluator = Evaluator(inputs.held_out, asking, verifier, config.eval.max_new_tokens, longest) if inputs.held_out else None

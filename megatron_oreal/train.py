@@ -113,7 +113,12 @@ def collect(config: TrainConfig, stages: "Stages", step: int, version: int, samp
     if config.record:
         write_step(Path(config.run_dir) / FOLDER, step, groups)
     batch = stages.selector.select(groups)
-    stages.note(rollout_metrics(groups, batch.counts), stages.leave(sampling), {"time/rollout": time.perf_counter() - started})
+    stages.note(
+        rollout_metrics(groups, batch.counts),
+        stages.leave(sampling),
+        stages.verifier.tally.metrics(),
+        {"time/rollout": time.perf_counter() - started},
+    )
     return batch
 
 

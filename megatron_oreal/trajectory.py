@@ -8,6 +8,8 @@ from typing import Literal
 
 RIGHT, WRONG = 1, -1
 """The two rewards of the paper: +1 for a verified answer, -1 for everything else."""
+NEITHER = 0
+"""In the place of a reward: nobody could tell."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Verdict:
     right: bool
     reason: str  # why, in a word or two: "equal", "different", "no answer", "incomplete", "timeout", ...
     decided: bool = True  # False: nobody could tell (counted, never silent)
+    left_out: bool = False  # undecided, and neither right nor wrong (verify.undecided=drop): only counted
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,18 @@ class Group:
 
     @property
     def rewards(self) -> list[int]:
-        """[K] of +1 / -1."""
-        return [RIGHT if v.right else WRONG for v in self.verdicts]
+        """[K] of +1 / -1, and 0 where the verdict is left out."""
+        return [NEITHER if v.left_out else RIGHT if v.right else WRONG for v in self.verdicts]
 
     @property
-    def pass_rate(self) -> float:
-        """Share of right trajectories, in [0, 1]."""
-        return sum(v.right for v in self.verdicts) / len(self.verdicts)
+    def counted(self) -> int:
+        """How many of the K are right or wrong; the others are left out of the pass rate and of the advantage's K."""
+        return sum(not v.left_out for v in self.verdicts)
+
+    @property
+    def pass_rate(self) -> float | None:
+        """Share of right trajectories among those counted, in [0, 1]; None where there are none."""
+        return sum(v.right for v in self.verdicts) / self.counted if self.counted else None
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ class SelectionCounts:
     kept: int = 0
     dropped_all_right: int = 0
     dropped_all_wrong: int = 0
+    dropped_undecided: int = 0  # fewer than two trajectories right or wrong: there is nothing to compare
     empty_responses: int = 0  # chosen trajectories without a token, which cannot be trained on
 
 

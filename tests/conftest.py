@@ -145,3 +145,21 @@ def engines(server):
     from tests.settings import engines_at
 
     return engines_at(server.endpoint)
+
+
+@pytest.fixture
+def asking(server, served_model, tmp_path):
+    """Overrides that point a command at the session's server."""
+    key = tmp_path / "key"
+    key.write_text(server.endpoint.key + "\n")
+    return [
+        f"model.path={served_model}",
+        "model.dtype=float32",
+        "rollout.placement=external",
+        f"rollout.urls=[{server.endpoint.url}]",
+        f"rollout.admin_key_file={key}",
+        "rollout.max_total_tokens=120",
+        "rollout.max_new_tokens=16",
+        "rollout.samples=4",
+        "verify.workers=1",
+    ]

@@ -61,6 +61,10 @@ def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
         ("learn.tokens_per_micro_batch=100", "is below rollout.max_total_tokens=16384"),
         ("parallel.cp=3", "is below rollout.max_total_tokens=16384, padded to 16386 for parallel.cp=3"),
         ("data.train=???", "data.train"),
+        ("verify.mode=ask", "verify.mode is 'ask', it must be rule or judge or rule_then_judge"),
+        ("verify.undecided=right", "verify.undecided is 'right', it must be drop or wrong"),
+        ("verify.mode=judge", "verify.judge.urls is [], it must be given where verify.mode=judge"),
+        ("verify=rule_then_judge", "verify.judge.urls is [], it must be given where verify.mode=rule_then_judge"),
     ],
 )
 def test_wrong_values_are_one_line(capsys, override, message):
@@ -77,6 +81,10 @@ def test_wrong_values_are_one_line(capsys, override, message):
         ({"model.path": "no/such/folder"}, "model: no/such/folder is no Hugging Face model folder (config.json is missing)"),
         ({"rollout.stop_word": "the end"}, "rollout.stop_word: 'the end' is"),
         ({"data.train": "no/such.jsonl"}, "no/such.jsonl: no such file"),
+        (
+            {"verify": "judge", "verify.judge.urls": "[http://h]", "verify.judge.model": "J", "verify.judge.key_file": "no/key"},
+            "verify.judge.key_file: [Errno 2] No such file or directory: 'no/key'",
+        ),
         ({"data.train": "BAD"}, "bad.jsonl:2: field 'gold_answer' must be a non-empty string"),
     ],
 )
@@ -108,6 +116,26 @@ def test_a_model_that_does_not_fit_its_config_is_one_line_before_any_rank_starts
     assert f"model: {model} lacks model.layers.3.mlp.up_proj.weight" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_judge_is_set_on_the_command_line(capsys):
+    given = ["verify.judge.urls=[http://a:1,http://b:2]", "verify.judge.model=J"]
+    config = load(TrainConfig, "train", [*GIVEN, "verify=rule_then_judge", *given, "verify.judge_on=undecided"])
+    assert (config.verify.mode, config.verify.judge_on, config.verify.judge.urls) == (
+        "rule_then_judge",
+        "undecided",
+        ["http://a:1", "http://b:2"],
+    )
+    assert load(EvaluateConfig, "evaluate", ["model.path=M", "eval.data=E", "verify=judge", *given]).verify.mode == "judge"
+    for override, message in (
+        ("verify.judge.model=null", "verify.judge.model is None, it must be given"),
+        ("verify.judge.attempts=0", "verify.judge.attempts is 0, it must be at least 1"),
+        ("verify.judge.urls=[http://a:1,http://a:1]", "all different"),
+        ("verify.mode=rule", "it must be empty where verify.mode=rule"),
+        ("verify.judge_on=wrong", "verify.judge_on is 'wrong', it must be undecided or not_right"),
+    ):
+        assert train.main([*GIVEN, "verify=rule_then_judge", *given, override]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_world_that_is_not_the_layout_is_refused(monkeypatch):

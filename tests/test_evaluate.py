@@ -1,32 +1,15 @@
-"""The evaluator and the pass-rate tool as commands, asking the session's running server."""
+"""The evaluator as a command, asking the session's running server."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
 from megatron_oreal import evaluate
-
-PASSRATE = Path(__file__).parents[1] / "tools" / "passrate.py"
-
-
-@pytest.fixture
-def asking(server, served_model, tmp_path):
-    """Overrides that point a command at the session's server."""
-    key = tmp_path / "key"
-    key.write_text(server.endpoint.key + "\n")
-    return [
-        f"model.path={served_model}",
-        "model.dtype=float32",
-        "rollout.placement=external",
-        f"rollout.urls=[{server.endpoint.url}]",
-        f"rollout.admin_key_file={key}",
-        "rollout.max_total_tokens=120",
-        "rollout.max_new_tokens=16",
-        "rollout.samples=4",
-        "verify.workers=1",
-    ]
+from megatron_oreal.evaluate import Evaluator
+from megatron_oreal.prompts import load_tokenizer
+from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.trajectory import Group, Prompt, Verdict
 
 
 @pytest.fixture
@@ -47,17 +30,6 @@ def test_evaluation_counts_every_problem(asking, questions, tmp_path, capsys):
     assert "pass@1 0.0% of 6 problems" in capsys.readouterr().out
 
 
-def test_pass_rates_keep_every_line_in_order(asking, questions, tmp_path):
-    spec = importlib.util.spec_from_file_location("passrate", PASSRATE)
-    passrate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(passrate)
-    out = tmp_path / "rated.jsonl"
-    assert passrate.main([*asking, f"questions={questions}", f"out={out}"]) == 0
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [r["level"] for r in rows] == [0, 1, 2, 3, 4, 9]
-    assert [r.get("pass_rate") for r in rows] == [0.0] * 5 + [None]
-
-
 def test_a_server_that_is_not_there_is_one_line(asking, questions, capsys, tmp_path):
     overrides = [
         *asking,
@@ -71,3 +43,18 @@ def test_a_server_that_is_not_there_is_one_line(asking, questions, capsys, tmp_p
     error = capsys.readouterr().err
     assert "rollout.urls: http://127.0.0.1:9 does not answer /health" in error
     assert error.count("\n") == 1
+
+
+class Undecided:
+    """A verifier that can tell of the first question alone."""
+
+    def verify(self, trajectories, samples):
+        rest = Verdict(False, "judge: unclear", decided=False, left_out=True)
+        return [Group(t.prompt, [t], [Verdict(True, "equal") if t.prompt.id == "p0" else rest]) for t in trajectories]
+
+
+def test_undecided_answers_are_not_right_and_are_reported(engines, served_model):
+    prompts = [Prompt(f"p{i}", "q", "7", [5 + i, 7, 9]) for i in range(4)]
+    rollout = Rollout(RolloutConfig(max_new_tokens=16, max_total_tokens=100), engines, load_tokenizer(served_model))
+    evaluation = Evaluator(prompts, rollout, Undecided(), 16, 100).evaluate(version=0)
+    assert (evaluation.pass_at_1, evaluation.undecided) == (0.25, 3)

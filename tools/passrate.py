@@ -2,14 +2,21 @@
 
     python tools/passrate.py model.path=DIR questions=FILE.jsonl out=FILE.jsonl [key=value ...]
 
-It samples rollout.samples answers a question (at the rollout's temperature) from a server that it starts, or from running ones
-(rollout.placement=external), and verifies them. Every line of the input stands in the output, in order, with all its fields.
+It samples rollout.samples answers a question (at the rollout's temperature) from servers that it starts, or from running ones
+(rollout.placement=external), and verifies them. Every line of the input stands in the output, in order, with all its fields. Answers that
+nobody could judge do not count (verify.undecided=drop).
+
+Finished questions are kept in <out>.partial: the same command, started again after it was killed, goes on from there.
 """
 
+import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import PassrateConfig, load
@@ -17,7 +24,55 @@ from megatron_oreal.monitor.console import Console
 from megatron_oreal.prompts import Template, fitting, load_tokenizer, read_questions, read_rows, stop_token
 from megatron_oreal.rollout.engines import open_engines
 from megatron_oreal.rollout.generate import Rollout
-from megatron_oreal.verify.pool import Verifier
+from megatron_oreal.trajectory import Group, Prompt
+from megatron_oreal.verify import Verifier
+
+
+@dataclass(frozen=True)
+class Rated:
+    """What is known of one question."""
+
+    id: str
+    pass_rate: float | None  # None: every answer is undecided
+    undecided: int  # answers that do not count, or count as wrong (verify.undecided)
+
+
+class Partial:
+    """The finished questions of a measurement, on disk: a line that says of what, then one line a question."""
+
+    def __init__(self, path: Path, of: dict):
+        """Raises ValueError where the file belongs to another measurement than the one described by `of`."""
+        self._path, self._lock = path, Lock()
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith(b"\n")]  # a line without end: it was killed there
+        if rows:
+            self._compare(rows[0], of)
+        self.rated = {row["id"]: Rated(**row) for row in rows[1:]}
+        whole = b"".join(lines[: len(rows)]) or json.dumps(of).encode() + b"\n"
+        rewritten = path.with_name(path.name + ".new")
+        rewritten.write_bytes(whole)
+        rewritten.rename(path)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the measurement)
+
+    def _compare(self, begun: dict, of: dict) -> None:
+        differ = [name for name in of if begun.get(name) != of[name]]
+        if differ:
+            was = "; ".join(f"{name} was {begun.get(name)!r}, is {of[name]!r}" for name in differ)
+            raise ValueError(f"out: {self._path} is of another measurement ({was}); delete it to start again, or choose another out")
+
+    def note(self, group: Group) -> None:
+        """A question is finished (it may be said twice). From any thread."""
+        rated = Rated(group.prompt.id, group.pass_rate, sum(not v.decided for v in group.verdicts))
+        with self._lock:
+            if rated.id in self.rated:
+                return
+            self._file.write(json.dumps(asdict(rated)).encode() + b"\n")
+            self.rated[rated.id] = rated
+
+    def remove(self) -> None:
+        """It is all in the output."""
+        self._file.close()
+        self._path.unlink()
 
 
 def run(config: PassrateConfig) -> None:
@@ -27,25 +82,72 @@ def run(config: PassrateConfig) -> None:
     template = Template(tokenizer, config.system_prompt)
     questions = read_questions(config.questions)
     prompts = fitting([template.prompt(q) for q in questions], config.rollout.max_total_tokens)
-    run_dir = Path(config.out).resolve().parent
-    run_dir.mkdir(parents=True, exist_ok=True)
-    rates: dict[str, float] = {}
+    out = Path(config.out).resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Partial(out.with_name(out.name + ".partial"), _settings(config))
+    left = [p for p in prompts if p.id not in partial.rated]
+    if len(left) < len(prompts):
+        print(f"going on: {len(prompts) - len(left)} of {len(prompts)} questions are done", flush=True)
+    if left:
+        _rate(config, tokenizer, left, partial, len(prompts))
+    _write(config, out, partial.rated)
+    partial.remove()
+    undecided = sum(rated.undecided for rated in partial.rated.values())
+    unrated = sum(rated.pass_rate is None for rated in partial.rated.values())
+    print(
+        f"wrote {config.out}: {len(partial.rated) - unrated} pass rates, {len(questions) - len(prompts)} questions too long; "
+        f"{undecided} of {len(prompts) * config.rollout.samples} answers undecided, {unrated} questions without a pass rate for it"
+    )
+
+
+def _settings(config: PassrateConfig) -> dict:
+    """All that a pass rate depends on."""
+    rollout, verify = config.rollout, config.verify
+    return {
+        "questions": hashlib.sha256(Path(config.questions).read_bytes()).hexdigest()[:16],
+        "model.path": config.model.path,
+        "system_prompt": config.system_prompt,
+        **{
+            f"rollout.{name}": getattr(rollout, name)
+            for name in ("samples", "temperature", "top_p", "max_new_tokens", "max_total_tokens", "stop_word")
+        },
+        **{f"verify.{name}": getattr(verify, name) for name in ("mode", "judge_on", "undecided")},
+        "verify.judge.model": verify.judge.model,
+    }
+
+
+def _rate(config: PassrateConfig, tokenizer, prompts: Sequence[Prompt], partial: Partial, total: int) -> None:
+    """Sample and verify these questions; each is noted when its last verdict is there."""
+    out = Path(config.out).resolve()
     with ExitStack() as stack:
-        engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, run_dir))
-        verifier = stack.enter_context(Verifier(config.verify))
+        engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, out.parent))
+        verifier = stack.enter_context(Verifier(config.verify, out.with_name(out.name + ".disagreements")))
         engines.wait_ready()
         rollout = Rollout(config.rollout, engines, tokenizer)
-        console = stack.enter_context(Console("pass rates", len(prompts)))
+        console = stack.enter_context(Console("pass rates", total))
+
+        def done(group: Group) -> None:
+            partial.note(group)
+            console.advance(len(partial.rated))
+
+        console.advance(len(partial.rated))
         for start in range(0, len(prompts), config.questions_at_once):
             some = prompts[start : start + config.questions_at_once]
-            groups = verifier.verify(rollout.generate(some, version=0), config.rollout.samples)
-            rates |= {g.prompt.id: g.pass_rate for g in groups}
-            console.step(len(rates), f"mean pass rate {sum(rates.values()) / len(rates):.1%}")
-    with open(config.out, "w", encoding="utf-8") as out:
-        for question, (_, row) in zip(questions, read_rows(config.questions), strict=True):
-            # A question too long to be asked keeps its line, without a pass rate: the training run leaves it out and counts it.
-            out.write(json.dumps(row | ({"pass_rate": rates[question.id]} if question.id in rates else {}), ensure_ascii=False) + "\n")
-    print(f"wrote {config.out}: {len(rates)} pass rates, {len(questions) - len(rates)} questions too long")
+            for group in verifier.verify(rollout.generate(some, version=0), config.rollout.samples, done):
+                done(group)  # should the thread that brought its last verdict not have come to it yet, or have failed to write
+            rates = [rated.pass_rate for rated in partial.rated.values() if rated.pass_rate is not None]
+            console.step(len(partial.rated), f"mean pass rate {sum(rates) / len(rates):.1%}" if rates else "no pass rate yet")
+
+
+def _write(config: PassrateConfig, out: Path, rated: dict[str, Rated]) -> None:
+    """Whole or not at all. A question too long to be asked, or without a verdict, keeps its line, without a pass rate (nor an old one)."""
+    written = out.with_name(out.name + ".new")
+    with open(written, "w", encoding="utf-8") as file:
+        for question, (_, row) in zip(read_questions(config.questions), read_rows(config.questions), strict=True):
+            rate = rated[question.id].pass_rate if question.id in rated else None
+            kept = {name: value for name, value in row.items() if name != "pass_rate"}
+            file.write(json.dumps(kept | ({} if rate is None else {"pass_rate": rate}), ensure_ascii=False) + "\n")
+    written.rename(out)
 
 
 def main(arguments: list[str] | None = None) -> int:

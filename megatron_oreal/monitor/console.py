@@ -31,6 +31,10 @@ class Console:
         self._progress.update(self._task, completed=number)
         self.say(text)
 
+    def advance(self, number: int) -> None:
+        """So many are done: the bar alone moves."""
+        self._progress.update(self._task, completed=number)
+
     def step(self, number: int, line: str) -> None:
         """Step `number` (1-based) is done."""
         self._progress.update(self._task, completed=number)

@@ -3,10 +3,11 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from megatron_oreal.trajectory import Group, SelectionCounts
+from megatron_oreal.trajectory import NEITHER, RIGHT, Group, SelectionCounts, Verdict
 
 
 class MetricsLog:
@@ -50,15 +51,18 @@ def _stale_tokens(group: Group) -> int:
 
 
 def rollout_metrics(groups: Sequence[Group], counts: SelectionCounts) -> dict[str, float]:
-    """What an iteration's trajectories looked like, over all questions and samples."""
+    """What an iteration's trajectories looked like, over all questions and samples; rewards over those that are right or wrong."""
     trajectories = [t for g in groups for t in g.trajectories]
     verdicts = [v for g in groups for v in g.verdicts]
+    rewards = [r for g in groups for r in g.rewards if r != NEITHER]
     lengths = [len(t.token_ids) for t in trajectories]
     stale = sum(_stale_tokens(g) for g in groups)
     return {
-        "reward/mean": sum(r for g in groups for r in g.rewards) / len(trajectories),
-        "reward/pass_rate": sum(v.right for v in verdicts) / len(verdicts),
+        "reward/mean": _mean(rewards),
+        "reward/pass_rate": _mean([r == RIGHT for r in rewards]),
         "verify/undecided": sum(not v.decided for v in verdicts),
+        "verify/left_out": sum(v.left_out for v in verdicts),
+        **{f"verify/undecided/{reason}": times for reason, times in sorted(Counter(_reasons(verdicts)).items())},
         "response/length_mean": sum(lengths) / len(lengths),
         "response/length_max": max(lengths),
         "response/incomplete": sum(not t.complete for t in trajectories) / len(trajectories),
@@ -67,5 +71,17 @@ def rollout_metrics(groups: Sequence[Group], counts: SelectionCounts) -> dict[st
         "select/kept": counts.kept,
         "select/dropped_all_right": counts.dropped_all_right,
         "select/dropped_all_wrong": counts.dropped_all_wrong,
+        "select/dropped_undecided": counts.dropped_undecided,
         "select/empty_responses": counts.empty_responses,
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _reasons(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Why verdicts are undecided, without what is said of the single case: "answer_not_read", "timeout", "judge_unclear", ..."""
+    for reason in (v.reason for v in verdicts if not v.decided):
+        who, _, what = reason.partition(": ")
+        yield (f"judge {what.partition(', ')[0]}" if who == "judge" else who).replace(" ", "_")

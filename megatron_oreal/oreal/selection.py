@@ -17,25 +17,27 @@ class Selection:
     dropped_all_wrong: int = 0  # questions of pass rate 0
 
 
-def select(rewards: Tensor, keep: str, generator: torch.Generator) -> Selection:
+def select(rewards: Tensor, keep: str, generator: torch.Generator, counted: Tensor | None = None) -> Selection:
     """[questions, K] rewards (+1 / -1) -> what to train on.
 
     pair: of each question with a pass rate strictly between 0 and 1 one right and one wrong trajectory, in this order, drawn with
     `generator` (on the CPU); the same draw for the same generator state. all: everything, questions of pass rate 0 or 1 as well.
+    `counted` [questions, K] (default: all): a sample that is not counted is neither right nor wrong, and never kept.
     Raises ValueError for an unknown `keep`.
     """
     require_choice("keep", keep, CHOICES["keep"])
-    questions, samples = rewards.shape
+    counted = torch.ones_like(rewards, dtype=torch.bool) if counted is None else counted
     if keep == "all":
-        return Selection([(question, sample) for question in range(questions) for sample in range(samples)])
+        return Selection([(question, sample) for question, sample in counted.nonzero().tolist()])
     selection = Selection()
-    for question, right in enumerate((rewards > 0).cpu()):
-        if right.all():
+    rights, wrongs = ((rewards > 0) & counted).cpu(), ((rewards <= 0) & counted).cpu()
+    for question, (right, wrong) in enumerate(zip(rights, wrongs, strict=True)):
+        if not wrong.any():
             selection.dropped_all_right += 1
         elif not right.any():
             selection.dropped_all_wrong += 1
         else:
-            selection.kept += [(question, _draw(right, generator)), (question, _draw(~right, generator))]
+            selection.kept += [(question, _draw(right, generator)), (question, _draw(wrong, generator))]
     return selection
 
 

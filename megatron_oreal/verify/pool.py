@@ -1,4 +1,4 @@
-"""Verification beside generation: worker processes that survive any answer, and groups of verdicts by question."""
+"""The rule check beside generation: worker processes that survive any answer."""
 
 import contextlib
 import os
@@ -7,16 +7,15 @@ import socket
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
+from typing import TypeVar
 
-from megatron_oreal.trajectory import Group, Trajectory, Verdict
-from megatron_oreal.verify.answer import final_answer
+from megatron_oreal.trajectory import Verdict
 from megatron_oreal.verify.channel import receive, send
+from megatron_oreal.verify.config import VerifyConfig
 from megatron_oreal.verify.equivalence import MAX_CHARS
 
 WORKER = "megatron_oreal.verify.worker"
@@ -24,28 +23,11 @@ START_S = 60.0
 """Deadline for a worker's start; measured 0.2 s on an idle core."""
 START_ATTEMPTS = 3
 CACHE_SIZE = 20_000
-LEAST_MEMORY_MB = 128
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class VerifyConfig:
-    """How answers are checked: `workers` processes, each case at most `timeout_s` seconds and `memory_mb` MiB of address space."""
-
-    workers: int = 2
-    timeout_s: float = 3.0
-    memory_mb: int = 1024
-
-    def __post_init__(self):
-        if self.workers < 1:
-            raise ValueError(f"verify.workers is {self.workers}; at least 1 is needed")
-        if not 0 < self.timeout_s <= 600:
-            raise ValueError(f"verify.timeout_s is {self.timeout_s}; seconds in (0, 600] are needed")
-        if self.memory_mb < LEAST_MEMORY_MB:
-            raise ValueError(f"verify.memory_mb is {self.memory_mb}; at least {LEAST_MEMORY_MB} are needed to start a worker")
-
-
-class Verifier:
-    """Checks trajectories in worker processes. Use as a context manager, or call `close`."""
+class Pool:
+    """Answers checked by rule in worker processes."""
 
     def __init__(self, config: VerifyConfig):
         self._config = config
@@ -57,36 +39,16 @@ class Verifier:
         self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
         self._lock = Lock()
 
-    def verify(
-        self,
-        trajectories: Iterable[Trajectory],
-        samples: int,
-        on_group: Callable[[Group], None] | None = None,
-        cut: Callable[[], Collection[str]] = tuple,
-    ) -> list[Group]:
-        """Verdicts of trajectories as they arrive, grouped by prompt in the order of first arrival.
+    def check(self, answer: str, gold: str) -> "Future[Verdict]":
+        """What the rules say of an extracted answer: right, wrong or undecided. Each case has a deadline of its own."""
+        answer = answer[: MAX_CHARS * 10 + 1]
+        known = self.known(answer, gold)
+        return self._threads.submit(self._ask, answer, gold) if known is None else done(known)
 
-        Each is given to the workers at once, so that verification overlaps with generation. An incomplete
-        trajectory is wrong without being asked about. `on_group` hears of each group when its last verdict is there, in
-        whichever thread brings it. `cut` says at the end of which prompts not all samples came: they are left out.
-
-        Raises:
-            ValueError: another prompt did not get exactly the samples 0 .. samples-1; names it.
-        """
-        arrived: dict[str, dict[int, tuple[Trajectory, Future]]] = {}
-        for trajectory in trajectories:
-            of_prompt = arrived.setdefault(trajectory.prompt.id, {})
-            if trajectory.index in of_prompt:
-                raise ValueError(f"prompt {trajectory.prompt.id!r}: sample {trajectory.index} came twice")
-            of_prompt[trajectory.index] = (trajectory, self._submit(trajectory))
-            if on_group and len(of_prompt) == samples:
-                _when_judged(of_prompt, samples, on_group)
-        for prompt_id in cut():
-            arrived.pop(prompt_id, None)
-        for prompt_id, of_prompt in arrived.items():
-            if sorted(of_prompt) != list(range(samples)):
-                raise ValueError(f"prompt {prompt_id!r}: samples {_listed(of_prompt)} came, 0 to {samples - 1} were expected")
-        return [_group(of_prompt, samples) for of_prompt in arrived.values()]
+    def known(self, answer: str, gold: str) -> Verdict | None:
+        """The verdict, where there was one before."""
+        with self._lock:
+            return self._cache.get((answer, gold))
 
     @property
     def worker_pids(self) -> list[int]:
@@ -100,24 +62,8 @@ class Verifier:
             one.close()
         self._threads.shutdown(wait=True)
 
-    def __enter__(self) -> "Verifier":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    def _submit(self, trajectory: Trajectory) -> Future:
-        if not trajectory.complete:
-            return _done(Verdict(False, "incomplete"))
-        answer, gold = final_answer(trajectory.text), trajectory.prompt.gold_answer
-        if answer is None:
-            return _done(Verdict(False, "no answer"))
-        answer = answer[: MAX_CHARS * 10 + 1]
-        known = self._known((answer, gold))
-        return self._threads.submit(self._ask, answer, gold) if known is None else _done(known)
-
     def _ask(self, answer: str, gold: str) -> Verdict:
-        known = self._known((answer, gold))
+        known = self.known(answer, gold)
         if known is not None:
             return known
         one = self._idle.get(timeout=self._config.timeout_s + START_ATTEMPTS * START_S)
@@ -129,10 +75,6 @@ class Verifier:
             self._remember((answer, gold), verdict)
         return verdict
 
-    def _known(self, key: tuple[str, str]) -> Verdict | None:
-        with self._lock:
-            return self._cache.get(key)
-
     def _remember(self, key: tuple[str, str], verdict: Verdict) -> None:
         with self._lock:
             self._cache[key] = verdict
@@ -143,34 +85,11 @@ class Verifier:
 _LOST = ("timeout", "crash", "memory")
 
 
-def _done(verdict: Verdict) -> Future:
-    future: Future = Future()
-    future.set_result(verdict)
+def done(result: T) -> "Future[T]":
+    """A future that need not be waited for."""
+    future: Future[T] = Future()
+    future.set_result(result)
     return future
-
-
-def _group(of_prompt: dict[int, tuple[Trajectory, Future]], samples: int) -> Group:
-    trajectories = [of_prompt[index][0] for index in range(samples)]
-    verdicts = [of_prompt[index][1].result() for index in range(samples)]  # each ask has its own deadline
-    return Group(trajectories[0].prompt, trajectories, verdicts)
-
-
-def _when_judged(of_prompt: dict[int, tuple[Trajectory, Future]], samples: int, tell: Callable[[Group], None]) -> None:
-    left, lock = [samples], Lock()
-
-    def one_more(_: Future) -> None:
-        with lock:
-            left[0] -= 1
-            complete = left[0] == 0
-        if complete:
-            tell(_group(of_prompt, samples))
-
-    for _, verdict in list(of_prompt.values()):
-        verdict.add_done_callback(one_more)
-
-
-def _listed(of_prompt: dict) -> str:
-    return ", ".join(map(str, sorted(of_prompt)[:20])) or "none"
 
 
 class _Worker:

@@ -33,6 +33,18 @@ def test_fewer_than_two_samples_raise(rewards):
         advantages(rewards, "rloo")
 
 
+@pytest.mark.parametrize("kind", ["rloo", "grpo"])
+def test_samples_that_do_not_count_are_as_if_never_drawn(kind):
+    rewards = torch.tensor([[1.0, 7, -1, -1, 7], [7, -1, 7, 1, 7]], dtype=torch.float64)  # 7: whatever stands there
+    counted = rewards != 7
+    got = advantages(rewards, kind, counted)
+    for row in range(2):
+        torch.testing.assert_close(got[row][counted[row]], advantages(rewards[row][counted[row]], kind))
+    assert (got[~counted] == 0).all()
+    with pytest.raises(ValueError, match="needs K >= 2, has 1"):
+        advantages(rewards, kind, rewards == 1)
+
+
 def test_unknown_kind_raises():
     with pytest.raises(ValueError, match="advantage is 'gae', allowed: rloo, grpo"):
         advantages(torch.ones(2), "gae")

@@ -35,6 +35,13 @@ def test_every_candidate_is_drawn_about_equally_often():
     assert all(900 < times < 1100 for times in drawn.values()), drawn  # expected 1000, standard deviation 26
 
 
+def test_samples_that_do_not_count_are_never_kept():
+    counted = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    selection = select(REWARDS, "pair", torch.Generator().manual_seed(3), counted)
+    assert selection.kept == [(1, 3), (1, 1)]
+    assert select(REWARDS, "all", torch.Generator(), counted).kept == [(0, 0), (0, 1), (1, 1), (1, 3), (2, 0), (3, 0), (3, 1)]
+
+
 def test_unknown_keep_raises():
     with pytest.raises(ValueError, match="keep is 'best', allowed: pair, all"):
         select(REWARDS, "best", torch.Generator())

@@ -75,7 +75,7 @@ def test_verification_overlaps_with_generation(verifier):
 
     def generate():
         yield trajectory(a, 0, r"\frac{84}{2}")
-        seen.append(until(lambda: verifier._known((r"\frac{84}{2}", "41+1")) is not None, 10))
+        seen.append(until(lambda: verifier._pool.known(r"\frac{84}{2}", "41+1") is not None, 10))
         yield trajectory(a, 1, "43")
 
     assert verifier.verify(generate(), samples=2)[0].rewards == [1, -1]
@@ -97,7 +97,8 @@ def test_a_killed_worker_costs_one_case():
         answers = [f"{n}+{5 - n}" for n in range(5)]
         group = one.verify([trajectory(a, i, answer) for i, answer in enumerate(answers)], samples=5)[0]
     assert sum(v.right for v in group.verdicts) == 4
-    assert [v for v in group.verdicts if not v.right] == [Verdict(False, "crash", decided=False)]
+    assert [v for v in group.verdicts if not v.right] == [Verdict(False, "crash", decided=False, left_out=True)]
+    assert group.rewards.count(0) == 1 and group.pass_rate == 1
 
 
 def test_a_worker_past_its_deadline_is_replaced():
