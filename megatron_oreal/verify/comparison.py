@@ -3,14 +3,16 @@
 from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.equations import same_equation, same_inequality
+from megatron_oreal.verify.equations import difference, same_equation, same_inequality
 from megatron_oreal.verify.exact import Budget, CannotDecide, Undefined, based_value
+from megatron_oreal.verify.forms import as_assignments, plain_form, rows_of, same_parameter, turned_round, with_sign
 from megatron_oreal.verify.numeric import Numeric, same_scalar
 from megatron_oreal.verify.realsets import infinity, names_set, same_set
 from megatron_oreal.verify.vocabulary import words
 
 MAX_ITEMS = 64
 _CONSTANTS_OF_INTEGRATION = words("C c K k C_1 c_1 C_0")
+_SCALES = words("c f")
 _EQUALS = ("=", "≈")
 
 
@@ -22,6 +24,8 @@ class Comparison:
 
     def same(self, gold, answer) -> bool:
         """Whether two trees are the same answer."""
+        gold, answer = plain_form(gold), plain_form(answer)
+        gold, answer = same_parameter(gold, answer), same_parameter(answer, gold)
         if gold == answer:
             return True
         gold, answer = _with_letter_unit(gold, answer), _with_letter_unit(answer, gold)
@@ -44,7 +48,8 @@ class Comparison:
             case s.Bracketed(), s.Bracketed():
                 return (gold.left, gold.right) == (answer.left, answer.right) and self.pairwise(gold.items, answer.items)
             case (s.Bracketed(), s.Matrix()) | (s.Matrix(), s.Bracketed()):
-                return self.same_vector(gold, answer)
+                table, other = rows_of(gold), rows_of(answer)
+                return self.same(table, other) if (table, other) != (gold, answer) else self.same_vector(gold, answer)
             case s.Matrix(), s.Matrix():
                 shapes = [(len(m.rows), len(m.rows[0])) for m in (gold, answer)]
                 return shapes[0] == shapes[1] and self.pairwise(s.children(gold), s.children(answer))
@@ -88,6 +93,7 @@ class Comparison:
 
     def same_listing(self, gold, answer) -> bool:
         """At least one side is a list: braces and unbracketed lists have no order, ( ) has."""
+        gold, answer = as_assignments(gold), as_assignments(answer)
         for listed, other in ((gold, answer), (answer, gold)):
             if isinstance(other, s.Bracketed) and isinstance(listed, s.Listing):
                 return self.listed_in_order(listed, other)
@@ -161,6 +167,9 @@ class Comparison:
                 return self.same(named, other)
             case other, s.Relation(("∈",), (s.Sym(), named)) if not isinstance(other, s.Relation):
                 return self.same(other, named)
+            case s.Relation(ops, sides), s.Relation(other_ops, other_sides) if len(ops) == len(other_ops) > 1 and ops != other_ops:
+                turned = None if None in (*sides, *other_sides) else turned_round(answer)
+                return turned is not None and turned.ops == ops and self.pairwise(sides, turned.sides)
             case s.Relation(ops, sides), s.Relation(other_ops, other_sides):
                 if None not in (*sides, *other_sides) and len(ops) == len(other_ops) == 1 and ops[0] not in "∈≠":
                     return same_inequality(gold, answer, self.budget)
@@ -184,6 +193,8 @@ class Comparison:
             return self.same_rounded(gold, answer)
         if len(gold.ops) == len(answer.ops) == 1 and gold.ops[0] in _EQUALS and answer.ops[0] in _EQUALS:
             return self.same_equality(gold, answer)
+        if gold.ops == answer.ops == ("≡",):
+            return self.same_congruence(gold, answer)
         if gold.ops == answer.ops and None not in (*gold.sides, *answer.sides):
             return self.pairwise(gold.sides, answer.sides)
         last, other = self.assigned_value(gold, strict=False), self.assigned_value(answer, strict=False)
@@ -198,6 +209,14 @@ class Comparison:
             if names[0] == names[1] or _function_and_value(*names):
                 return self.same(ours.sides[1], theirs.sides[1])
         return same_equation(ours, theirs, self.budget)
+
+    def same_congruence(self, gold: s.Relation, answer: s.Relation) -> bool:
+        """x = r modulo m: the same x and m, and r up to multiples of m."""
+        match gold.sides, answer.sides:
+            case (of, s.Func("mod", (rest, modulus))), (other, s.Func("mod", (other_rest, other_modulus))):
+                gap = s.Func("mod", (difference(rest, other_rest), modulus))
+                return self.same(of, other) and self.same(modulus, other_modulus) and self.same(s.Num(Fraction(0)), gap)
+        return self.pairwise(gold.sides, answer.sides)
 
     def assigned_value(self, relation: s.Relation, strict: bool):
         """The value that `x = 5`, `f(x) = 5` or `2 + 3 = 5` states; None where it states none (7 = 5, x > 5, 2x = 5).
@@ -237,12 +256,12 @@ class Comparison:
         if isinstance(gold, s.Ratio) and isinstance(answer, s.Ratio):
             if self.pairwise(gold.parts, answer.parts):
                 return True
-            if len(gold.parts) != len(answer.parts) or _is_time(gold):
+            if len(gold.parts) != len(answer.parts) or gold.clock or answer.clock:
                 return False
             cross = ((s.Mul((g, answer.parts[0])), s.Mul((a, gold.parts[0]))) for g, a in zip(gold.parts, answer.parts, strict=True))
             return all(self.same(*pair) for pair in cross)
         ratio, other = (gold, answer) if isinstance(gold, s.Ratio) else (answer, gold)
-        if len(ratio.parts) != 2 or _is_time(ratio) or not isinstance(other, s.Div):
+        if len(ratio.parts) != 2 or ratio.clock or not isinstance(other, s.Div):
             return False
         return self.same(s.Div(*ratio.parts), other)
 
@@ -273,17 +292,11 @@ def _bare(node):
     """Without the unit, and with the plus-minus sign written out as two values."""
     while isinstance(node, s.Quantity):
         node = node.value
-    if isinstance(node, s.Listing) and len(node.items) == 1:
+    if isinstance(node, s.Listing) and len(node.items) == 1 and node.items[0] != s.Sym("emptyset"):
         return _bare(node.items[0])
     if not isinstance(node, s.Listing) and any(isinstance(n, s.Sign) for n in s.walk(node)):
-        return s.Listing((_with_sign(node, 1), _with_sign(node, -1)), braced=True)
+        return s.Listing((with_sign(node, 1), with_sign(node, -1)), braced=True)
     return node
-
-
-def _with_sign(node, sign: int):
-    if isinstance(node, s.Sign):
-        return s.Num(Fraction(sign * node.first))
-    return s.rebuild(node, lambda child: _with_sign(child, sign))
 
 
 def _items(node) -> list:
@@ -324,7 +337,7 @@ def _is_name(node) -> bool:
             return True
         case s.Func("abs", (inner,)):
             return _is_name(inner)
-        case s.Ratio(parts) | s.Bracketed(_, parts, _):
+        case s.Ratio(parts, _) | s.Bracketed(_, parts, _):
             return all(map(_is_name, parts))
         case s.Div(top, bottom):
             return _is_plain_combination(top) and _is_plain_combination(bottom)
@@ -358,11 +371,6 @@ def _turned(relation: s.Relation) -> s.Relation:
     return s.Relation(relation.ops, (right, left)) if _is_name(right) and not _is_name(left) else relation
 
 
-def _is_time(ratio: s.Ratio) -> bool:
-    values = [part.value for part in ratio.parts if isinstance(part, s.Num)]
-    return len(values) == len(ratio.parts) == 2 and values[0] <= 24 and 10 <= values[1] < 60
-
-
 def _is_number(node) -> bool:
     return not isinstance(node, (s.Bracketed, s.Listing, s.Matrix, s.SetOp, s.Relation, s.Condition)) and not s.symbols(node)
 
@@ -381,4 +389,6 @@ def _units(node) -> set[str]:
 def _units_differ(gold, answer) -> bool:
     """Both name a unit that is known, and not the same one. A unit on one side only may be left out."""
     ours, theirs = _units(gold), _units(answer)
+    if ours & _SCALES and theirs & _SCALES:
+        return ours & _SCALES != theirs & _SCALES
     return len(ours) == len(theirs) == 1 and ours != theirs

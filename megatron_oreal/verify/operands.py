@@ -1,37 +1,27 @@
 """The operands of a sum or product: numbers, letters, brackets, functions and commands, with what is written after them."""
 
-import re
 from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.lexer import CannotRead, Token
+from megatron_oreal.verify.numerals import number, spelled
 from megatron_oreal.verify.stream import END, TokenStream
 from megatron_oreal.verify.units import CANONICAL
 from megatron_oreal.verify.vocabulary import words
 
-MAX_EXPONENT_OF_TEN = 3000
 MINUS_ONE = s.Num(Fraction(-1))
 _MATRICES = words("matrix pmatrix bmatrix Bmatrix smallmatrix array")
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
 _TRIGONOMETRIC = words("sin cos tan cot sec csc")
+_FIGURES = words("\\angle \\triangle")
+_CASES = words("cases dcases rcases aligned align gathered split alignedat eqnarray")
+_CONDITIONALS = words("if when for where else and")
+MAX_UNROLLED = 3_000
+"""Nodes that a sum or product over numbers may be written out to."""
 _APPLIED = frozenset("fghpqFGHPQRST")
-_ORDINALS = frozenset(s.Sym(ending, text=True) for ending in ("st", "nd", "rd", "th"))
-
-
-def number(text: str) -> Fraction:
-    """Exact value of a number token: 1,234  .5  2.  0.1\\overline{6}  1.6e-19."""
-    text = text.replace(",", "").replace(" ", "")
-    mantissa, _, exponent = text.lower().partition("e") if "\\" not in text else (text, "", "")
-    if abs(int(exponent or 0)) > MAX_EXPONENT_OF_TEN:
-        raise CannotRead("an exponent of ten beyond reading")
-    repeating = re.fullmatch(r"(\d*)\.?(\d*)\\(?:overline|bar|dot)\{?(\d+)\}?(?:\\dot(\d))?", mantissa)
-    if repeating is None:
-        return Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0)
-    whole, fixed, period = repeating.group(1) or "0", repeating.group(2), repeating.group(3) + (repeating.group(4) or "")
-    if "." not in mantissa:
-        raise CannotRead("a repeating number without a point")
-    tail = Fraction(int(period), 10 ** len(period) - 1)
-    return Fraction(int(whole)) + (Fraction(int(fixed or "0")) + tail) / 10 ** len(fixed)
+_ENDINGS = words("st nd rd th")
+_ORDINALS = frozenset(s.Sym(ending, text=True) for ending in _ENDINGS)
+_ARTICLES = (["there", "is"], ["there", "are"], ["it", "is"], ["a"], ["an"], ["the"])
 
 
 class Operands(TokenStream):
@@ -54,14 +44,14 @@ class Operands(TokenStream):
                 node = self.power(node)
             elif self.at("!"):
                 self.take()
+                node = s.Func("double factorial" if self.accept("!") else "factorial", (node,))
                 if self.at("!"):
-                    raise CannotRead("a double factorial")
-                node = s.Func("factorial", (node,))
+                    raise CannotRead("a factorial of many signs")
             elif self.at("°"):
                 self.take()
-                if self.next.text in ("C", "F") and self.next.kind in ("sym", "word"):
-                    self.take()
-                node = s.Func("degrees", (node,))
+                node = self.degrees(node)
+            elif self.at('"', "'") and isinstance(node, (s.Num, s.Div)):
+                node = self.inches(node)
             elif self.at("%"):
                 self.take()
                 node = s.Quantity(node, "percent")
@@ -74,6 +64,22 @@ class Operands(TokenStream):
             else:
                 break
         return node
+
+    def degrees(self, node):
+        """30°, 30° 15' 20" and 98.6° F; the sign is taken."""
+        if self.next.text in ("C", "F") and self.next.kind in ("sym", "word"):
+            return s.Quantity(s.Func("degrees", (node,)), self.take().text.lower())
+        for part, mark in ((60, "'"), (3600, '"')):
+            if self.next.kind == "num" and self.peek(1).text == mark:
+                node = s.Add((node, s.Num(number(self.take().text) / part)))
+                self.take()
+        return s.Func("degrees", (node,))
+
+    def inches(self, node):
+        """12" and 12'', after a number; a single stroke may be feet or minutes."""
+        strokes = self.take().text
+        strokes += self.take().text if strokes == "'" and self.at("'") else ""
+        return s.Quantity(node, "" if strokes == "'" else "in")
 
     def power(self, base):
         if self.accept("*"):
@@ -167,7 +173,46 @@ class Operands(TokenStream):
             inner = self.sum()
             self.expect("⌋" if text == "⌊" else "⌉")
             return s.Func("floor" if text == "⌊" else "ceil", (inner,))
+        if text in ("∑", "∏"):
+            return self.series(self.take().text)
+        if text == "∫":
+            return self.integral()
         raise CannotRead(f"{text!r} is out of place")
+
+    def bounds(self) -> tuple:
+        """_{low}^{high}, in either order; None where one is not there."""
+        low = high = None
+        for _ in range(2):
+            if self.accept("_"):
+                low = self.argument(single_digit=False)
+            elif self.accept("^"):
+                high = self.argument(single_digit=False)
+        return low, high
+
+    def series(self, sign: str):
+        """\\sum_{k=1}^{10} of a product; written out where the bounds are numbers and the terms few."""
+        low, high = self.bounds()
+        body = self.deeper(self.term)
+        match low, high:
+            case s.Relation(("=",), (s.Sym(name), s.Num(first))), s.Num(last) if first.denominator == last.denominator == 1:
+                terms = max(0, int(last - first) + 1)
+                if terms * sum(1 for _ in s.walk(body)) <= MAX_UNROLLED:
+                    values = [s.replaced(body, s.Sym(name), s.Num(first + k)) for k in range(terms)]
+                    return (s.Add if sign == "∑" else s.Mul)((s.Num(Fraction(sign == "∏")), *values))
+        return s.Func(sign, tuple(part for part in (low, high, body) if part is not None))
+
+    def integral(self):
+        """\\int_{low}^{high} f dx, the differential at the end of a term; it is compared, not worked out."""
+        self.take()
+        low, high = self.bounds()
+        terms = [self.signed_term(first=True)]
+        while not _ends_with_differential(terms[-1]):
+            if not self.at("+", "-"):
+                raise CannotRead("an integral without a differential at its end")
+            terms.append(self.signed_term(first=False))
+        *factors, _, variable = terms[-1].factors
+        body = s.Add((*terms[:-1], s.Mul((s.Num(Fraction(1)), *factors))))
+        return s.Func("∫", tuple(part for part in (low, high, body, variable) if part is not None))
 
     def inside(self, colon_free: bool = False):
         """A listing in fresh brackets: bars and colons outside do not reach in."""
@@ -218,6 +263,11 @@ class Operands(TokenStream):
         return s.Div(upper, self.inside()) if self.accept("over") else upper
 
     def symbol(self, name: str):
+        if name in _FIGURES:
+            points = ""
+            while self.next.kind == "sym" and len(self.next.text) == 1 and self.next.text.isupper():
+                points += self.take().text
+            return s.Sym(f"{name} {min(points, points[::-1])}" if points else name)
         return self.applied(name, s.Sym(name), "")
 
     def applied(self, name: str, plain, mark: str):
@@ -237,9 +287,12 @@ class Operands(TokenStream):
         if CANONICAL.get(first.lower()) in ("dollar", "rupee", "euro") and self.peek(1).kind == "num":
             return s.Quantity((self.take(), self.factor())[1], CANONICAL[first.lower()])
         parts = []
-        while self.next.kind in ("word", "num", "sym", "const"):
-            parts.append(self.take().text.lower())
-        return s.Sym(" ".join(parts), text=True)
+        while self.next.kind in ("word", "num", "sym", "const") or (self.at("-") and self.peek(1).kind == "word"):
+            token = self.take()
+            if token.text != "-" and not (parts and parts[-1].isdigit() and token.text in _ENDINGS):
+                parts.append(token.text.lower())
+        value = spelled(parts)
+        return s.Sym(_plain_phrase(parts), text=True) if value is None else s.Num(Fraction(value))
 
     def command(self, name: str):
         if name == "frac":
@@ -271,8 +324,10 @@ class Operands(TokenStream):
             name, base = ("ln", base) if name == "ln" or base is not None else ("log", base)
             logarithm = s.Func(name, (argument,))
             return logarithm if base is None else s.Div(logarithm, s.Func("ln", (base,)))
-        if name in _TRIGONOMETRIC and any(isinstance(n, s.Func) and n.name == "degrees" for n in s.walk(argument)):
+        if name in (*_TRIGONOMETRIC, "cis") and any(isinstance(n, s.Func) and n.name == "degrees" for n in s.walk(argument)):
             argument = _radians(argument)
+        if name == "cis":
+            return s.Add((s.Func("cos", (argument,)), s.Mul((s.Const("i"), s.Func("sin", (argument,))))))
         return s.Pow(s.Const("e"), argument) if name == "exp" else s.Func(name, (argument,))
 
     def function_argument(self):
@@ -287,6 +342,8 @@ class Operands(TokenStream):
         return node
 
     def environment(self, name: str):
+        if name in _CASES:
+            return self.cases()
         if name not in _MATRICES and name != "vmatrix":
             raise CannotRead(f"the environment {name!r}")
         rows, row = [], []
@@ -301,6 +358,24 @@ class Operands(TokenStream):
             raise CannotRead("rows of different lengths")
         return s.Func("det", (s.Matrix(tuple(rows)),)) if name == "vmatrix" else s.Matrix(tuple(rows))
 
+    def cases(self):
+        """Rows of one relation each are a system, a list; rows of a value and its condition a set of pairs."""
+        rows, row = [], []
+        while self.next.kind != "end":
+            if self.accept("row"):
+                rows, row = [*rows, row], []
+            elif self.next.text.lower() in _CONDITIONALS:
+                self.take()
+            elif not self.accept("&", ",", ";", "."):
+                row.append(self.deeper(self.item))
+        self.take()
+        rows = [row for row in (*rows, row) if row]
+        if not rows:
+            raise CannotRead("no cases")
+        if all(len(row) == 1 for row in rows):
+            return s.Listing(tuple(row[0] for row in rows), braced=False)
+        return s.Listing(tuple(s.Bracketed("(", tuple(row), ")") if len(row) > 1 else row[0] for row in rows), braced=True)
+
 
 def times(left, right):
     """left * right; the product of a quantity keeps its unit."""
@@ -309,6 +384,18 @@ def times(left, right):
         plain = [n.value if isinstance(n, s.Quantity) else n for n in (left, right)]
         return s.Quantity(times(*plain), units[0] if len(units) == 1 else "")
     return s.Mul((*left.factors, right)) if isinstance(left, s.Mul) else s.Mul((left, right))
+
+
+def _ends_with_differential(node) -> bool:
+    return isinstance(node, s.Mul) and len(node.factors) > 1 and node.factors[-2] == s.Sym("d") and isinstance(node.factors[-1], s.Sym)
+
+
+def _plain_phrase(parts: list[str]) -> str:
+    """Without the article or the `there is` before it."""
+    for lead in _ARTICLES:
+        if parts[: len(lead)] == lead and len(parts) > len(lead):
+            return _plain_phrase(parts[len(lead) :])
+    return " ".join(parts)
 
 
 def _radians(node):

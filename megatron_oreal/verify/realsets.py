@@ -10,6 +10,7 @@ from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.exact import Budget, CannotDecide, PrimeField, rational
 from megatron_oreal.verify.numeric import Numeric, close, context
 
+_ORDER = frozenset("<>≤≥≠")
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠"}
 _ALL_REALS = frozenset(
     ("reals", "all real numbers", "all reals", "all real", "all real values", "real numbers", "the set of all real numbers")
@@ -95,6 +96,8 @@ class _Reader:
                 return Combined("∪", ())
             case s.Bracketed(left, (low, high), right):
                 return self.interval(self.end(low), left == "[", self.end(high), right == "]")
+            case s.Listing(items, False) if any(isinstance(item, s.Relation) and set(item.ops) & _ORDER for item in items):
+                return self.together(items)
             case s.Listing(items, _):
                 return Combined("∪", tuple(self.point(item) for item in items))
             case s.SetOp(op, parts):
@@ -107,14 +110,23 @@ class _Reader:
                 return Combined("∖", (self.read(s.Sym("reals")), self.read(removed)))
         raise CannotDecide("no set")
 
+    def together(self, items: tuple):
+        """x >= -2, x <= 7: both hold where both can, as in x > 0, x != 1; otherwise (x < 1, x > 2) one of them."""
+        parts = tuple(self.read(item) for item in items)
+        both = Combined("∩", parts)
+        return both if any(both.has(x) for x in _probes(self.ends)) else Combined("∪", parts)
+
     def condition(self, variable, condition):
         if isinstance(variable, s.Relation) and variable.ops == ("∈",):
             variable = variable.sides[0]
         items = condition.items if isinstance(condition, s.Listing) else (condition,)
         if not isinstance(variable, s.Sym):
             raise CannotDecide("no set over one variable")
+        about, self.variable = self.variable, None
         self.about(variable)
-        return Combined("∩", tuple(self.read(item) for item in items))
+        parts = tuple(self.read(item) for item in items)
+        self.variable = about  # { x : x > 2 } and { y : y > 2 } are the same
+        return Combined("∩", parts)
 
     def relation(self, ops: tuple, sides: tuple):
         if ops == ("∈",):
@@ -135,11 +147,11 @@ class _Reader:
         if isinstance(right, (s.Sym, s.Apply)) and not s.symbols(left):
             self.about(right)
             return self.ray(op, self.end(left))
-        if isinstance(left, s.Func) and left.name == "abs" and isinstance(left.args[0], s.Sym) and op in "<≤":
-            self.about(left.args[0])
-            bound = self.end(right)
-            self.ends.append(-bound)
-            return Interval(-bound, op == "≤", bound, op == "≤")
+        if isinstance(right, s.Func) and right.name == "abs":
+            left, op, right = right, _FLIPPED[op], left
+        if isinstance(left, s.Func) and left.name == "abs" and op in "<≤>≥":
+            inner, minus = left.args[0], s.Mul((s.Num(Fraction(-1)), left.args[0]))
+            return Combined("∩" if op in "<≤" else "∪", (self.compared(inner, op, right), self.compared(minus, op, right)))
         return self.linear(s.Add((left, s.Mul((s.Num(Fraction(-1)), right)))), op)
 
     def linear(self, difference, op: str):
@@ -148,7 +160,7 @@ class _Reader:
             raise CannotDecide("no set over one variable")
         (name,) = names
         PrimeField(seed=1).evaluate(difference, self.budget)  # raises for |x| and the like, linear only in parts
-        zero, one, far = (rational(difference, self.budget, {name: x}) for x in (0, 1, 12_345))
+        zero, one, far = (rational(difference, self.budget, {name: Fraction(x)}) for x in (0, 1, 12_345))
         if far - zero != 12_345 * (one - zero) or one == zero:
             raise CannotDecide("no linear inequality")
         self.about(s.Sym(name))
@@ -173,6 +185,9 @@ class _Reader:
         return Interval(low, low_closed, high, high_closed)
 
     def point(self, node):
+        if isinstance(node, s.Relation) and node.ops == ("=",):
+            self.about(node.sides[0])
+            node = node.sides[1]
         end = self.end(node)
         return Interval(end, True, end, True)
 
