@@ -67,8 +67,8 @@ def final_answer(response: str) -> str | None:
     if box is None:
         return None
     for _ in range(MAX_NESTED_BOXES):
-        inner = last_box(box) if box.lstrip().startswith(("\\boxed", "\\fbox")) else None
-        box = box if inner is None else inner
+        inner = outer_boxes(box) if box.lstrip().startswith(("\\boxed", "\\fbox")) else []
+        box = inner[0] if len(inner) == 1 else box
     return box.strip() or None
 
 

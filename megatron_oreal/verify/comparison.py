@@ -5,7 +5,7 @@ from fractions import Fraction
 from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.equations import difference, same_equation, same_inequality
 from megatron_oreal.verify.exact import Budget, CannotDecide, Undefined, based_value
-from megatron_oreal.verify.forms import as_assignments, plain_form, rows_of, same_parameter, turned_round, with_sign
+from megatron_oreal.verify.forms import as_assignments, plain_form, same_parameter, series_of, turned_round, with_index_of, with_sign
 from megatron_oreal.verify.numeric import Numeric, same_scalar
 from megatron_oreal.verify.realsets import infinity, names_set, same_set
 from megatron_oreal.verify.vocabulary import words
@@ -48,8 +48,7 @@ class Comparison:
             case s.Bracketed(), s.Bracketed():
                 return (gold.left, gold.right) == (answer.left, answer.right) and self.pairwise(gold.items, answer.items)
             case (s.Bracketed(), s.Matrix()) | (s.Matrix(), s.Bracketed()):
-                table, other = rows_of(gold), rows_of(answer)
-                return self.same(table, other) if (table, other) != (gold, answer) else self.same_vector(gold, answer)
+                return self.same_vector(gold, answer)
             case s.Matrix(), s.Matrix():
                 shapes = [(len(m.rows), len(m.rows[0])) for m in (gold, answer)]
                 return shapes[0] == shapes[1] and self.pairwise(s.children(gold), s.children(answer))
@@ -72,7 +71,20 @@ class Comparison:
         only_ours, only_theirs = ours - theirs, theirs - ours
         if len(only_ours) == len(only_theirs) == 1 and only_ours | only_theirs <= _CONSTANTS_OF_INTEGRATION:
             answer = _renamed(answer, *only_theirs, *only_ours)
-        return same_scalar(gold, answer, self.budget)
+        return same_scalar(*self.with_series_named(gold, answer), self.budget)
+
+    def with_series_named(self, gold, answer) -> tuple:
+        """Sums and integrals that both sides contain, as letters; raises CannotDecide where one is left over."""
+        theirs = series_of(answer)
+        for number, ours in enumerate(series_of(gold)):
+            for other in theirs:
+                if ours.name == other.name and self.pairwise(ours.args, with_index_of(ours, other).args):
+                    name = s.Sym(f"series {number}")
+                    gold, answer = s.replaced(gold, ours, name), s.replaced(answer, other, name)
+                    break
+        if series_of(gold) or series_of(answer):
+            raise CannotDecide("a sum or an integral that is not worked out")
+        return gold, answer
 
     def same_words(self, gold: str, answer: str) -> bool:
         if gold.casefold() == answer.casefold():

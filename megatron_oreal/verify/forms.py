@@ -6,15 +6,18 @@ from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.matrices import worked_out
 
 _WHOLE = ("integers", "naturals")
+MAX_SERIES = 8
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠", "≈": "≈"}
 
 
 def plain_form(node):
-    """Matrices worked out; membership in a listed set as the list; the parameter of a family without its condition."""
+    """Matrices worked out; membership in a listed set as the list; [[1, 2], [3, 4]] as a matrix; the parameter of a family without its condition."""
     node = _family(worked_out(node))
     match node:
         case s.Relation(("∈",), (name, s.Listing(_, True) as listed)) if _is_variable(name):
             return listed
+        case s.Bracketed("[", rows, "]") if all(isinstance(row, s.Bracketed) and (row.left, row.right) == ("[", "]") for row in rows):
+            return s.Matrix(tuple(row.items for row in rows)) if len({len(row.items) for row in rows}) == 1 else node
         case s.Quantity(s.Relation(ops, sides), unit):  # x = 5 cm
             return s.Relation(ops, (*sides[:-1], s.Quantity(sides[-1], unit)))
     return node
@@ -82,10 +85,17 @@ def as_assignments(node):
     return node
 
 
-def rows_of(node):
-    """[[1, 2], [3, 4]] as a matrix."""
-    match node:
-        case s.Bracketed("[", rows, "]") if all(isinstance(row, s.Bracketed) and (row.left, row.right) == ("[", "]") for row in rows):
-            if len({len(row.items) for row in rows}) == 1:
-                return s.Matrix(tuple(row.items for row in rows))
-    return node
+
+def series_of(node) -> list[s.Func]:
+    """Sums, products and integrals that were not written out, none of them within another, at most a few."""
+    if isinstance(node, s.Func) and node.name in "∑∏∫":
+        return [node]
+    return [found for child in s.children(node) for found in series_of(child)][:MAX_SERIES]
+
+
+def with_index_of(series: s.Func, other: s.Func) -> s.Func:
+    """The other sum with the index of the first."""
+    match series.args[0], other.args[0]:
+        case s.Relation(("=",), (index, _)), s.Relation(("=",), (renamed, _)) if index != renamed:
+            return s.replaced(other, renamed, index)
+    return other

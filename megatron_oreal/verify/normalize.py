@@ -31,7 +31,7 @@ _STYLING = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?"
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|large|Large|LARGE|huge|bf|rm|it|tt|sf|sc|em|boldsymbol|quad|qquad|hfill"
     r"|noindent|checkmark|blacksquare|qed|therefore|hline|ensuremath)(?![a-zA-Z])"
-    r"|\\[hv]space\*?\{[^{}]*\}|\\(?:label|tag|color|[hv]?phantom)\*?\{[^{}]*\}|\\textcolor\{[^{}]*\}|\\(?:boxed|fbox)(?=\s*\{)"
+    r"|\\[hv]space\*?\{[^{}]*\}|\\(?:label|tag|color|[hv]?phantom)\*?\{[^{}]*\}|\\textcolor\{[^{}]*\}|\\(?:boxed|fbox|underline)(?=\s*\{)"
 )
 _CONTROLS = {code: None for code in (*range(9), *range(11, 32), 127) if code != 13}
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"), ("&nbsp;", " "))
@@ -54,6 +54,10 @@ _SPELLINGS = tuple(
         (r"\\(?:text|mathrm|operatorname|textrm|mbox)\s*\{\s*mod\s*\}|\\mod(?![a-zA-Z])|(?<![\\a-zA-Z])mod(?![a-zA-Z])", r"\\bmod "),
         (r"\(\s*\\bmod\s*([^()]*)\)", r"\\pmod{\1}"),
         (r"\(\s*(?:\\approx|\\text\s*\{\s*(?:or )?(?:approximately|approx\.?|about)\s*\})[^()]*\)$", ""),
+        (r"_\s*\{?(\d+)\}?\s*C\s*_\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1}{\2\3}"),
+        (r"(?<![a-zA-Z\\])C\s*_\s*(?:\{(\d+)\}|(\d))\s*\^\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1\2}{\3\4}"),
+        (r"\\(?:mathrm|text)\s*\{C\}\s*_\s*(?:\{(\d+)\}|(\d))\s*\^\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1\2}{\3\4}"),
+        (r"(?<![a-zA-Z\\])C\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}"),
         (r"\x01\s*\[[\d. ]*(?:pt|em|ex|mm|cm|in)\]|\\cr(?![a-zA-Z])|\\tabularnewline", ROW_BREAK),
         (r"\\\{\s*\\begin\s*\{array\}\s*\{[^{}]*\}((?:(?!\\end).)*)\\end\s*\{array\}(?!\s*\\\})", r"\\begin{cases}\1\\end{cases}"),
     )
@@ -118,8 +122,8 @@ def _without_group(text: str) -> str:
 _LONE_SCRIPT = re.compile(r"([_^])\{(\w)\}(?!\w)")
 _IDLE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
 _LEAD = re.compile(
-    r"(?:\\text\s*\{\s*)?(?:(?:so|thus|therefore|hence|we|find|get|have|that|the|final|correct|answer|solution|value|result"
-    r"|is|are|be)\b[ ,:]*)+\}?\s*",
+    r"(?:\\text(?:bf|rm|it)?\s*\{\s*)?(?:(?:so|thus|therefore|hence|we|find|get|have|that|the|final|correct|answer|solution|value|result"
+    r"|is|are|be|exactly|just|simply)\b[ ,:]*)+\}?\s*",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"(?:\\text\s*\{\s*)?(?=[A-Za-z ]*[a-z]{3})[A-Za-z][A-Za-z ]{3,40}:\s*\}?\s*")

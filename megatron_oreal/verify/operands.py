@@ -194,10 +194,10 @@ class Operands(TokenStream):
         low, high = self.bounds()
         body = self.deeper(self.term)
         match low, high:
-            case s.Relation(("=",), (s.Sym(name), s.Num(first))), s.Num(last) if first.denominator == last.denominator == 1:
+            case s.Relation(("=",), (s.Sym() | s.Const("i"), s.Num(first))), s.Num(last) if first.denominator == last.denominator == 1:
                 terms = max(0, int(last - first) + 1)
                 if terms * sum(1 for _ in s.walk(body)) <= MAX_UNROLLED:
-                    values = [s.replaced(body, s.Sym(name), s.Num(first + k)) for k in range(terms)]
+                    values = [s.replaced(body, low.sides[0], s.Num(first + k)) for k in range(terms)]
                     return (s.Add if sign == "∑" else s.Mul)((s.Num(Fraction(sign == "∏")), *values))
         return s.Func(sign, tuple(part for part in (low, high, body) if part is not None))
 
@@ -253,7 +253,7 @@ class Operands(TokenStream):
         inner = self.stacked(self.inside())
         self.expect("}")
         if isinstance(inner, s.Listing) and not inner.braced:
-            return s.Listing(inner.items, braced=True)
+            return s.Listing(inner.items, braced=False)  # in LaTeX these braces do not show
         return inner
 
     def stacked(self, upper):
@@ -291,6 +291,8 @@ class Operands(TokenStream):
             token = self.take()
             if token.text != "-" and not (parts and parts[-1].isdigit() and token.text in _ENDINGS):
                 parts.append(token.text.lower())
+        if parts[-1] == "infinity" and parts[:-1] in (["negative"], ["minus"], ["positive"], ["plus"]):
+            return times(s.Num(Fraction(-1 if parts[0] in ("negative", "minus") else 1)), s.Const("inf"))
         value = spelled(parts)
         return s.Sym(_plain_phrase(parts), text=True) if value is None else s.Num(Fraction(value))
 

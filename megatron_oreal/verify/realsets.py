@@ -180,6 +180,8 @@ class _Reader:
         return Combined("∪", (Interval(-inf, False, bound, False), Interval(bound, False, inf, False)))
 
     def interval(self, low, low_closed: bool, high, high_closed: bool):
+        if (low_closed and not context().isfinite(low)) or (high_closed and not context().isfinite(high)):
+            raise CannotDecide("closed at infinity")
         if low > high or (low == high and not (low_closed and high_closed)):
             raise CannotDecide("a pair that is no interval")  # (3, 1) is a point, not the empty set
         return Interval(low, low_closed, high, high_closed)
