@@ -3,6 +3,14 @@
 from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
+from megatron_oreal.verify.assignments import (
+    assigned,
+    function_and_value,
+    is_name,
+    is_plain_combination,
+    turned,
+    without_variable,
+)
 from megatron_oreal.verify.equations import difference, same_equation, same_inequality
 from megatron_oreal.verify.exact import Budget, CannotDecide, Undefined, based_value
 from megatron_oreal.verify.forms import as_assignments, plain_form, same_parameter, series_of, turned_round, with_index_of, with_sign
@@ -114,24 +122,41 @@ class Comparison:
         ours, theirs = _items(gold), _items(answer)
         if max(len(ours), len(theirs)) > MAX_ITEMS:
             raise CannotDecide("too long a list")
-        ours, theirs = _without_variable(ours, theirs)
+        ours, theirs = without_variable(ours, theirs)
         in_order = self.in_alphabetical_order(ours, theirs)
         if in_order is not None:
             return in_order
+        if len(ours) == len(theirs) and not (_braced(gold) or _braced(answer)):
+            return self.rearranged(ours, theirs)
         return self.matched(ours, theirs) and self.matched(theirs, ours)
+
+    def rearranged(self, items: list, others: list) -> bool:
+        """1, 2, 2 is 2, 1, 2 and not 1, 1, 2."""
+        left = list(others)
+        for item in items:
+            if not self.found(item, left):
+                return False
+            del left[next(k for k, other in enumerate(left) if self.surely_same(item, other))]
+        return True
+
+    def surely_same(self, item, other) -> bool:
+        try:
+            return self.same(item, other)
+        except CannotDecide:
+            return False
 
     def in_alphabetical_order(self, ours: list, theirs: list) -> bool | None:
         """`k = 45, n = 2` against `45, 2`: by position. None where neither list is of such assignments."""
-        for assigned, plain in ((ours, theirs), (theirs, ours)):
-            if all(map(_assigned, assigned)) and not any(isinstance(item, s.Relation) for item in plain):
-                return self.pairwise(tuple(item.sides[1] for item in assigned), tuple(plain))
+        for stated, plain in ((ours, theirs), (theirs, ours)):
+            if all(map(assigned, stated)) and not any(isinstance(item, s.Relation) for item in plain):
+                return self.pairwise(tuple(item.sides[1] for item in stated), tuple(plain))
         return None
 
     def listed_in_order(self, listed: s.Listing, other: s.Bracketed) -> bool:
         """`x = 1, y = 2` and `1, 2` against (1, 2)."""
         if listed.braced or (other.left, other.right) != ("(", ")"):
             return False
-        values = [item.sides[1] if _assigned(item) else item for item in listed.items]
+        values = [item.sides[1] if assigned(item) else item for item in listed.items]
         return self.pairwise(tuple(values), other.items)
 
     def list_as_set(self, gold, answer) -> bool:
@@ -215,10 +240,10 @@ class Comparison:
     def same_equality(self, gold: s.Relation, answer: s.Relation) -> bool:
         if None in (*gold.sides, *answer.sides):
             return self.same(gold.sides[1], answer.sides[1])
-        ours, theirs = _turned(gold), _turned(answer)
-        if _is_name(ours.sides[0]) and _is_name(theirs.sides[0]):
+        ours, theirs = turned(gold), turned(answer)
+        if is_name(ours.sides[0]) and is_name(theirs.sides[0]):
             names = ours.sides[0], theirs.sides[0]
-            if names[0] == names[1] or _function_and_value(*names):
+            if names[0] == names[1] or function_and_value(*names):
                 return self.same(ours.sides[1], theirs.sides[1])
         return same_equation(ours, theirs, self.budget)
 
@@ -243,9 +268,9 @@ class Comparison:
         elif relation.ops == ("≈",) and before[0] is not None and not s.symbols(before[0]):
             return before[0]
         for side in before:
-            stated = side is None or _is_name(side) or (not strict and _is_plain_combination(side)) or self.equal_numbers(side, value)
+            stated = side is None or is_name(side) or (not strict and is_plain_combination(side)) or self.equal_numbers(side, value)
             if not stated:
-                turned = _is_name(value) and len(before) == 1
+                turned = is_name(value) and len(before) == 1
                 return side if turned else None
         return value
 
@@ -323,64 +348,8 @@ def _items(node) -> list:
     return items
 
 
-def _assigned(item) -> bool:
-    return isinstance(item, s.Relation) and item.ops == ("=",) and _is_name(item.sides[0])
-
-
-def _without_variable(ours: list, theirs: list) -> tuple[list, list]:
-    """`x = 1 or x = 2` and `1, 2`: drop the variable where all assignments of both lists share it."""
-    names = {_root_name(item.sides[0]) for item in (*ours, *theirs) if _assigned(item)}
-    if len(names) != 1:
-        return ours, theirs
-    return tuple([item.sides[1] if _assigned(item) else item for item in items] for items in (ours, theirs))
-
-
-def _root_name(node):
-    """x for x_1 and x_2: roots of one equation."""
-    if isinstance(node, s.Sym) and node.name.rpartition("_")[2].isdigit():
-        return s.Sym(node.name.rpartition("_")[0])
-    return node
-
-
-def _is_name(node) -> bool:
-    """A variable, f(x), or a few capitals and signs that name a quantity (AB, angle ABC): what an answer is assigned to."""
-    match node:
-        case s.Sym() | s.Apply():
-            return True
-        case s.Func("abs", (inner,)):
-            return _is_name(inner)
-        case s.Ratio(parts, _) | s.Bracketed(_, parts, _):
-            return all(map(_is_name, parts))
-        case s.Div(top, bottom):
-            return _is_plain_combination(top) and _is_plain_combination(bottom)
-        case s.Mul(factors):
-            return all(isinstance(f, (s.Sym, s.Apply)) and (f.name[0].isupper() or f.name[0] == "\\" or f.name == "m") for f in factors)
-    return False
-
-
-def _is_plain_combination(node) -> bool:
-    """a + b, xy, a/b: sums and products of names with no number but -1, whose value an answer may state."""
-    match node:
-        case s.Num(value):
-            return value == -1
-        case s.Const(name):
-            return name == "e"
-        case s.Add(parts) | s.Mul(parts):
-            return all(map(_is_plain_combination, parts)) and bool(s.symbols(node))
-        case s.Div(top, bottom):
-            return _is_plain_combination(top) and _is_plain_combination(bottom)
-    return _is_name(node)
-
-
-def _function_and_value(one, other) -> bool:
-    """f(x) = ... against y = ...: the same statement."""
-    return {type(one), type(other)} == {s.Apply, s.Sym} and s.Sym("y") in (one, other)
-
-
-def _turned(relation: s.Relation) -> s.Relation:
-    """5 = x as x = 5."""
-    left, right = relation.sides
-    return s.Relation(relation.ops, (right, left)) if _is_name(right) and not _is_name(left) else relation
+def _braced(node) -> bool:
+    return isinstance(node, s.Listing) and node.braced
 
 
 def _is_number(node) -> bool:

@@ -174,7 +174,8 @@ def _of_many(function):
 
 
 _RATIONAL = {
-    "abs": abs, "root": _root, "factorial": _factorial, "double factorial": _double_factorial, "binom": _binomial, "mod": _modulo, "degrees": lambda x: x,
+    "abs": abs, "root": _root, "factorial": _factorial, "double factorial": _double_factorial,
+    "binom": _binomial, "mod": _modulo, "degrees": lambda x: x,
     "floor": lambda x: Fraction(math.floor(x)), "ceil": lambda x: Fraction(math.ceil(x)),
     "max": _of_many(max), "min": _of_many(min), "gcd": _whole(math.gcd), "lcm": _whole(math.lcm),
 }  # fmt: skip

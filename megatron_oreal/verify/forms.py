@@ -11,7 +11,7 @@ _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "�
 
 
 def plain_form(node):
-    """Matrices worked out; membership in a listed set as the list; [[1, 2], [3, 4]] as a matrix; the parameter of a family without its condition."""
+    """Matrices worked out and [[1, 2], [3, 4]] one of them; x in a listed set as the list; a family without its condition."""
     node = _family(worked_out(node))
     match node:
         case s.Relation(("∈",), (name, s.Listing(_, True) as listed)) if _is_variable(name):
@@ -83,7 +83,6 @@ def as_assignments(node):
         case s.Relation(("=",), (s.Bracketed(_, names, _), s.Bracketed(_, values, _))) if len(names) == len(values):
             return s.Listing(tuple(s.Relation(("=",), pair) for pair in zip(names, values, strict=True)), False)
     return node
-
 
 
 def series_of(node) -> list[s.Func]:

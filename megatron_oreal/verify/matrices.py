@@ -32,7 +32,9 @@ def _sum(matrices: tuple):
     shapes = {(len(matrix.rows), len(matrix.rows[0])) for matrix in matrices}
     if len(shapes) != 1:
         return None
-    return s.Matrix(tuple(tuple(s.Add(cells) for cells in zip(*rows, strict=True)) for rows in zip(*(m.rows for m in matrices), strict=True)))
+    return s.Matrix(
+        tuple(tuple(s.Add(cells) for cells in zip(*rows, strict=True)) for rows in zip(*(m.rows for m in matrices), strict=True))
+    )
 
 
 def _product(factors: tuple):
@@ -45,6 +47,8 @@ def _product(factors: tuple):
         if len(product[0]) != len(matrix.rows) or max(len(product), len(matrix.rows), len(matrix.rows[0])) > MAX_SIDE:
             return None
         columns = tuple(zip(*matrix.rows, strict=True))
+        if sum(1 for row in product for cell in row for _ in s.walk(cell)) * len(columns) > MAX_NODES:
+            return None
         product = tuple(tuple(s.Add(tuple(map(_times, row, column))) for column in columns) for row in product)
     return s.Matrix(tuple(tuple(s.Mul((*scalars, cell)) if scalars else cell for cell in row) for row in product))
 

@@ -62,7 +62,9 @@ _SPELLINGS = tuple(
         (r"\\\{\s*\\begin\s*\{array\}\s*\{[^{}]*\}((?:(?!\\end).)*)\\end\s*\{array\}(?!\s*\\\})", r"\\begin{cases}\1\\end{cases}"),
     )
 )
-_OUTSIDE_BRACKETS = re.compile(r"(?:^|(?<==)|(?<=\\in)|(?<=\\cup)|(?<=\\cap)|(?<=\\setminus))(\s*)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
+_OUTSIDE_BRACKETS = re.compile(
+    r"(?:^|(?<==)|(?<=\\in)|(?<=\\cup)|(?<=\\cap)|(?<=\\setminus))(\s*)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])"
+)
 
 
 def _scripts(text: str) -> str:

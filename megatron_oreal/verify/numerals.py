@@ -5,29 +5,24 @@ from fractions import Fraction
 
 from megatron_oreal.verify.lexer import CannotRead
 from megatron_oreal.verify.syntax import Based
-from megatron_oreal.verify.vocabulary import words
 
 MAX_EXPONENT_OF_TEN = 3000
 _REPEATING = re.compile(r"(\d*)\.?(\d*)\\(?:overline|bar|dot)\{?(\d+)\}?(?:\\dot(\d))?")
 _BRACKETED_PERIOD = re.compile(r"(\d*)\.()\((\d+)\)")
 _DOTTED = re.compile(r"(\d*)\.(\d+)(?:\.\.\.|\\l?dots)")
 
-_ONES = {
-    word: value
-    for value, word in enumerate(
-        """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-        eighteen nineteen""".split()
-    )
-}
-_TENS = {word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)}
+_SPELLED = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen"""
+_SPELLED_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_ONES = {word: value for value, word in enumerate(_SPELLED.split())}
+_TENS = {word: 10 * value for value, word in enumerate(_SPELLED_TENS.split(), start=2)}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_LINKS = words("and")
 _BASES = _ONES | {"binary": 2, "octal": 8, "hexadecimal": 16}
 
 _WRAPPED = r"(?:\\(?:text|mathrm|textrm|mathbf)\s*\{\s*|\{\s*|\(\s*)*"
 _BASED = re.compile(
     rf"(-?)\s*{_WRAPPED}([0-9A-Z]+|[0-9a-f]*[0-9][0-9a-f]*)\s*[)}}]*\s*"
-    rf"(?:_\s*{_WRAPPED}|\\text\s*\{{\s*\(?\s*(?:in )?base[ -]?(?:\s*\}})?)\s*(\d{{1,2}}|[a-z]{{3,11}})\s*[)}}\s]*"
+    rf"(?:_\s*{_WRAPPED}|(?:\\text\s*\{{\s*)?\(?\s*(?:in )?base[ -]?(?:\s*\}})?)\s*(\d{{1,2}}|[a-z]{{3,11}})\s*[)}}\s]*"
 )
 
 
@@ -75,7 +70,7 @@ def spelled(parts: list[str]) -> int | None:
             group = group * SCALES[word]
             if word != "hundred":
                 total, group = total + group, 0
-        elif not (word in _LINKS and seen):
+        else:
             return None
     return total + group if seen else None
 

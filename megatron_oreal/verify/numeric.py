@@ -18,6 +18,8 @@ FINER_DIGITS = 200
 """A second look at values that may be zero: the noise of a cancellation shrinks with the digits, 1/2004! does not."""
 MAX_ARGUMENT = 10**7
 """Of exp and of the trigonometric functions: mpmath's cost grows with the argument's exponent."""
+LARGE = 20
+MAX_WHOLE_DIGITS = 5_000
 FUNCTION_STEPS = 20
 
 _local = threading.local()
@@ -253,6 +255,8 @@ def agree(a, b, budget: Budget) -> bool:
             continue
         if not close(first, second, mp) or _tiny_and_apart(a, b, first, second, values, budget, complex_plane):
             return False
+        if not names and not _close_when_large(a, b, first, budget):
+            return False
         probed += 1
     if probed < min(3, len(points(names, mp))):
         raise CannotDecide("defined at too few points")
@@ -269,6 +273,20 @@ def _tiny_and_apart(a, b, first, second, values: dict, budget: Budget, complex_p
         finer = [_value(tree, values, budget, complex_plane) for tree in (a, b)]
         zero = [value is None or abs(value) <= noise * abs(coarse) for value, coarse in zip(finer, (first, second), strict=True)]
     return not all(zero)
+
+
+def _close_when_large(a, b, first, budget: Budget) -> bool:
+    """Whether two large constants that agree in their leading digits agree in all before the point, and AGREE after it."""
+    mp = context()
+    whole = int(mp.mag(first) * 0.302) if first else 0
+    if whole < LARGE:
+        return True
+    if whole > MAX_WHOLE_DIGITS:
+        raise CannotDecide("beyond size")
+    with mp.workdps(whole + DIGITS):
+        budget.spend(whole)
+        one, other = (_value(tree, {}, budget, True) for tree in (a, b))
+        return one is not None and other is not None and abs(one - other) < mp.mpf(10) ** -AGREE
 
 
 def _value(tree, values: dict, budget: Budget, complex_plane: bool):

@@ -3,28 +3,24 @@
 from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
+from megatron_oreal.verify.blocks import Blocks
 from megatron_oreal.verify.lexer import CannotRead, Token
-from megatron_oreal.verify.numerals import number, spelled
-from megatron_oreal.verify.stream import END, TokenStream
+from megatron_oreal.verify.numerals import SCALES, number, spelled
+from megatron_oreal.verify.stream import END
 from megatron_oreal.verify.units import CANONICAL
 from megatron_oreal.verify.vocabulary import words
 
 MINUS_ONE = s.Num(Fraction(-1))
-_MATRICES = words("matrix pmatrix bmatrix Bmatrix smallmatrix array")
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
 _TRIGONOMETRIC = words("sin cos tan cot sec csc")
 _FIGURES = words("\\angle \\triangle")
-_CASES = words("cases dcases rcases aligned align gathered split alignedat eqnarray")
-_CONDITIONALS = words("if when for where else and")
-MAX_UNROLLED = 3_000
-"""Nodes that a sum or product over numbers may be written out to."""
 _APPLIED = frozenset("fghpqFGHPQRST")
 _ENDINGS = words("st nd rd th")
 _ORDINALS = frozenset(s.Sym(ending, text=True) for ending in _ENDINGS)
 _ARTICLES = (["there", "is"], ["there", "are"], ["it", "is"], ["a"], ["an"], ["the"])
 
 
-class Operands(TokenStream):
+class Operands(Blocks):
     """Reads one operand. What stands in brackets is read by `listing` and `sum` of the parser that derives from this."""
 
     def factor(self):
@@ -179,41 +175,6 @@ class Operands(TokenStream):
             return self.integral()
         raise CannotRead(f"{text!r} is out of place")
 
-    def bounds(self) -> tuple:
-        """_{low}^{high}, in either order; None where one is not there."""
-        low = high = None
-        for _ in range(2):
-            if self.accept("_"):
-                low = self.argument(single_digit=False)
-            elif self.accept("^"):
-                high = self.argument(single_digit=False)
-        return low, high
-
-    def series(self, sign: str):
-        """\\sum_{k=1}^{10} of a product; written out where the bounds are numbers and the terms few."""
-        low, high = self.bounds()
-        body = self.deeper(self.term)
-        match low, high:
-            case s.Relation(("=",), (s.Sym() | s.Const("i"), s.Num(first))), s.Num(last) if first.denominator == last.denominator == 1:
-                terms = max(0, int(last - first) + 1)
-                if terms * sum(1 for _ in s.walk(body)) <= MAX_UNROLLED:
-                    values = [s.replaced(body, low.sides[0], s.Num(first + k)) for k in range(terms)]
-                    return (s.Add if sign == "∑" else s.Mul)((s.Num(Fraction(sign == "∏")), *values))
-        return s.Func(sign, tuple(part for part in (low, high, body) if part is not None))
-
-    def integral(self):
-        """\\int_{low}^{high} f dx, the differential at the end of a term; it is compared, not worked out."""
-        self.take()
-        low, high = self.bounds()
-        terms = [self.signed_term(first=True)]
-        while not _ends_with_differential(terms[-1]):
-            if not self.at("+", "-"):
-                raise CannotRead("an integral without a differential at its end")
-            terms.append(self.signed_term(first=False))
-        *factors, _, variable = terms[-1].factors
-        body = s.Add((*terms[:-1], s.Mul((s.Num(Fraction(1)), *factors))))
-        return s.Func("∫", tuple(part for part in (low, high, body, variable) if part is not None))
-
     def inside(self, colon_free: bool = False):
         """A listing in fresh brackets: bars and colons outside do not reach in."""
         bars, colon, self.bars, self.colon_free = self.bars, self.colon_free, 0, colon_free
@@ -264,11 +225,16 @@ class Operands(TokenStream):
 
     def symbol(self, name: str):
         if name in _FIGURES:
-            points = ""
-            while self.next.kind == "sym" and len(self.next.text) == 1 and self.next.text.isupper():
-                points += self.take().text
-            return s.Sym(f"{name} {min(points, points[::-1])}" if points else name)
+            return self.figure(name)
         return self.applied(name, s.Sym(name), "")
+
+    def figure(self, name: str):
+        """The angle or triangle of the points that follow; ABC is CBA."""
+        points = []
+        while self.next.kind == "sym" and len(self.next.text) == 1 and self.next.text.isupper():
+            point = self.take().text
+            points.append(self.subscripted(s.Sym(point)).name if self.accept("_") else point)
+        return s.Sym(" ".join((name, *min(points, points[::-1]))))
 
     def applied(self, name: str, plain, mark: str):
         """f(x), f'(x) or f^{-1}(x) where a bracket with a letter or number follows the name of a function."""
@@ -287,14 +253,18 @@ class Operands(TokenStream):
         if CANONICAL.get(first.lower()) in ("dollar", "rupee", "euro") and self.peek(1).kind == "num":
             return s.Quantity((self.take(), self.factor())[1], CANONICAL[first.lower()])
         parts = []
-        while self.next.kind in ("word", "num", "sym", "const") or (self.at("-") and self.peek(1).kind == "word"):
+        while self.next.kind in ("word", "num", "sym", "const") or (self.in_phrase(parts) and self.peek(1).kind == "word"):
             token = self.take()
-            if token.text != "-" and not (parts and parts[-1].isdigit() and token.text in _ENDINGS):
+            if token.text not in ("-", "and") and not (parts and parts[-1].isdigit() and token.text in _ENDINGS):
                 parts.append(token.text.lower())
-        if parts[-1] == "infinity" and parts[:-1] in (["negative"], ["minus"], ["positive"], ["plus"]):
+        if parts[-1] == "inf" and parts[:-1] in (["negative"], ["minus"], ["positive"], ["plus"]):
             return times(s.Num(Fraction(-1 if parts[0] in ("negative", "minus") else 1)), s.Const("inf"))
         value = spelled(parts)
         return s.Sym(_plain_phrase(parts), text=True) if value is None else s.Num(Fraction(value))
+
+    def in_phrase(self, parts: list[str]) -> bool:
+        """The stroke of `twenty-five`, the and of `three hundred and two`."""
+        return self.at("-") or (self.next == Token("sep", "and") and parts[-1:] != [] and parts[-1] in SCALES)
 
     def command(self, name: str):
         if name == "frac":
@@ -329,7 +299,7 @@ class Operands(TokenStream):
         if name in (*_TRIGONOMETRIC, "cis") and any(isinstance(n, s.Func) and n.name == "degrees" for n in s.walk(argument)):
             argument = _radians(argument)
         if name == "cis":
-            return s.Add((s.Func("cos", (argument,)), s.Mul((s.Const("i"), s.Func("sin", (argument,))))))
+            return s.Pow(s.Const("e"), s.Mul((s.Const("i"), argument)))
         return s.Pow(s.Const("e"), argument) if name == "exp" else s.Func(name, (argument,))
 
     def function_argument(self):
@@ -343,41 +313,6 @@ class Operands(TokenStream):
             node = times(node, self.factor())
         return node
 
-    def environment(self, name: str):
-        if name in _CASES:
-            return self.cases()
-        if name not in _MATRICES and name != "vmatrix":
-            raise CannotRead(f"the environment {name!r}")
-        rows, row = [], []
-        while self.next.kind != "end":
-            if self.accept("row"):
-                rows, row = ([*rows, tuple(row)] if row else rows), []
-            elif not self.accept("&"):
-                row.append(self.inside())
-        self.take()
-        rows = [*rows, tuple(row)] if row else rows
-        if not rows or len({len(row) for row in rows}) != 1:
-            raise CannotRead("rows of different lengths")
-        return s.Func("det", (s.Matrix(tuple(rows)),)) if name == "vmatrix" else s.Matrix(tuple(rows))
-
-    def cases(self):
-        """Rows of one relation each are a system, a list; rows of a value and its condition a set of pairs."""
-        rows, row = [], []
-        while self.next.kind != "end":
-            if self.accept("row"):
-                rows, row = [*rows, row], []
-            elif self.next.text.lower() in _CONDITIONALS:
-                self.take()
-            elif not self.accept("&", ",", ";", "."):
-                row.append(self.deeper(self.item))
-        self.take()
-        rows = [row for row in (*rows, row) if row]
-        if not rows:
-            raise CannotRead("no cases")
-        if all(len(row) == 1 for row in rows):
-            return s.Listing(tuple(row[0] for row in rows), braced=False)
-        return s.Listing(tuple(s.Bracketed("(", tuple(row), ")") if len(row) > 1 else row[0] for row in rows), braced=True)
-
 
 def times(left, right):
     """left * right; the product of a quantity keeps its unit."""
@@ -386,10 +321,6 @@ def times(left, right):
         plain = [n.value if isinstance(n, s.Quantity) else n for n in (left, right)]
         return s.Quantity(times(*plain), units[0] if len(units) == 1 else "")
     return s.Mul((*left.factors, right)) if isinstance(left, s.Mul) else s.Mul((left, right))
-
-
-def _ends_with_differential(node) -> bool:
-    return isinstance(node, s.Mul) and len(node.factors) > 1 and node.factors[-2] == s.Sym("d") and isinstance(node.factors[-1], s.Sym)
 
 
 def _plain_phrase(parts: list[str]) -> str:

@@ -27,7 +27,8 @@ OPERATORS = {
     "lceil": "⌈", "rceil": "⌉", "langle": "(", "rangle": ")", "lbrace": r"\{", "rbrace": r"\}", "lparen": "(",
     "rparen": ")", "lbrack": "[", "rbrack": "]", "degree": "°", "percent": "%", "propto": "∝", "to": "→",
     "rightarrow": "→", "mapsto": "→", "Rightarrow": "⇒", "implies": "⇒", "iff": "⇔", "Leftrightarrow": "⇔", "perp": "⊥",
-    "parallel": "∥", "prime": "'", "bmod": "mod", "pmod": "mod", "int": "∫", "sum": "∑", "prod": "∏", "subset": "⊂", "subseteq": "⊆", "choose": "choose",
+    "parallel": "∥", "prime": "'", "bmod": "mod", "pmod": "mod", "int": "∫", "sum": "∑", "prod": "∏",
+    "subset": "⊂", "subseteq": "⊆", "choose": "choose",
     "over": "over", "{": r"\{", "}": r"\}", "|": "‖", "%": "%", "#": "#", "&": "&", "_": "_",
 }  # fmt: skip
 TEXT = words(
