@@ -37,12 +37,12 @@ def _family(node):
             parts = tuple(item for item in items if item not in conditions)
         case _:
             return node
-    names = [item.sides[0].name for item in conditions if _ranges_over_integers(item)]
+    names = {item.sides[0].name: item.sides[1].name for item in conditions if _ranges_over_integers(item)}
     used = s.symbols(s.Listing(parts, False))
     if not parts or not names or len(names) != len(conditions) or not used.issuperset(names):
         return node
-    for number, name in enumerate(names, start=1):
-        parts = tuple(s.replaced(part, s.Sym(name), s.Sym(f"integer {number}")) for part in parts)
+    for number, (name, kind) in enumerate(names.items(), start=1):
+        parts = tuple(s.replaced(part, s.Sym(name), s.Sym(f"{kind} {number}")) for part in parts)
     return parts[0] if len(parts) == 1 else s.Listing(parts, False)
 
 
@@ -56,7 +56,7 @@ def _is_whole(node) -> bool:
 
 def same_parameter(node, other):
     """`n\\pi` beside a family whose parameter is named: its only letter among k, m, n, l, t is that parameter."""
-    missing = [name for name in s.symbols(other) - s.symbols(node) if name.startswith("integer ")]
+    missing = [name for name in s.symbols(other) - s.symbols(node) if name.startswith(_WHOLE)]
     letters = [name for name in s.symbols(node) - s.symbols(other) if name in ("k", "m", "n", "l", "t", "j")]
     if len(missing) == len(letters) == 1:
         return s.replaced(node, s.Sym(letters[0]), s.Sym(missing[0]))

@@ -64,7 +64,8 @@ def spelled(parts: list[str]) -> int | None:
     total = group = 0
     seen = False
     for word in parts:
-        if word in _ONES or word in _TENS:
+        units = group % 100
+        if (word in _TENS and units == 0) or (word in _ONES and (units == 0 or (units in _TENS.values() and 0 < _ONES[word] < 10))):
             group, seen = group + _ONES.get(word, _TENS.get(word, 0)), True
         elif word in SCALES and seen:
             group = group * SCALES[word]

@@ -326,7 +326,7 @@ def times(left, right):
 def _plain_phrase(parts: list[str]) -> str:
     """Without the article or the `there is` before it."""
     for lead in _ARTICLES:
-        if parts[: len(lead)] == lead and len(parts) > len(lead):
+        if parts[: len(lead)] == lead and len("".join(parts[len(lead) :])) > 1:
             return _plain_phrase(parts[len(lead) :])
     return " ".join(parts)
 

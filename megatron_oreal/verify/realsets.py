@@ -3,12 +3,14 @@
 Two sets are equal when they agree at every end point that either of them names and between all neighbours.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.exact import Budget, CannotDecide, PrimeField, rational
 from megatron_oreal.verify.numeric import Numeric, close, context
+from megatron_oreal.verify.polynomials import real_roots
 
 _ORDER = frozenset("<>≤≥≠")
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠"}
@@ -17,6 +19,8 @@ _ALL_REALS = frozenset(
 )
 _EMPTY = frozenset(("emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions"))
 MAX_PARTS = 40
+STEPS_OF_ROOTS = 2_000
+"""What the roots of a polynomial take of the budget: up to ten of them in one comparison."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class _Reader:
         return parts[0] if len(parts) == 1 else Combined("∩", tuple(parts))
 
     def compared(self, left, op: str, right):
-        """left op right, where one side is the variable, or the two differ by a linear expression in it."""
+        """left op right, where one side is the variable, or the two differ by a polynomial in it."""
         if isinstance(left, (s.Sym, s.Apply)) and not s.symbols(right):
             self.about(left)
             return self.ray(_FLIPPED[op], self.end(right))
@@ -152,21 +156,38 @@ class _Reader:
         if isinstance(left, s.Func) and left.name == "abs" and op in "<≤>≥":
             inner, minus = left.args[0], s.Mul((s.Num(Fraction(-1)), left.args[0]))
             return Combined("∩" if op in "<≤" else "∪", (self.compared(inner, op, right), self.compared(minus, op, right)))
-        return self.linear(s.Add((left, s.Mul((s.Num(Fraction(-1)), right)))), op)
+        return self.polynomial(s.Add((left, s.Mul((s.Num(Fraction(-1)), right)))), op)
 
-    def linear(self, difference, op: str):
+    def polynomial(self, difference, op: str):
         names = s.symbols(difference)
         if len(names) != 1:
             raise CannotDecide("no set over one variable")
         (name,) = names
-        PrimeField(seed=1).evaluate(difference, self.budget)  # raises for |x| and the like, linear only in parts
-        zero, one, far = (rational(difference, self.budget, {name: Fraction(x)}) for x in (0, 1, 12_345))
-        if far - zero != 12_345 * (one - zero) or one == zero:
-            raise CannotDecide("no linear inequality")
+        PrimeField(seed=1).evaluate(difference, self.budget)  # raises for |x| and the like, polynomials only in parts
         self.about(s.Sym(name))
-        bound = -zero / (one - zero)
-        self.ends.append(context().mpf(bound.numerator) / bound.denominator)
-        return self.ray(_FLIPPED[op] if one > zero else op, self.ends[-1])
+
+        def value(x: Fraction) -> Fraction:
+            return rational(difference, self.budget, {name: x})
+
+        zero, one, far = (value(Fraction(x)) for x in (0, 1, 12_345))
+        if far - zero != 12_345 * (one - zero) or one == zero:
+            return self.between(real_roots(value), value, op)
+        return self.ray(_FLIPPED[op] if one > zero else op, self.noted(-zero / (one - zero)))
+
+    def between(self, roots: list[Fraction], value: Callable[[Fraction], Fraction], op: str):
+        """{ x : value(x) op 0 } by the sign of the value between its roots."""
+        self.budget.spend(STEPS_OF_ROOTS)
+        inf, ends = context().inf, [self.noted(root) for root in roots]
+        if not roots:
+            inside = [Fraction(0)]
+        else:
+            inside = [roots[0] - 1, *((low + high) / 2 for low, high in zip(roots, roots[1:], strict=False)), roots[-1] + 1]
+        parts = [
+            Interval(low, False, high, False)
+            for low, x, high in zip([-inf, *ends], inside, [*ends, inf], strict=True)
+            if (op in "<≤≠" and value(x) < 0) or (op in ">≥≠" and value(x) > 0)
+        ]
+        return Combined("∪", (*parts, *(Interval(end, True, end, True) for end in ends if op in "≤≥=")))
 
     def ray(self, op: str, bound):
         """{ x : bound op x }."""
@@ -209,11 +230,15 @@ class _Reader:
         value = Numeric({}, self.budget, complex_plane=False)(node)
         if value.imag != 0:
             raise CannotDecide("an end point that is no number")
-        value = mp.mpf(value.real)
+        return self.noted(value.real)
+
+    def noted(self, value):
+        """The end point as a number of 80 decimals, kept for the probes."""
+        mp = context()
+        value = mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else mp.mpf(value)
         rounded = mp.nint(value * mp.mpf(10) ** 80) / mp.mpf(10) ** 80 if mp.mag(value) < 60 else value
-        value = rounded if close(rounded, value, mp) else value
-        self.ends.append(value)
-        return value
+        self.ends.append(rounded if close(rounded, value, mp) else value)
+        return self.ends[-1]
 
 
 def infinity(node) -> int:

@@ -51,5 +51,6 @@ CURRENCY_CODES = {"USD": "dollar", "EUR": "euro", "GBP": "sterling", "Rs": "rupe
 KNOWN_WORDS = {
     "pi": ("const", "pi"), "infinity": ("const", "inf"), "infty": ("const", "inf"), "inf": ("const", "inf"),
     "sqrt": ("cmd", "sqrt"), "and": ("sep", "and"), "or": ("sep", "or"), "to": ("word", "to"),
+    "one": ("word", "one"), "two": ("word", "two"), "six": ("word", "six"), "ten": ("word", "ten"),
 }  # fmt: skip
 ASCII_OPERATORS = {"<=": "≤", ">=": "≥", "!=": "≠", "==": "=", "**": "^"}

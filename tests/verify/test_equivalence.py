@@ -34,6 +34,7 @@ TRUTHS = {
         ("7425000", ["7.425 million", r"7.425\text{ million}"], ["7.425", "7425 million"]),
         ("25", ["twenty-five", r"\text{twenty five}"], ["twenty-six", "twenty", r"\text{twenty-five or six}"]),
         ("302", ["three hundred and two"], ["three hundred", "three and two"]),
+        ("6", ["six"], ["one two three", "twenty six", r"\text{six or seven}"]),
         ("4", ["4th", "4^{th}", r"4^{\text{th}}"], ["5th", "4^t"]),
         (r"33\frac{1}{3}\%", [r"33\frac13", r"\frac{100}{3}", r"33 1/3\%"], [r"\frac13", "33"]),
         ("15", ["5!!"], ["5!", "(5!)!"]),
@@ -120,6 +121,10 @@ TRUTHS = {
         (r"-2 \le x \le 7", [r"x \ge -2, x \le 7", r"|x - 2.5| \le 4.5", r"7 \ge x \ge -2"],
          [r"x \ge -2 \text{ or } x \le 7", r"|x| \le 4.5"]),
         (r"\{-1\} \cup [0, 7)", [r"x = -1 \text{ or } 0 \le x < 7", "{-1} ∪ [0,7["], ["[-1, 7)"]),
+        (r"(-\infty, \frac13)", ["3x < 1", "1 - 3x > 0"], ["3x > 1"]),
+        (r"(-\sqrt{5}, \sqrt{5})", ["x^2 < 5", r"5 - x^2 > 0"], [r"x^2 \le 5", "x^2 > 5", "x^2 < 4"]),
+        (r"(-\infty, 0) \cup (1, \infty)", ["x^2 > x", "x(x - 1) > 0", "x(x-1)(x^2+1) > 0"], [r"x^2 \ge x", "x > 1"]),
+        (r"\mathbb{R}", ["x^2 + 1 > 0"], ["x^2 > 0"]),
         ("a < b < c", ["c > b > a"], ["a < c < b"]),
         (r"(0, \infty)", [r"\mathbb{R}^+", r"\mathbb{R}_{>0}", "]0, ∞["], [r"\mathbb{R}"]),
         (r"\{x \mid x > 2\}", [r"\{y : y > 2\}"], [r"\{y : y < 2\}"]),
@@ -140,7 +145,8 @@ TRUTHS = {
     "congruences and families": [
         (r"x \equiv 2 \pmod 5", [r"x \equiv 7 \pmod{5}", r"x \equiv 2\ (\text{mod } 5)", r"x \equiv 2 \mod 5"],
          [r"x \equiv 2 \pmod 7", r"x \equiv 3 \pmod 5", "x = 2"]),
-        (r"\{2k\pi \mid k \in \mathbb{Z}\}", [r"x = 2n\pi, n \in \mathbb{Z}", r"2\pi k"], [r"k\pi, k \in \mathbb{Z}"]),
+        (r"\{2k\pi \mid k \in \mathbb{Z}\}", [r"x = 2n\pi, n \in \mathbb{Z}", r"2\pi k"],
+         [r"k\pi, k \in \mathbb{Z}", r"2n\pi, n \in \mathbb{N}"]),
         (r"F_n = \sum_{k=0}^{n-1} F_k F_{n-k-1}", [r"F_n = \sum_{k=0}^{n-1} F_{n-k-1} F_k"], [r"F_n = \sum_{k=0}^{n-2} F_k F_{n-k-2}"]),
     ],
     "figures": [
@@ -193,6 +199,7 @@ TRUTHS = {
         (r"\text{right triangle}", [r"\text{a right triangle}"], [r"\text{triangle}"]),
         ("two lines", [r"\text{two lines}", "Two lines"], ["two circles", "lines", "2"]),
         (r"\text{A, C}", ["A, C", "C, A"], ["A", "A, B, C"]),
+        (r"\text{B}", ["B"], [r"\text{A B}", "A, B"]),
         ("5", [r"\text{The answer is } 5", "Answer: $5$"], [r"\text{not } 5", r"\text{The answer is not } 5"]),
     ],
 }  # fmt: skip
