@@ -34,6 +34,8 @@ def is_name(node) -> bool:
             return all(map(is_name, parts))
         case s.Div(top, bottom):
             return is_plain_combination(top) and is_plain_combination(bottom)
+        case s.Mul((s.Sym(), s.SetOp())):  # P(A \cap B)
+            return True
         case s.Mul(factors):
             return all(isinstance(f, (s.Sym, s.Apply)) and (f.name[0].isupper() or f.name[0] == "\\" or f.name == "m") for f in factors)
     return False

@@ -298,7 +298,7 @@ class Comparison:
             cross = ((s.Mul((g, answer.parts[0])), s.Mul((a, gold.parts[0]))) for g, a in zip(gold.parts, answer.parts, strict=True))
             return all(self.same(*pair) for pair in cross)
         ratio, other = (gold, answer) if isinstance(gold, s.Ratio) else (answer, gold)
-        if len(ratio.parts) != 2 or ratio.clock or not isinstance(other, s.Div):
+        if len(ratio.parts) != 2 or not isinstance(other, s.Div):
             return False
         return self.same(s.Div(*ratio.parts), other)
 
@@ -331,7 +331,7 @@ def _bare(node):
         node = node.value
     if isinstance(node, s.Listing) and len(node.items) == 1 and node.items[0] != s.Sym("emptyset"):
         return _bare(node.items[0])
-    if not isinstance(node, s.Listing) and any(isinstance(n, s.Sign) for n in s.walk(node)):
+    if not isinstance(node, (s.Listing, s.Condition)) and any(isinstance(n, s.Sign) for n in s.walk(node)):
         return s.Listing((with_sign(node, 1), with_sign(node, -1)), braced=True)
     return node
 

@@ -66,6 +66,9 @@ _OUTSIDE_BRACKETS = re.compile(
     r"(?:^|(?<==)|(?<=\\in)|(?<=\\cup)|(?<=\\cap)|(?<=\\setminus))(\s*)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])"
 )
 
+_METRES = re.compile(r"(?<=\d)\s*m([²³])")
+"""15m² is an area; 15m^2 is a product."""
+
 
 def _scripts(text: str) -> str:
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+", lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text)
@@ -76,6 +79,7 @@ def _plain_characters(text: str) -> str:
     """ASCII where a look-alike stands for it (full-width forms, typographic signs, super- and subscripts)."""
     if text.isascii():
         return text
+    text = _METRES.sub(r"\\text{ m}\1", text)
     text = unicodedata.normalize("NFKC", _scripts(text).translate(_CHARACTER_TABLE)).translate(_CHARACTER_TABLE)
     return "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc", "Mn") or c in "\n\t")
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.exact import Budget, CannotDecide, PrimeField, rational
+from megatron_oreal.verify.forms import with_sign
 from megatron_oreal.verify.numeric import Numeric, close, context
 from megatron_oreal.verify.polynomials import real_roots
 
@@ -100,7 +101,9 @@ class _Reader:
                 return Combined("∪", ())
             case s.Bracketed(left, (low, high), right):
                 return self.interval(self.end(low), left == "[", self.end(high), right == "]")
-            case s.Listing(items, False) if any(isinstance(item, s.Relation) and set(item.ops) & _ORDER for item in items):
+            case s.Relation() if any(isinstance(n, s.Sign) for n in s.walk(node)):
+                return self.together((with_sign(node, 1), with_sign(node, -1)))
+            case s.Listing(items, _) if any(isinstance(item, s.Relation) and set(item.ops) & _ORDER for item in items):
                 return self.together(items)
             case s.Listing(items, _):
                 return Combined("∪", tuple(self.point(item) for item in items))
@@ -116,6 +119,10 @@ class _Reader:
 
     def together(self, items: tuple):
         """x >= -2, x <= 7: both hold where both can, as in x > 0, x != 1; otherwise (x < 1, x > 2) one of them."""
+        items = list(items)
+        for k, (before, item) in enumerate(zip(items, items[1:], strict=False), start=1):
+            if isinstance(before, s.Relation) and before.ops == ("≠",) and not isinstance(item, s.Relation):
+                items[k] = s.Relation(("≠",), (before.sides[0], item))  # x != 1, 2
         parts = tuple(self.read(item) for item in items)
         both = Combined("∩", parts)
         return both if any(both.has(x) for x in _probes(self.ends)) else Combined("∪", parts)

@@ -73,6 +73,7 @@ TRUTHS = {
         (r"98.6^\circ\text{F}", ["98.6", "98.6°F", r"98.6^\circ"], [r"98.6^\circ C"]),
         (r"\frac12\text{ inch}", ['0.5"', "0.5''", "0.5 in"], ["1", r"0.5\text{ ft}"]),
         (r"60\text{ mph}", ["60 mi/h", r"60\frac{\text{mi}}{\text{hr}}"], [r"60\frac{\text{km}}{\text{hr}}"]),
+        ("15", ["15m²", "15 m³"], ["15m^2"]),
         ("USD 12.50", ["12.5", r"\$12.50"], ["1250"]),
     ],
     "lists and sets": [
@@ -124,6 +125,8 @@ TRUTHS = {
         (r"(-\infty, \frac13)", ["3x < 1", "1 - 3x > 0"], ["3x > 1"]),
         (r"(-\sqrt{5}, \sqrt{5})", ["x^2 < 5", r"5 - x^2 > 0"], [r"x^2 \le 5", "x^2 > 5", "x^2 < 4"]),
         (r"(-\infty, 0) \cup (1, \infty)", ["x^2 > x", "x(x - 1) > 0", "x(x-1)(x^2+1) > 0"], [r"x^2 \ge x", "x > 1"]),
+        (r"\mathbb{R} \setminus \{-1, 1\}", [r"x \ne \pm 1", r"x \neq -1, 1", r"x \neq 1, x \neq -1", r"\{x \mid x \ne \pm 1\}"],
+         [r"x \ne 1", r"x = \pm 1", r"x \neq 1, 2"]),
         (r"\mathbb{R}", ["x^2 + 1 > 0"], ["x^2 > 0"]),
         ("a < b < c", ["c > b > a"], ["a < c < b"]),
         (r"(0, \infty)", [r"\mathbb{R}^+", r"\mathbb{R}_{>0}", "]0, ∞["], [r"\mathbb{R}"]),
@@ -134,7 +137,7 @@ TRUTHS = {
          [r"\{\emptyset\}", "(3, 1)", "(1, 3)", "0"]),
     ],
     "equations and assignments": [
-        ("5", ["x = 5", "5 = x", "f(2) = 5", "2 + 3 = 5", r"m\angle ABC = 5^\circ", r"\text{Area} = 5"],
+        ("5", ["x = 5", "5 = x", "f(2) = 5", r"P(A \cap B) = 5", "2 + 3 = 5", r"m\angle ABC = 5^\circ", r"\text{Area} = 5"],
          ["7 = 5", "x > 5", r"\neq 5", "2x = 5", "x = 5, y = 6"]),
         ("x = 5", ["5", "x=5"], ["y = 5", "x", "x = -5"]),
         ("y = 2x + 1", ["y = 1 + 2x", "2x - y + 1 = 0", "2y = 4x + 2", "2x + 1 = y"], ["y = 2x - 1", "y = 2x", "2x + y + 1 = 0"]),
