@@ -1,9 +1,10 @@
 """Measure the rule check beside Math-Verify on labelled cases, and the pool on long responses.
 
-    python tools/bench_verifier.py --cases FILE.jsonl ... [--workers 2] [--responses 1024] [--chars 30000]
+    python tools/bench_verifier.py --cases FILE.jsonl ... [--workers 2] [--responses 1024] [--chars 30000] [--wrong 0]
 
-A case is a line with `prediction`, `gold` and `expected`; lines with `debatable: true` are left out. Both are given
-the response and the gold answer, Math-Verify the gold answer in a box. Times are of one process and one case.
+A case is a line with `prediction`, `gold` and `expected`, and `category` where there are several; `form: bare` puts the
+prediction in a box; lines with `debatable: true` are left out. Both are given the response and the gold answer,
+Math-Verify the gold answer in a box. Times are processor time of one process and one case, without the pool and without its cache.
 """
 
 import argparse
@@ -25,22 +26,43 @@ class Case:
     response: str
     gold: str
     expected: bool
+    category: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    case: Case
+    said: bool
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Score:
-    name: str
+    """Of one check on some cases: accuracy in percent, times in milliseconds."""
+
     cases: int
-    accuracy: float  # percent
     false_negatives: int
     false_positives: int
     p50_ms: float
     p99_ms: float
     worst_ms: float
 
+    @classmethod
+    def of(cls, outcomes: list[Outcome]) -> "Score":
+        """Counts and percentiles of at least one outcome."""
+        milliseconds = sorted(1e3 * outcome.seconds for outcome in outcomes)
+        missed = sum(outcome.case.expected and not outcome.said for outcome in outcomes)
+        wrong = sum(outcome.said and not outcome.case.expected for outcome in outcomes)
+        p50, p99 = milliseconds[len(outcomes) // 2], milliseconds[int(0.99 * len(outcomes))]
+        return cls(len(outcomes), missed, wrong, p50, p99, milliseconds[-1])
+
+    @property
+    def accuracy(self) -> float:
+        return 100 * (1 - (self.false_negatives + self.false_positives) / self.cases)
+
     def row(self) -> str:
         times = f"{self.p50_ms:9.2f} {self.p99_ms:9.2f} {self.worst_ms:9.1f}"
-        return f"{self.name:12} {self.cases:6} {self.accuracy:9.2f} {self.false_negatives:6} {self.false_positives:6} {times}"
+        return f"{self.accuracy:8.2f} {self.false_negatives:4} {self.false_positives:4} {times}"
 
 
 def read_cases(paths: list[Path]) -> list[Case]:
@@ -51,7 +73,8 @@ def read_cases(paths: list[Path]) -> list[Case]:
             try:
                 case = json.loads(line)
                 if not case.get("debatable"):
-                    cases.append(Case(case["prediction"], case["gold"], bool(case["expected"])))
+                    response = rf"\boxed{{{case['prediction']}}}" if case.get("form") == "bare" else case["prediction"]
+                    cases.append(Case(response, case["gold"], bool(case["expected"]), case.get("category", path.stem)))
             except (json.JSONDecodeError, KeyError) as error:
                 raise ValueError(f"{path}:{number}: {error!r}; lines need prediction, gold and expected") from None
     return cases
@@ -70,23 +93,37 @@ def math_verify():
     return lambda response, gold: bool(verify(parse(rf"\boxed{{{gold}}}"), parse(response)))
 
 
-def score(name: str, function, cases: list[Case]) -> Score:
-    """Run a check over the cases; an exception counts as "not right"."""
+def run(function, cases: list[Case]) -> list[Outcome]:
+    """Every case through a check; an exception counts as "not right"."""
     function(r"\boxed{\sqrt{8}}", r"2\sqrt{2}")  # loads what is loaded at first need
-    seconds, missed, wrong = [], 0, 0
+    outcomes = []
     for case in cases:
-        started = time.perf_counter()
+        started = time.process_time()  # what others do on the machine is not counted
         try:
             said = function(case.response, case.gold)
         except Exception:
             said = False
-        seconds.append(time.perf_counter() - started)
-        missed += case.expected and not said
-        wrong += said and not case.expected
-    seconds.sort()
-    p50, p99 = seconds[len(seconds) // 2], seconds[int(0.99 * len(seconds))]
-    accuracy = 100 * (len(cases) - missed - wrong) / len(cases)
-    return Score(name, len(cases), accuracy, missed, wrong, 1e3 * p50, 1e3 * p99, 1e3 * seconds[-1])
+        outcomes.append(Outcome(case, said, time.process_time() - started))
+    return outcomes
+
+
+def print_scores(checks: dict[str, list[Outcome]]) -> None:
+    """A row for each category and one for all, the checks beside each other."""
+    head = f"{'acc %':>8} {'FN':>4} {'FP':>4} {'p50 ms':>9} {'p99 ms':>9} {'worst ms':>9}"
+    print(f"{'':28} {'cases':>6}  " + "  ".join(f"{name:{len(head)}}" for name in checks))
+    print(f"{'category':28} {'cases':>6}  " + "  ".join(head for _ in checks))
+    first = next(iter(checks.values()))
+    for category in [*sorted({outcome.case.category for outcome in first}), ""]:
+        scores = [Score.of([o for o in outcomes if category in ("", o.case.category)]) for outcomes in checks.values()]
+        print(f"{category or 'ALL':28} {scores[0].cases:6}  " + "  ".join(score.row() for score in scores), flush=True)
+
+
+def print_wrong(outcomes: list[Outcome], limit: int) -> None:
+    """The first wrong verdicts of a check."""
+    for outcome in [o for o in outcomes if o.said != o.case.expected][:limit]:
+        print(
+            f"{outcome.case.category}: said {outcome.said}, gold {outcome.case.gold[:80]!r}, response ends {outcome.case.response[-100:]!r}"
+        )
 
 
 def long_trajectories(count: int, chars: int, cases: list[Case]) -> list[Trajectory]:
@@ -118,15 +155,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--responses", type=int, default=1024, help="a multiple of 16")
     parser.add_argument("--chars", type=int, default=30_000)
+    parser.add_argument("--wrong", type=int, default=0, help="print this many wrong verdicts of this project")
     args = parser.parse_args()
     if args.responses % 16:
         parser.error(f"--responses is {args.responses}; a multiple of 16 is needed")
     cases = read_cases(args.cases)
 
-    print(f"{'check':12} {'cases':>6} {'acc %':>9} {'FN':>6} {'FP':>6} {'p50 ms':>9} {'p99 ms':>9} {'worst ms':>9}")
-    print(score("this project", check, cases).row(), flush=True)
-    other = math_verify()
-    print(score("Math-Verify", other, cases).row() if other else "Math-Verify is not installed")
+    checks, other = {"this project": run(check, cases)}, math_verify()
+    if other:
+        checks["Math-Verify"] = run(other, cases)
+    print_scores(checks)
+    print_wrong(checks["this project"], args.wrong)
+    if not other:
+        print("Math-Verify is not installed")
     start, seconds = time_pool(args.workers, long_trajectories(args.responses, args.chars, cases))
     print(
         f"pool: {args.responses} responses of {args.chars} characters, {args.workers} workers, {os.cpu_count()} cores:"

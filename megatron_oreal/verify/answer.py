@@ -5,7 +5,7 @@ Every step is linear in the length of the response, so that 100 kB of braces cos
 
 import re
 
-END_OF_THINKING = ("</think>", "**Final Answer**", "<conclude>")
+END_OF_THINKING = ("</think>", "</thinking>", "**Final Answer**", "<conclude>")
 TAIL_CHARS = 200_000
 """Only this much of the end of a response is searched for a box; 14,000 tokens are some 60,000 characters."""
 NEAR_CHARS = 2_000
@@ -23,7 +23,7 @@ def after_thinking(response: str) -> str:
     """What follows the last end-of-thinking mark; empty where thinking began and never ended."""
     end = max((response.rfind(mark) + len(mark) if mark in response else 0) for mark in END_OF_THINKING)
     tail = response[end:]
-    return "" if "<think>" in tail else tail
+    return "" if "<think>" in tail or "<thinking>" in tail else tail
 
 
 def last_box(text: str) -> str | None:
@@ -67,8 +67,8 @@ def final_answer(response: str) -> str | None:
     if box is None:
         return None
     for _ in range(MAX_NESTED_BOXES):
-        inner = last_box(box) if box.lstrip().startswith(("\\boxed", "\\fbox")) else None
-        box = box if inner is None else inner
+        inner = outer_boxes(box) if box.lstrip().startswith(("\\boxed", "\\fbox")) else []
+        box = inner[0] if len(inner) == 1 else box
     return box.strip() or None
 
 

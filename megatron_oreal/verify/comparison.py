@@ -3,14 +3,24 @@
 from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.equations import same_equation, same_inequality
+from megatron_oreal.verify.assignments import (
+    assigned,
+    function_and_value,
+    is_name,
+    is_plain_combination,
+    turned,
+    without_variable,
+)
+from megatron_oreal.verify.equations import difference, same_equation, same_inequality
 from megatron_oreal.verify.exact import Budget, CannotDecide, Undefined, based_value
+from megatron_oreal.verify.forms import as_assignments, plain_form, same_parameter, series_of, turned_round, with_index_of, with_sign
 from megatron_oreal.verify.numeric import Numeric, same_scalar
 from megatron_oreal.verify.realsets import infinity, names_set, same_set
 from megatron_oreal.verify.vocabulary import words
 
 MAX_ITEMS = 64
 _CONSTANTS_OF_INTEGRATION = words("C c K k C_1 c_1 C_0")
+_SCALES = words("c f")
 _EQUALS = ("=", "≈")
 
 
@@ -22,6 +32,8 @@ class Comparison:
 
     def same(self, gold, answer) -> bool:
         """Whether two trees are the same answer."""
+        gold, answer = plain_form(gold), plain_form(answer)
+        gold, answer = same_parameter(gold, answer), same_parameter(answer, gold)
         if gold == answer:
             return True
         gold, answer = _with_letter_unit(gold, answer), _with_letter_unit(answer, gold)
@@ -67,7 +79,20 @@ class Comparison:
         only_ours, only_theirs = ours - theirs, theirs - ours
         if len(only_ours) == len(only_theirs) == 1 and only_ours | only_theirs <= _CONSTANTS_OF_INTEGRATION:
             answer = _renamed(answer, *only_theirs, *only_ours)
-        return same_scalar(gold, answer, self.budget)
+        return same_scalar(*self.with_series_named(gold, answer), self.budget)
+
+    def with_series_named(self, gold, answer) -> tuple:
+        """Sums and integrals that both sides contain, as letters; raises CannotDecide where one is left over."""
+        theirs = series_of(answer)
+        for number, ours in enumerate(series_of(gold)):
+            for other in theirs:
+                if ours.name == other.name and self.pairwise(ours.args, with_index_of(ours, other).args):
+                    name = s.Sym(f"series {number}")
+                    gold, answer = s.replaced(gold, ours, name), s.replaced(answer, other, name)
+                    break
+        if series_of(gold) or series_of(answer):
+            raise CannotDecide("a sum or an integral that is not worked out")
+        return gold, answer
 
     def same_words(self, gold: str, answer: str) -> bool:
         if gold.casefold() == answer.casefold():
@@ -88,6 +113,7 @@ class Comparison:
 
     def same_listing(self, gold, answer) -> bool:
         """At least one side is a list: braces and unbracketed lists have no order, ( ) has."""
+        gold, answer = as_assignments(gold), as_assignments(answer)
         for listed, other in ((gold, answer), (answer, gold)):
             if isinstance(other, s.Bracketed) and isinstance(listed, s.Listing):
                 return self.listed_in_order(listed, other)
@@ -96,24 +122,41 @@ class Comparison:
         ours, theirs = _items(gold), _items(answer)
         if max(len(ours), len(theirs)) > MAX_ITEMS:
             raise CannotDecide("too long a list")
-        ours, theirs = _without_variable(ours, theirs)
+        ours, theirs = without_variable(ours, theirs)
         in_order = self.in_alphabetical_order(ours, theirs)
         if in_order is not None:
             return in_order
+        if len(ours) == len(theirs) and not (_braced(gold) or _braced(answer)):
+            return self.rearranged(ours, theirs)
         return self.matched(ours, theirs) and self.matched(theirs, ours)
+
+    def rearranged(self, items: list, others: list) -> bool:
+        """1, 2, 2 is 2, 1, 2 and not 1, 1, 2."""
+        left = list(others)
+        for item in items:
+            if not self.found(item, left):
+                return False
+            del left[next(k for k, other in enumerate(left) if self.surely_same(item, other))]
+        return True
+
+    def surely_same(self, item, other) -> bool:
+        try:
+            return self.same(item, other)
+        except CannotDecide:
+            return False
 
     def in_alphabetical_order(self, ours: list, theirs: list) -> bool | None:
         """`k = 45, n = 2` against `45, 2`: by position. None where neither list is of such assignments."""
-        for assigned, plain in ((ours, theirs), (theirs, ours)):
-            if all(map(_assigned, assigned)) and not any(isinstance(item, s.Relation) for item in plain):
-                return self.pairwise(tuple(item.sides[1] for item in assigned), tuple(plain))
+        for stated, plain in ((ours, theirs), (theirs, ours)):
+            if all(map(assigned, stated)) and not any(isinstance(item, s.Relation) for item in plain):
+                return self.pairwise(tuple(item.sides[1] for item in stated), tuple(plain))
         return None
 
     def listed_in_order(self, listed: s.Listing, other: s.Bracketed) -> bool:
         """`x = 1, y = 2` and `1, 2` against (1, 2)."""
         if listed.braced or (other.left, other.right) != ("(", ")"):
             return False
-        values = [item.sides[1] if _assigned(item) else item for item in listed.items]
+        values = [item.sides[1] if assigned(item) else item for item in listed.items]
         return self.pairwise(tuple(values), other.items)
 
     def list_as_set(self, gold, answer) -> bool:
@@ -161,6 +204,9 @@ class Comparison:
                 return self.same(named, other)
             case other, s.Relation(("∈",), (s.Sym(), named)) if not isinstance(other, s.Relation):
                 return self.same(other, named)
+            case s.Relation(ops, sides), s.Relation(other_ops, other_sides) if len(ops) == len(other_ops) > 1 and ops != other_ops:
+                turned = None if None in (*sides, *other_sides) else turned_round(answer)
+                return turned is not None and turned.ops == ops and self.pairwise(sides, turned.sides)
             case s.Relation(ops, sides), s.Relation(other_ops, other_sides):
                 if None not in (*sides, *other_sides) and len(ops) == len(other_ops) == 1 and ops[0] not in "∈≠":
                     return same_inequality(gold, answer, self.budget)
@@ -184,6 +230,8 @@ class Comparison:
             return self.same_rounded(gold, answer)
         if len(gold.ops) == len(answer.ops) == 1 and gold.ops[0] in _EQUALS and answer.ops[0] in _EQUALS:
             return self.same_equality(gold, answer)
+        if gold.ops == answer.ops == ("≡",):
+            return self.same_congruence(gold, answer)
         if gold.ops == answer.ops and None not in (*gold.sides, *answer.sides):
             return self.pairwise(gold.sides, answer.sides)
         last, other = self.assigned_value(gold, strict=False), self.assigned_value(answer, strict=False)
@@ -192,12 +240,20 @@ class Comparison:
     def same_equality(self, gold: s.Relation, answer: s.Relation) -> bool:
         if None in (*gold.sides, *answer.sides):
             return self.same(gold.sides[1], answer.sides[1])
-        ours, theirs = _turned(gold), _turned(answer)
-        if _is_name(ours.sides[0]) and _is_name(theirs.sides[0]):
+        ours, theirs = turned(gold), turned(answer)
+        if is_name(ours.sides[0]) and is_name(theirs.sides[0]):
             names = ours.sides[0], theirs.sides[0]
-            if names[0] == names[1] or _function_and_value(*names):
+            if names[0] == names[1] or function_and_value(*names):
                 return self.same(ours.sides[1], theirs.sides[1])
         return same_equation(ours, theirs, self.budget)
+
+    def same_congruence(self, gold: s.Relation, answer: s.Relation) -> bool:
+        """x = r modulo m: the same x and m, and r up to multiples of m."""
+        match gold.sides, answer.sides:
+            case (of, s.Func("mod", (rest, modulus))), (other, s.Func("mod", (other_rest, other_modulus))):
+                gap = s.Func("mod", (difference(rest, other_rest), modulus))
+                return self.same(of, other) and self.same(modulus, other_modulus) and self.same(s.Num(Fraction(0)), gap)
+        return self.pairwise(gold.sides, answer.sides)
 
     def assigned_value(self, relation: s.Relation, strict: bool):
         """The value that `x = 5`, `f(x) = 5` or `2 + 3 = 5` states; None where it states none (7 = 5, x > 5, 2x = 5).
@@ -212,9 +268,9 @@ class Comparison:
         elif relation.ops == ("≈",) and before[0] is not None and not s.symbols(before[0]):
             return before[0]
         for side in before:
-            stated = side is None or _is_name(side) or (not strict and _is_plain_combination(side)) or self.equal_numbers(side, value)
+            stated = side is None or is_name(side) or (not strict and is_plain_combination(side)) or self.equal_numbers(side, value)
             if not stated:
-                turned = _is_name(value) and len(before) == 1
+                turned = is_name(value) and len(before) == 1
                 return side if turned else None
         return value
 
@@ -237,12 +293,12 @@ class Comparison:
         if isinstance(gold, s.Ratio) and isinstance(answer, s.Ratio):
             if self.pairwise(gold.parts, answer.parts):
                 return True
-            if len(gold.parts) != len(answer.parts) or _is_time(gold):
+            if len(gold.parts) != len(answer.parts) or gold.clock or answer.clock:
                 return False
             cross = ((s.Mul((g, answer.parts[0])), s.Mul((a, gold.parts[0]))) for g, a in zip(gold.parts, answer.parts, strict=True))
             return all(self.same(*pair) for pair in cross)
         ratio, other = (gold, answer) if isinstance(gold, s.Ratio) else (answer, gold)
-        if len(ratio.parts) != 2 or _is_time(ratio) or not isinstance(other, s.Div):
+        if len(ratio.parts) != 2 or not isinstance(other, s.Div):
             return False
         return self.same(s.Div(*ratio.parts), other)
 
@@ -273,17 +329,11 @@ def _bare(node):
     """Without the unit, and with the plus-minus sign written out as two values."""
     while isinstance(node, s.Quantity):
         node = node.value
-    if isinstance(node, s.Listing) and len(node.items) == 1:
+    if isinstance(node, s.Listing) and len(node.items) == 1 and node.items[0] != s.Sym("emptyset"):
         return _bare(node.items[0])
-    if not isinstance(node, s.Listing) and any(isinstance(n, s.Sign) for n in s.walk(node)):
-        return s.Listing((_with_sign(node, 1), _with_sign(node, -1)), braced=True)
+    if not isinstance(node, (s.Listing, s.Condition)) and any(isinstance(n, s.Sign) for n in s.walk(node)):
+        return s.Listing((with_sign(node, 1), with_sign(node, -1)), braced=True)
     return node
-
-
-def _with_sign(node, sign: int):
-    if isinstance(node, s.Sign):
-        return s.Num(Fraction(sign * node.first))
-    return s.rebuild(node, lambda child: _with_sign(child, sign))
 
 
 def _items(node) -> list:
@@ -298,69 +348,8 @@ def _items(node) -> list:
     return items
 
 
-def _assigned(item) -> bool:
-    return isinstance(item, s.Relation) and item.ops == ("=",) and _is_name(item.sides[0])
-
-
-def _without_variable(ours: list, theirs: list) -> tuple[list, list]:
-    """`x = 1 or x = 2` and `1, 2`: drop the variable where all assignments of both lists share it."""
-    names = {_root_name(item.sides[0]) for item in (*ours, *theirs) if _assigned(item)}
-    if len(names) != 1:
-        return ours, theirs
-    return tuple([item.sides[1] if _assigned(item) else item for item in items] for items in (ours, theirs))
-
-
-def _root_name(node):
-    """x for x_1 and x_2: roots of one equation."""
-    if isinstance(node, s.Sym) and node.name.rpartition("_")[2].isdigit():
-        return s.Sym(node.name.rpartition("_")[0])
-    return node
-
-
-def _is_name(node) -> bool:
-    """A variable, f(x), or a few capitals and signs that name a quantity (AB, angle ABC): what an answer is assigned to."""
-    match node:
-        case s.Sym() | s.Apply():
-            return True
-        case s.Func("abs", (inner,)):
-            return _is_name(inner)
-        case s.Ratio(parts) | s.Bracketed(_, parts, _):
-            return all(map(_is_name, parts))
-        case s.Div(top, bottom):
-            return _is_plain_combination(top) and _is_plain_combination(bottom)
-        case s.Mul(factors):
-            return all(isinstance(f, (s.Sym, s.Apply)) and (f.name[0].isupper() or f.name[0] == "\\" or f.name == "m") for f in factors)
-    return False
-
-
-def _is_plain_combination(node) -> bool:
-    """a + b, xy, a/b: sums and products of names with no number but -1, whose value an answer may state."""
-    match node:
-        case s.Num(value):
-            return value == -1
-        case s.Const(name):
-            return name == "e"
-        case s.Add(parts) | s.Mul(parts):
-            return all(map(_is_plain_combination, parts)) and bool(s.symbols(node))
-        case s.Div(top, bottom):
-            return _is_plain_combination(top) and _is_plain_combination(bottom)
-    return _is_name(node)
-
-
-def _function_and_value(one, other) -> bool:
-    """f(x) = ... against y = ...: the same statement."""
-    return {type(one), type(other)} == {s.Apply, s.Sym} and s.Sym("y") in (one, other)
-
-
-def _turned(relation: s.Relation) -> s.Relation:
-    """5 = x as x = 5."""
-    left, right = relation.sides
-    return s.Relation(relation.ops, (right, left)) if _is_name(right) and not _is_name(left) else relation
-
-
-def _is_time(ratio: s.Ratio) -> bool:
-    values = [part.value for part in ratio.parts if isinstance(part, s.Num)]
-    return len(values) == len(ratio.parts) == 2 and values[0] <= 24 and 10 <= values[1] < 60
+def _braced(node) -> bool:
+    return isinstance(node, s.Listing) and node.braced
 
 
 def _is_number(node) -> bool:
@@ -381,4 +370,6 @@ def _units(node) -> set[str]:
 def _units_differ(gold, answer) -> bool:
     """Both name a unit that is known, and not the same one. A unit on one side only may be left out."""
     ours, theirs = _units(gold), _units(answer)
+    if ours & _SCALES and theirs & _SCALES:
+        return ours & _SCALES != theirs & _SCALES
     return len(ours) == len(theirs) == 1 and ours != theirs

@@ -17,10 +17,15 @@ MAX_CHARS = 1_200
 
 _INTEGER = re.compile(r"[-+]?\d{1,400}")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_LETTER = re.compile(r"\(?([A-Z])\)?[.:]?")
-_LETTER_WITH_VALUE = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)])\s*\S.*", re.DOTALL)
+_LETTER = re.compile(r"\(?\s*([A-Z])\s*\)?[.:]?")
+_CHOICE = re.compile(r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?[ :]*)?\(?\s*([A-Z])\s*\)?[.:]?", re.IGNORECASE)
+_LETTER_WITH_VALUE = re.compile(r"(?:\(\s*([A-J])\s*\)|([A-J])[.:)])\s*(\S.*)", re.DOTALL)
+_ANOTHER_CHOICE = re.compile(
+    r"[,;/&]|\(\s*[A-J]\s*\)|(?:or|and)\b|\\(?:lor|vee|land|wedge|cup|cap|pm)(?![a-zA-Z])|.*\b(?:or|and) \(?[A-J]\b"
+)
 _DECIMAL_POINT = re.compile(r"[-+]?\d+\.\d+")
-_DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+,(?!\d{3}$)\d{2,}|0,\d+)")  # 1,234 is a thousand; 3,4 is a list
+_DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+,(?!\d{3}$)\d{2,}|0,\d+|\d{4,},\d+)")  # 1,234 is a thousand; 3,4 is a list
+_EUROPEAN = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+,\d+")  # 1.234,5
 _THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
 
 
@@ -38,7 +43,14 @@ def decide(response: str, gold: str) -> Verdict:
 
 
 def compare(answer: str, gold: str) -> Verdict:
-    """Compare an extracted answer with the gold answer (which may stand in a box)."""
+    """Compare an extracted answer with the gold answer (which may stand in a box). Never raises; the work is bounded."""
+    try:
+        return _compare(answer, gold)
+    except Exception as error:  # a fault of ours: it costs this case, and is told apart from "different"
+        return Verdict(False, f"error: {type(error).__name__}", decided=False)
+
+
+def _compare(answer: str, gold: str) -> Verdict:
     gold = gold_answer(gold)
     if len(answer) > MAX_CHARS or len(gold) > MAX_CHARS:
         same = len(answer) < 10 * MAX_CHARS and answer == gold
@@ -59,15 +71,25 @@ def _by_text(answer: str, gold: str) -> Verdict | None:
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
         return _verdict(int(answer) == int(gold))
     plain_answer, plain_gold = (_TEXT_COMMAND.sub(r"\1", text).strip(" .") for text in (answer, gold))
-    if plain_answer.casefold() == plain_gold.casefold() and len(plain_gold) > 2 and plain_gold.replace(" ", "").isalnum():
+    spelled_out = len(plain_gold) > 2 or plain_gold.casefold() == "no"
+    if plain_answer.casefold() == plain_gold.casefold() and spelled_out and plain_gold.replace(" ", "").isalnum():
         return Verdict(True, "equal")
+    answer, gold = (text.replace(".", "") if _EUROPEAN.fullmatch(text) else text for text in (answer, gold))
     for comma, point in ((answer, gold), (gold, answer)):
         if _DECIMAL_COMMA.fullmatch(comma) and _DECIMAL_POINT.fullmatch(point):
             return _verdict(comma.replace(",", ".") == point)
     letter = _LETTER.fullmatch(plain_gold)
-    chosen = _LETTER_WITH_VALUE.fullmatch(plain_answer)
-    if letter and chosen:
-        return _verdict((chosen.group(1) or chosen.group(2)) == letter.group(1))
+    return _by_letter(plain_answer, letter.group(1)) if letter else None
+
+
+def _by_letter(answer: str, letter: str) -> Verdict | None:
+    """A letter of a choice against `(C)`, `Option C` and `(C) 12`; None where the answer is none of these."""
+    alone = _CHOICE.fullmatch(answer)
+    if alone and alone.group(1).isupper():
+        return _verdict(alone.group(1) == letter)
+    chosen = _LETTER_WITH_VALUE.fullmatch(answer)
+    if chosen and not _ANOTHER_CHOICE.match(chosen.group(3)):
+        return _verdict((chosen.group(1) or chosen.group(2)) == letter)
     return None
 
 

@@ -135,6 +135,12 @@ def _factorial(value: Fraction) -> Fraction:
     return Fraction(math.factorial(int(value)))
 
 
+def _double_factorial(value: Fraction) -> Fraction:
+    if value.denominator != 1 or not 0 <= value <= MAX_FACTORIAL:
+        raise Inexact("a factorial beyond reckoning")
+    return Fraction(math.prod(range(int(value), 0, -2)))
+
+
 def _binomial(top: Fraction, bottom: Fraction) -> Fraction:
     if top.denominator != 1 or bottom.denominator != 1 or top < 0:
         raise Inexact("an unusual binomial")
@@ -168,7 +174,8 @@ def _of_many(function):
 
 
 _RATIONAL = {
-    "abs": abs, "root": _root, "factorial": _factorial, "binom": _binomial, "mod": _modulo, "degrees": lambda x: x,
+    "abs": abs, "root": _root, "factorial": _factorial, "double factorial": _double_factorial,
+    "binom": _binomial, "mod": _modulo, "degrees": lambda x: x,
     "floor": lambda x: Fraction(math.floor(x)), "ceil": lambda x: Fraction(math.ceil(x)),
     "max": _of_many(max), "min": _of_many(min), "gcd": _whole(math.gcd), "lcm": _whole(math.lcm),
 }  # fmt: skip

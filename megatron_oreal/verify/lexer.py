@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from megatron_oreal.verify import vocabulary as v
 from megatron_oreal.verify.normalize import ROW_BREAK
+from megatron_oreal.verify.syntax import ELLIPSIS
 from megatron_oreal.verify.units import CANONICAL, SHORT_UNITS
 
 
@@ -19,8 +20,11 @@ class Token(NamedTuple):
 
 MAX_TOKENS = 700
 
-_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:\\(?:overline|bar|dot)\s*\{\d+\}|\\dot\s*\d(?:\d*\\dot\s*\d)?)?"
-_THOUSANDS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,]*\d)|\d{1,3}(?: \d{3})+(?:\.\d+)?(?! ?\d)"
+_NUMBER = (
+    r"(?:\d*\.\d+ ?(?:\.\.\.|\\l?dots(?![a-zA-Z]))|\d*\.\(\d+\)"
+    r"|(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:\\(?:overline|bar|dot)\s*\{\d+\}|\\dot\s*\d(?:\d*\\dot\s*\d)?)?)"
+)
+_THOUSANDS = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?![\d,]*\d)|[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?(?! ?\d)"
 _REST = (
     r"|(?P<degree>\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z])))|\\(?P<command>[a-zA-Z]+|.)|(?P<letters>[a-zA-Z]+)"
     r"|(?P<op><=|>=|!=|==|\*\*|\.\.\.|[-+*/^_!()\[\]{}|,;:=<>%&?'\"#@`~])|(?P<currency>[€£¥₹¢])"
@@ -66,6 +70,8 @@ def _scan(text: str, thousands: bool, prose: bool, tokens: list[Token]) -> None:
 def _plain(kind: str, token: str) -> Token:
     if kind == "num":
         return Token("num", token)
+    if token == ELLIPSIS:
+        return Token("sym", ELLIPSIS)
     if kind == "op":
         return Token("op", v.ASCII_OPERATORS.get(token, token))
     if kind == "degree":
@@ -82,6 +88,8 @@ def _letters(run: str, prose: bool, tokens: list[Token]) -> None:
     after_value = _after_value(tokens)
     if run in (v.FUNCTIONS_IN_TEXT if prose else v.FUNCTIONS) and not (after_value and run in SHORT_UNITS):
         tokens.append(Token("fn", run))
+    elif run in v.CURRENCY_CODES:
+        tokens.append(Token("cur", v.CURRENCY_CODES[run]))
     elif run.lower() in v.KNOWN_WORDS and (len(run) > 2 or run in v.KNOWN_WORDS):
         tokens.append(Token(*v.KNOWN_WORDS[run.lower()]))
     elif prose or len(run) > 3 or (after_value and (run in SHORT_UNITS or (len(run) > 1 and run.lower() in CANONICAL))):
@@ -129,6 +137,8 @@ def _command_token(name: str) -> Token | None:
         return Token("const", name[:3])
     if name in ("emptyset", "varnothing"):
         return Token("sym", "emptyset")
+    if name in ("ldots", "dots", "cdots", "dotsc", "dotsb"):
+        return Token("sym", ELLIPSIS)
     if name in v.LETTERS:
         return Token("sym", "\\" + name)
     if name == "$":

@@ -29,15 +29,45 @@ ROW_BREAK = "\x01"
 
 _STYLING = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?"
-    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|large|Large|huge|bf|rm|it|boldsymbol|quad|qquad|hfill|noindent)(?![a-zA-Z])"
-    r"|\\hspace\*?\{[^{}]*\}|\\(?:label|tag|color)\*?\{[^{}]*\}"
+    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|large|Large|LARGE|huge|bf|rm|it|tt|sf|sc|em|boldsymbol|quad|qquad|hfill"
+    r"|noindent|checkmark|blacksquare|qed|therefore|hline|ensuremath)(?![a-zA-Z])"
+    r"|\\[hv]space\*?\{[^{}]*\}|\\(?:label|tag|color|[hv]?phantom)\*?\{[^{}]*\}|\\textcolor\{[^{}]*\}|\\(?:boxed|fbox|underline)(?=\s*\{)"
 )
 _CONTROLS = {code: None for code in (*range(9), *range(11, 32), 127) if code != 13}
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"), ("&nbsp;", " "))
-_GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |\\;|\\:|\{\\,\}|~)\s*(?=\d{3}(?!\d))")
+_GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |\\;|\\:|\{\\,\}|~|'(?=\d{3}(?!\d)))\s*(?=\d{3}(?!\d))")
 _TEN_TO_THE = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
 _SPACES = re.compile(r"\\[,;:!> ]|~|\s+")
 _DOLLARS = re.compile(r"(?<!\\)\$|\\\(|\\\)|\\\[|\\\]")
+_MARKDOWN = re.compile(r"\s*(\*\*|\*|`|\"|'')([^*`\"]+)(\*\*|\*|`|\"|'')\s*[.]?\s*")
+_ENDS = re.compile(r"^(?::|\\(?:Rightarrow|implies|Longrightarrow|rightarrow|to)(?![a-zA-Z])|\s)+|(?:\\|\x01|\s)+$")
+_SPELLINGS = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\{([:.;])\}", r"\1"),
+        (r"(?<=\d)\{,\}(?=\d{1,2}(?!\d))", "."),  # a braced comma is no separator of a list
+        (r"(?<!\\)\{\s*\}", ""),
+        (r"(?<=\d)\s*\^\s*\{?\s*(?:st|nd|rd|th)(?![a-z])\s*\}?", ""),
+        (r"\\(?:mathbf|Bbb|mathds)\s*\{\s*([RZNQ])\s*\}|\\([RZNQ])(?![a-zA-Z])", r"\\mathbb{\1\2}"),
+        (r"\\mathbb\s*\{?R\}?\s*(?:\^\s*\{?\s*\+\s*\}?|_\s*\{?\s*(?:\+|>\s*0)\s*\}?)", r"(0,\\infty)"),
+        (r"\\(?:text|mathrm|operatorname|textrm|mbox)\s*\{\s*\(?\s*mod(?:ulo)?\s+(\w+)\s*\)?\s*\}", r"\\pmod{\1}"),
+        (r"\\(?:text|mathrm|operatorname|textrm|mbox)\s*\{\s*mod\s*\}|\\mod(?![a-zA-Z])|(?<![\\a-zA-Z])mod(?![a-zA-Z])", r"\\bmod "),
+        (r"\(\s*\\bmod\s*([^()]*)\)", r"\\pmod{\1}"),
+        (r"\(\s*(?:\\approx|\\text\s*\{\s*(?:or )?(?:approximately|approx\.?|about)\s*\})[^()]*\)$", ""),
+        (r"_\s*\{?(\d+)\}?\s*C\s*_\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1}{\2\3}"),
+        (r"(?<![a-zA-Z\\])C\s*_\s*(?:\{(\d+)\}|(\d))\s*\^\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1\2}{\3\4}"),
+        (r"\\(?:mathrm|text)\s*\{C\}\s*_\s*(?:\{(\d+)\}|(\d))\s*\^\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1\2}{\3\4}"),
+        (r"(?<![a-zA-Z\\])C\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}"),
+        (r"\x01\s*\[[\d. ]*(?:pt|em|ex|mm|cm|in)\]|\\cr(?![a-zA-Z])|\\tabularnewline", ROW_BREAK),
+        (r"\\\{\s*\\begin\s*\{array\}\s*\{[^{}]*\}((?:(?!\\end).)*)\\end\s*\{array\}(?!\s*\\\})", r"\\begin{cases}\1\\end{cases}"),
+    )
+)
+_OUTSIDE_BRACKETS = re.compile(
+    r"(?:^|(?<==)|(?<=\\in)|(?<=\\cup)|(?<=\\cap)|(?<=\\setminus))(\s*)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])"
+)
+
+_METRES = re.compile(r"(?<=\d)\s*m([²³])")
+"""15m² is an area; 15m^2 is a product."""
 
 
 def _scripts(text: str) -> str:
@@ -49,6 +79,7 @@ def _plain_characters(text: str) -> str:
     """ASCII where a look-alike stands for it (full-width forms, typographic signs, super- and subscripts)."""
     if text.isascii():
         return text
+    text = _METRES.sub(r"\\text{ m}\1", text)
     text = unicodedata.normalize("NFKC", _scripts(text).translate(_CHARACTER_TABLE)).translate(_CHARACTER_TABLE)
     return "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc", "Mn") or c in "\n\t")
 
@@ -62,8 +93,24 @@ def normalize(text: str) -> str:
     text = _STYLING.sub(" ", text)
     text = _GROUPED.sub("", text)
     text = _TEN_TO_THE.sub(r"\\times ", _DOLLARS.sub(" ", text))
-    text = _SPACES.sub(" ", text)
-    return _without_group(text.strip(" ").rstrip(" .,;").strip())
+    for pattern, replacement in _SPELLINGS:
+        text = pattern.sub(replacement, text)
+    text = _ENDS.sub("", _SPACES.sub(" ", text))
+    text = _OUTSIDE_BRACKETS.sub(_turned_inward, _unquoted(text))
+    text = text if text.endswith("...") else text.rstrip(" .,;")
+    return _without_group(text.strip())
+
+
+def _unquoted(text: str) -> str:
+    """Without the Markdown or the quotation marks around the whole."""
+    quoted = _MARKDOWN.fullmatch(text)
+    return quoted.group(2) if quoted and quoted.group(1) == quoted.group(3) else text
+
+
+def _turned_inward(match: re.Match) -> str:
+    """]a, b[ as (a, b): brackets that face away are open ends."""
+    space, left, inside, right = match.groups()
+    return f"{space}{'[' if left == '[' else '('}{inside}{']' if right == ']' else ')'}"
 
 
 def _without_group(text: str) -> str:
@@ -81,8 +128,8 @@ def _without_group(text: str) -> str:
 _LONE_SCRIPT = re.compile(r"([_^])\{(\w)\}(?!\w)")
 _IDLE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
 _LEAD = re.compile(
-    r"(?:\\text\s*\{\s*)?(?:(?:so|thus|therefore|hence|we|find|get|have|that|the|final|correct|answer|solution|value|result"
-    r"|is|are|be)\b[ ,:]*)+\}?\s*",
+    r"(?:\\text(?:bf|rm|it)?\s*\{\s*)?(?:(?:so|thus|therefore|hence|we|find|get|have|that|the|final|correct|answer|solution|value|result"
+    r"|is|are|be|exactly|just|simply)\b[ ,:]*)+\}?\s*",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"(?:\\text\s*\{\s*)?(?=[A-Za-z ]*[a-z]{3})[A-Za-z][A-Za-z ]{3,40}:\s*\}?\s*")

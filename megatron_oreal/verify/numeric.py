@@ -14,8 +14,12 @@ from megatron_oreal.verify.vocabulary import words
 DIGITS = 110
 AGREE = 75
 """Digits in which two values must agree; the rest absorb cancellation."""
+FINER_DIGITS = 200
+"""A second look at values that may be zero: the noise of a cancellation shrinks with the digits, 1/2004! does not."""
 MAX_ARGUMENT = 10**7
 """Of exp and of the trigonometric functions: mpmath's cost grows with the argument's exponent."""
+LARGE = 20
+MAX_WHOLE_DIGITS = 5_000
 FUNCTION_STEPS = 20
 
 _local = threading.local()
@@ -238,6 +242,8 @@ def agree(a, b, budget: Budget) -> bool:
     mp = context()
     names = sorted(s.symbols(a) | s.symbols(b))
     nodes = [node for tree in (a, b) for node in s.walk(tree)]
+    if any(isinstance(node, s.Sym) and node.name == s.ELLIPSIS for node in nodes):
+        raise CannotDecide("an ellipsis")
     complex_plane = not names or s.Const("i") in nodes
     one_has_abs = len({any(isinstance(n, s.Func) and n.name == "abs" for n in s.walk(tree)) for tree in (a, b)}) == 2
     probed = 0
@@ -247,12 +253,40 @@ def agree(a, b, budget: Budget) -> bool:
             if one_has_abs and (first is None) != (second is None):
                 return False  # ln x is not ln |x|
             continue
-        if not close(first, second, mp):
+        if not close(first, second, mp) or _tiny_and_apart(a, b, first, second, values, budget, complex_plane):
+            return False
+        if not names and not _close_when_large(a, b, first, budget):
             return False
         probed += 1
     if probed < min(3, len(points(names, mp))):
         raise CannotDecide("defined at too few points")
     return True
+
+
+def _tiny_and_apart(a, b, first, second, values: dict, budget: Budget, complex_plane: bool) -> bool:
+    """Both are below the noise, and with more digits at least one proves not to be zero, and they differ."""
+    mp = context()
+    noise = mp.mpf(10) ** -AGREE
+    if max(abs(first), abs(second)) >= noise or abs(first - second) <= noise * max(abs(first), abs(second)):
+        return False
+    with mp.workdps(FINER_DIGITS):
+        finer = [_value(tree, values, budget, complex_plane) for tree in (a, b)]
+        zero = [value is None or abs(value) <= noise * abs(coarse) for value, coarse in zip(finer, (first, second), strict=True)]
+    return not all(zero)
+
+
+def _close_when_large(a, b, first, budget: Budget) -> bool:
+    """Whether two large constants that agree in their leading digits agree in all before the point, and AGREE after it."""
+    mp = context()
+    whole = int(mp.mag(first) * 0.302) if first else 0
+    if whole < LARGE:
+        return True
+    if whole > MAX_WHOLE_DIGITS:
+        raise CannotDecide("beyond size")
+    with mp.workdps(whole + DIGITS):
+        budget.spend(whole)
+        one, other = (_value(tree, {}, budget, True) for tree in (a, b))
+        return one is not None and other is not None and abs(one - other) < mp.mpf(10) ** -AGREE
 
 
 def _value(tree, values: dict, budget: Budget, complex_plane: bool):

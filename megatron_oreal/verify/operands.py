@@ -1,40 +1,26 @@
 """The operands of a sum or product: numbers, letters, brackets, functions and commands, with what is written after them."""
 
-import re
 from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
+from megatron_oreal.verify.blocks import Blocks
 from megatron_oreal.verify.lexer import CannotRead, Token
-from megatron_oreal.verify.stream import END, TokenStream
+from megatron_oreal.verify.numerals import SCALES, number, spelled
+from megatron_oreal.verify.stream import END
 from megatron_oreal.verify.units import CANONICAL
 from megatron_oreal.verify.vocabulary import words
 
-MAX_EXPONENT_OF_TEN = 3000
 MINUS_ONE = s.Num(Fraction(-1))
-_MATRICES = words("matrix pmatrix bmatrix Bmatrix smallmatrix array")
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
 _TRIGONOMETRIC = words("sin cos tan cot sec csc")
+_FIGURES = words("\\angle \\triangle")
 _APPLIED = frozenset("fghpqFGHPQRST")
-_ORDINALS = frozenset(s.Sym(ending, text=True) for ending in ("st", "nd", "rd", "th"))
+_ENDINGS = words("st nd rd th")
+_ORDINALS = frozenset(s.Sym(ending, text=True) for ending in _ENDINGS)
+_ARTICLES = (["there", "is"], ["there", "are"], ["it", "is"], ["a"], ["an"], ["the"])
 
 
-def number(text: str) -> Fraction:
-    """Exact value of a number token: 1,234  .5  2.  0.1\\overline{6}  1.6e-19."""
-    text = text.replace(",", "").replace(" ", "")
-    mantissa, _, exponent = text.lower().partition("e") if "\\" not in text else (text, "", "")
-    if abs(int(exponent or 0)) > MAX_EXPONENT_OF_TEN:
-        raise CannotRead("an exponent of ten beyond reading")
-    repeating = re.fullmatch(r"(\d*)\.?(\d*)\\(?:overline|bar|dot)\{?(\d+)\}?(?:\\dot(\d))?", mantissa)
-    if repeating is None:
-        return Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0)
-    whole, fixed, period = repeating.group(1) or "0", repeating.group(2), repeating.group(3) + (repeating.group(4) or "")
-    if "." not in mantissa:
-        raise CannotRead("a repeating number without a point")
-    tail = Fraction(int(period), 10 ** len(period) - 1)
-    return Fraction(int(whole)) + (Fraction(int(fixed or "0")) + tail) / 10 ** len(fixed)
-
-
-class Operands(TokenStream):
+class Operands(Blocks):
     """Reads one operand. What stands in brackets is read by `listing` and `sum` of the parser that derives from this."""
 
     def factor(self):
@@ -54,14 +40,14 @@ class Operands(TokenStream):
                 node = self.power(node)
             elif self.at("!"):
                 self.take()
+                node = s.Func("double factorial" if self.accept("!") else "factorial", (node,))
                 if self.at("!"):
-                    raise CannotRead("a double factorial")
-                node = s.Func("factorial", (node,))
+                    raise CannotRead("a factorial of many signs")
             elif self.at("°"):
                 self.take()
-                if self.next.text in ("C", "F") and self.next.kind in ("sym", "word"):
-                    self.take()
-                node = s.Func("degrees", (node,))
+                node = self.degrees(node)
+            elif self.at('"', "'") and isinstance(node, (s.Num, s.Div)):
+                node = self.inches(node)
             elif self.at("%"):
                 self.take()
                 node = s.Quantity(node, "percent")
@@ -74,6 +60,22 @@ class Operands(TokenStream):
             else:
                 break
         return node
+
+    def degrees(self, node):
+        """30°, 30° 15' 20" and 98.6° F; the sign is taken."""
+        if self.next.text in ("C", "F") and self.next.kind in ("sym", "word"):
+            return s.Quantity(s.Func("degrees", (node,)), self.take().text.lower())
+        for part, mark in ((60, "'"), (3600, '"')):
+            if self.next.kind == "num" and self.peek(1).text == mark:
+                node = s.Add((node, s.Num(number(self.take().text) / part)))
+                self.take()
+        return s.Func("degrees", (node,))
+
+    def inches(self, node):
+        """12" and 12'', after a number; a single stroke may be feet or minutes."""
+        strokes = self.take().text
+        strokes += self.take().text if strokes == "'" and self.at("'") else ""
+        return s.Quantity(node, "" if strokes == "'" else "in")
 
     def power(self, base):
         if self.accept("*"):
@@ -167,6 +169,10 @@ class Operands(TokenStream):
             inner = self.sum()
             self.expect("⌋" if text == "⌊" else "⌉")
             return s.Func("floor" if text == "⌊" else "ceil", (inner,))
+        if text in ("∑", "∏"):
+            return self.series(self.take().text)
+        if text == "∫":
+            return self.integral()
         raise CannotRead(f"{text!r} is out of place")
 
     def inside(self, colon_free: bool = False):
@@ -208,7 +214,7 @@ class Operands(TokenStream):
         inner = self.stacked(self.inside())
         self.expect("}")
         if isinstance(inner, s.Listing) and not inner.braced:
-            return s.Listing(inner.items, braced=True)
+            return s.Listing(inner.items, braced=False)  # in LaTeX these braces do not show
         return inner
 
     def stacked(self, upper):
@@ -218,7 +224,17 @@ class Operands(TokenStream):
         return s.Div(upper, self.inside()) if self.accept("over") else upper
 
     def symbol(self, name: str):
+        if name in _FIGURES:
+            return self.figure(name)
         return self.applied(name, s.Sym(name), "")
+
+    def figure(self, name: str):
+        """The angle or triangle of the points that follow; ABC is CBA."""
+        points = []
+        while self.next.kind == "sym" and len(self.next.text) == 1 and self.next.text.isupper():
+            point = self.take().text
+            points.append(self.subscripted(s.Sym(point)).name if self.accept("_") else point)
+        return s.Sym(" ".join((name, *min(points, points[::-1]))))
 
     def applied(self, name: str, plain, mark: str):
         """f(x), f'(x) or f^{-1}(x) where a bracket with a letter or number follows the name of a function."""
@@ -237,9 +253,18 @@ class Operands(TokenStream):
         if CANONICAL.get(first.lower()) in ("dollar", "rupee", "euro") and self.peek(1).kind == "num":
             return s.Quantity((self.take(), self.factor())[1], CANONICAL[first.lower()])
         parts = []
-        while self.next.kind in ("word", "num", "sym", "const"):
-            parts.append(self.take().text.lower())
-        return s.Sym(" ".join(parts), text=True)
+        while self.next.kind in ("word", "num", "sym", "const") or (self.in_phrase(parts) and self.peek(1).kind == "word"):
+            token = self.take()
+            if token.text not in ("-", "and") and not (parts and parts[-1].isdigit() and token.text in _ENDINGS):
+                parts.append(token.text.lower())
+        if parts[-1] == "inf" and parts[:-1] in (["negative"], ["minus"], ["positive"], ["plus"]):
+            return times(s.Num(Fraction(-1 if parts[0] in ("negative", "minus") else 1)), s.Const("inf"))
+        value = spelled(parts)
+        return s.Sym(_plain_phrase(parts), text=True) if value is None else s.Num(Fraction(value))
+
+    def in_phrase(self, parts: list[str]) -> bool:
+        """The stroke of `twenty-five`, the and of `three hundred and two`."""
+        return self.at("-") or (self.next == Token("sep", "and") and parts[-1:] != [] and parts[-1] in SCALES)
 
     def command(self, name: str):
         if name == "frac":
@@ -271,8 +296,10 @@ class Operands(TokenStream):
             name, base = ("ln", base) if name == "ln" or base is not None else ("log", base)
             logarithm = s.Func(name, (argument,))
             return logarithm if base is None else s.Div(logarithm, s.Func("ln", (base,)))
-        if name in _TRIGONOMETRIC and any(isinstance(n, s.Func) and n.name == "degrees" for n in s.walk(argument)):
+        if name in (*_TRIGONOMETRIC, "cis") and any(isinstance(n, s.Func) and n.name == "degrees" for n in s.walk(argument)):
             argument = _radians(argument)
+        if name == "cis":
+            return s.Pow(s.Const("e"), s.Mul((s.Const("i"), argument)))
         return s.Pow(s.Const("e"), argument) if name == "exp" else s.Func(name, (argument,))
 
     def function_argument(self):
@@ -286,21 +313,6 @@ class Operands(TokenStream):
             node = times(node, self.factor())
         return node
 
-    def environment(self, name: str):
-        if name not in _MATRICES and name != "vmatrix":
-            raise CannotRead(f"the environment {name!r}")
-        rows, row = [], []
-        while self.next.kind != "end":
-            if self.accept("row"):
-                rows, row = ([*rows, tuple(row)] if row else rows), []
-            elif not self.accept("&"):
-                row.append(self.inside())
-        self.take()
-        rows = [*rows, tuple(row)] if row else rows
-        if not rows or len({len(row) for row in rows}) != 1:
-            raise CannotRead("rows of different lengths")
-        return s.Func("det", (s.Matrix(tuple(rows)),)) if name == "vmatrix" else s.Matrix(tuple(rows))
-
 
 def times(left, right):
     """left * right; the product of a quantity keeps its unit."""
@@ -309,6 +321,14 @@ def times(left, right):
         plain = [n.value if isinstance(n, s.Quantity) else n for n in (left, right)]
         return s.Quantity(times(*plain), units[0] if len(units) == 1 else "")
     return s.Mul((*left.factors, right)) if isinstance(left, s.Mul) else s.Mul((left, right))
+
+
+def _plain_phrase(parts: list[str]) -> str:
+    """Without the article or the `there is` before it."""
+    for lead in _ARTICLES:
+        if parts[: len(lead)] == lead and len("".join(parts[len(lead) :])) > 1:
+            return _plain_phrase(parts[len(lead) :])
+    return " ".join(parts)
 
 
 def _radians(node):

@@ -1,10 +1,10 @@
 """Tokens -> syntax tree, by recursive descent. Depth and length are bounded; nothing is evaluated."""
 
-import re
 from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.lexer import CannotRead, Token, tokenize
+from megatron_oreal.verify.numerals import SCALES, based
 from megatron_oreal.verify.operands import MINUS_ONE, Operands, times
 from megatron_oreal.verify.stream import END
 from megatron_oreal.verify.units import CANONICAL, canonical_unit, is_unit
@@ -13,14 +13,13 @@ from megatron_oreal.verify.vocabulary import words
 RELATIONS = words("= < > ≤ ≥ ≠ ∈ ∉ ≈ ≡ ~ ≅ ⊂ ⊆ → ⇒ ⇔ ∝ ⊥ ∥")
 _ORDER = frozenset("<>≤≥≠∈")
 _NEGATED = {"=": "≠", "∈": "∉"}
-_BASED = re.compile(r"(-?)([0-9A-Z]*[0-9][0-9A-Z]*)_\s*(?:\{\s*)?(?:\\(?:text|mathrm)\s*\{\s*)?(\d{1,2})\s*\}*")
 
 
 def parse(text: str, thousands: bool = True):
     """Syntax tree of a normalised answer; raises CannotRead where the grammar has no place for it."""
-    based = _BASED.fullmatch(text)
-    if based:
-        return s.Based(based.group(2).lstrip("0") or "0", int(based.group(3)), bool(based.group(1)))
+    digits = based(text)
+    if digits:
+        return digits
     parser = _Parser(tokenize(text, thousands))
     tree = parser.stacked(parser.listing())
     if parser.next is not END:
@@ -53,7 +52,9 @@ class _Parser(Operands):
             items.append(self.item())
         if len(items) == 1:
             return items[0]
-        if all(isinstance(item, s.Relation) and set(item.ops) <= _ORDER for item in items) and separators in ({"or"}, {"and"}):
+        relations = [set(item.ops) for item in items if isinstance(item, s.Relation)]
+        ordered = len(relations) == len(items) and set().union(*relations) <= {*_ORDER, "="} and any(ops & _ORDER for ops in relations)
+        if ordered and separators in ({"or"}, {"and"}):
             return s.SetOp("∪" if separators == {"or"} else "∩", tuple(items))
         return s.Listing(tuple(items), braced=False)
 
@@ -78,15 +79,17 @@ class _Parser(Operands):
 
     def ratio(self):
         parts = [self.sum()]
-        while self.at(":") and not self.colon_free:
+        start = self.position - 1
+        while (self.at(":") and not self.colon_free) or self.next == Token("word", "to"):
             self.take()
             parts.append(self.sum())
         if len(parts) == 1:
             return parts[0]
+        clock = len(parts) == 2 and _is_clock(*(token.text for token in self.tokens[start : start + 3 : 2]))
         last = parts[-1]
         if isinstance(last, s.Quantity):  # 3:15 p.m.
-            return s.Quantity(s.Ratio((*parts[:-1], last.value)), last.unit)
-        return s.Ratio(tuple(parts))
+            return s.Quantity(s.Ratio((*parts[:-1], last.value), clock), last.unit)
+        return s.Ratio(tuple(parts), clock)
 
     # -- sums and products
 
@@ -122,10 +125,14 @@ class _Parser(Operands):
             elif self.at("mod"):
                 self.take()
                 left, mixed = s.Func("mod", (left, self.factor())), False
-            elif self.next.kind == "word" and not self.at_lone_letter():
+            elif self.next.kind == "word" and self.next.text.lower() in SCALES:
+                left, mixed = times(left, s.Num(Fraction(SCALES[self.take().text.lower()]))), False
+            elif self.next.kind == "word" and not self.at_lone_letter() and self.next.text != "to":
                 left, mixed = s.Quantity(left, self.unit()), False
             elif self.next.kind == "cur" and self.peek(1).kind != "num":
                 left, mixed = s.Quantity(left, self.take().text), False
+            elif self.next.kind == "num" and self.tokens[self.position - 1].kind == "const":
+                left, mixed = times(left, self.factor()), False  # i4
             elif self.next.kind == "num" and self.tokens[self.position - 1].text not in ("!", ")", "}"):
                 left, mixed = self.mixed_number(left, mixed), False
             elif self.starts_factor():
@@ -148,21 +155,25 @@ class _Parser(Operands):
         top, slash, bottom = self.take(), self.take(), self.take()
         if not (mixed and slash.text == "/" and top.text.isdigit() and bottom.text.isdigit() and 0 < int(top.text) < int(bottom.text)):
             raise CannotRead("two numbers side by side")
-        return _add_to_last(left, s.Div(s.Num(Fraction(top.text)), s.Num(Fraction(bottom.text))))
+        return self.postfix(_add_to_last(left, s.Div(s.Num(Fraction(top.text)), s.Num(Fraction(bottom.text)))))
 
     def juxtaposed(self, left, mixed: bool):
         fraction = self.next == Token("cmd", "frac")
         right = self.factor()
-        if fraction and mixed and isinstance(right, s.Div) and isinstance(right.top, s.Num) and isinstance(right.bottom, s.Num):
-            top, bottom = right.top.value, right.bottom.value
+        unit = isinstance(right, s.Quantity)
+        part = right.value if unit else right
+        if fraction and mixed and isinstance(part, s.Div) and isinstance(part.top, s.Num) and isinstance(part.bottom, s.Num):
+            top, bottom = part.top.value, part.bottom.value
             if 0 < top < bottom and top.denominator == bottom.denominator == 1:
-                return _add_to_last(left, right)
-        return times(left, right)
+                whole = _add_to_last(left, part)
+                return s.Quantity(whole, right.unit) if unit else whole
+        words_per_words = _unit_fraction(right)
+        return s.Quantity(left, words_per_words) if words_per_words is not None else times(left, right)
 
     def starts_factor(self) -> bool:
         kind, text = self.next
         if kind == "op":
-            return text in ("(", "[", "{", "⌊", "⌈") or (text == "|" and self.bars == 0 and not self.colon_free)
+            return text in ("(", "[", "{", "⌊", "⌈", "∑", "∏", "∫") or (text == "|" and self.bars == 0 and not self.colon_free)
         return kind in ("num", "sym", "const", "fn", "cmd", "begin") or (kind == "word" and self.at_lone_letter())
 
     def unit(self) -> str:
@@ -176,6 +187,8 @@ class _Parser(Operands):
                 parts.append(self.unit_power())
             elif parts and self.at("/", "*", "-") and self.peek(1).kind == "word":
                 parts.append(self.take().text)
+            elif parts and self.at("/") and self.peek(1).kind == "sym" and self.peek(1).text in CANONICAL:
+                parts.extend((self.take().text, self.take().text))
             else:
                 break
         if not is_unit(parts):
@@ -189,6 +202,19 @@ class _Parser(Operands):
         if token.kind != "num" or (braced and not self.accept("}")):
             raise CannotRead("the power of a unit")
         return sign + token.text
+
+
+def _is_clock(hours: str, minutes: str) -> bool:
+    """What may be a time of day: 12:00 and 4:05, written with two digits."""
+    return hours.isdigit() and int(hours) <= 24 and minutes.isdigit() and len(minutes) == 2 and int(minutes) < 60
+
+
+def _unit_fraction(node) -> str | None:
+    """\\frac{\\text{mi}}{\\text{h}} as a unit; None where the fraction is none of words."""
+    if not isinstance(node, s.Div) or not all(isinstance(part, s.Sym) and part.text for part in (node.top, node.bottom)):
+        return None
+    parts = [*node.top.name.split(), "/", *node.bottom.name.split()]
+    return canonical_unit(parts) if is_unit(parts) else None
 
 
 def _in_order(group):

@@ -3,19 +3,25 @@
 Two sets are equal when they agree at every end point that either of them names and between all neighbours.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from megatron_oreal.verify import syntax as s
 from megatron_oreal.verify.exact import Budget, CannotDecide, PrimeField, rational
+from megatron_oreal.verify.forms import with_sign
 from megatron_oreal.verify.numeric import Numeric, close, context
+from megatron_oreal.verify.polynomials import real_roots
 
+_ORDER = frozenset("<>≤≥≠")
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠"}
 _ALL_REALS = frozenset(
     ("reals", "all real numbers", "all reals", "all real", "all real values", "real numbers", "the set of all real numbers")
 )
 _EMPTY = frozenset(("emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions"))
 MAX_PARTS = 40
+STEPS_OF_ROOTS = 2_000
+"""What the roots of a polynomial take of the budget: up to ten of them in one comparison."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,10 @@ class _Reader:
                 return Combined("∪", ())
             case s.Bracketed(left, (low, high), right):
                 return self.interval(self.end(low), left == "[", self.end(high), right == "]")
+            case s.Relation() if any(isinstance(n, s.Sign) for n in s.walk(node)):
+                return self.together((with_sign(node, 1), with_sign(node, -1)))
+            case s.Listing(items, _) if any(isinstance(item, s.Relation) and set(item.ops) & _ORDER for item in items):
+                return self.together(items)
             case s.Listing(items, _):
                 return Combined("∪", tuple(self.point(item) for item in items))
             case s.SetOp(op, parts):
@@ -107,14 +117,27 @@ class _Reader:
                 return Combined("∖", (self.read(s.Sym("reals")), self.read(removed)))
         raise CannotDecide("no set")
 
+    def together(self, items: tuple):
+        """x >= -2, x <= 7: both hold where both can, as in x > 0, x != 1; otherwise (x < 1, x > 2) one of them."""
+        items = list(items)
+        for k, (before, item) in enumerate(zip(items, items[1:], strict=False), start=1):
+            if isinstance(before, s.Relation) and before.ops == ("≠",) and not isinstance(item, s.Relation):
+                items[k] = s.Relation(("≠",), (before.sides[0], item))  # x != 1, 2
+        parts = tuple(self.read(item) for item in items)
+        both = Combined("∩", parts)
+        return both if any(both.has(x) for x in _probes(self.ends)) else Combined("∪", parts)
+
     def condition(self, variable, condition):
         if isinstance(variable, s.Relation) and variable.ops == ("∈",):
             variable = variable.sides[0]
         items = condition.items if isinstance(condition, s.Listing) else (condition,)
         if not isinstance(variable, s.Sym):
             raise CannotDecide("no set over one variable")
+        about, self.variable = self.variable, None
         self.about(variable)
-        return Combined("∩", tuple(self.read(item) for item in items))
+        parts = tuple(self.read(item) for item in items)
+        self.variable = about  # { x : x > 2 } and { y : y > 2 } are the same
+        return Combined("∩", parts)
 
     def relation(self, ops: tuple, sides: tuple):
         if ops == ("∈",):
@@ -128,33 +151,50 @@ class _Reader:
         return parts[0] if len(parts) == 1 else Combined("∩", tuple(parts))
 
     def compared(self, left, op: str, right):
-        """left op right, where one side is the variable, or the two differ by a linear expression in it."""
+        """left op right, where one side is the variable, or the two differ by a polynomial in it."""
         if isinstance(left, (s.Sym, s.Apply)) and not s.symbols(right):
             self.about(left)
             return self.ray(_FLIPPED[op], self.end(right))
         if isinstance(right, (s.Sym, s.Apply)) and not s.symbols(left):
             self.about(right)
             return self.ray(op, self.end(left))
-        if isinstance(left, s.Func) and left.name == "abs" and isinstance(left.args[0], s.Sym) and op in "<≤":
-            self.about(left.args[0])
-            bound = self.end(right)
-            self.ends.append(-bound)
-            return Interval(-bound, op == "≤", bound, op == "≤")
-        return self.linear(s.Add((left, s.Mul((s.Num(Fraction(-1)), right)))), op)
+        if isinstance(right, s.Func) and right.name == "abs":
+            left, op, right = right, _FLIPPED[op], left
+        if isinstance(left, s.Func) and left.name == "abs" and op in "<≤>≥":
+            inner, minus = left.args[0], s.Mul((s.Num(Fraction(-1)), left.args[0]))
+            return Combined("∩" if op in "<≤" else "∪", (self.compared(inner, op, right), self.compared(minus, op, right)))
+        return self.polynomial(s.Add((left, s.Mul((s.Num(Fraction(-1)), right)))), op)
 
-    def linear(self, difference, op: str):
+    def polynomial(self, difference, op: str):
         names = s.symbols(difference)
         if len(names) != 1:
             raise CannotDecide("no set over one variable")
         (name,) = names
-        PrimeField(seed=1).evaluate(difference, self.budget)  # raises for |x| and the like, linear only in parts
-        zero, one, far = (rational(difference, self.budget, {name: x}) for x in (0, 1, 12_345))
-        if far - zero != 12_345 * (one - zero) or one == zero:
-            raise CannotDecide("no linear inequality")
+        PrimeField(seed=1).evaluate(difference, self.budget)  # raises for |x| and the like, polynomials only in parts
         self.about(s.Sym(name))
-        bound = -zero / (one - zero)
-        self.ends.append(context().mpf(bound.numerator) / bound.denominator)
-        return self.ray(_FLIPPED[op] if one > zero else op, self.ends[-1])
+
+        def value(x: Fraction) -> Fraction:
+            return rational(difference, self.budget, {name: x})
+
+        zero, one, far = (value(Fraction(x)) for x in (0, 1, 12_345))
+        if far - zero != 12_345 * (one - zero) or one == zero:
+            return self.between(real_roots(value), value, op)
+        return self.ray(_FLIPPED[op] if one > zero else op, self.noted(-zero / (one - zero)))
+
+    def between(self, roots: list[Fraction], value: Callable[[Fraction], Fraction], op: str):
+        """{ x : value(x) op 0 } by the sign of the value between its roots."""
+        self.budget.spend(STEPS_OF_ROOTS)
+        inf, ends = context().inf, [self.noted(root) for root in roots]
+        if not roots:
+            inside = [Fraction(0)]
+        else:
+            inside = [roots[0] - 1, *((low + high) / 2 for low, high in zip(roots, roots[1:], strict=False)), roots[-1] + 1]
+        parts = [
+            Interval(low, False, high, False)
+            for low, x, high in zip([-inf, *ends], inside, [*ends, inf], strict=True)
+            if (op in "<≤≠" and value(x) < 0) or (op in ">≥≠" and value(x) > 0)
+        ]
+        return Combined("∪", (*parts, *(Interval(end, True, end, True) for end in ends if op in "≤≥=")))
 
     def ray(self, op: str, bound):
         """{ x : bound op x }."""
@@ -168,11 +208,16 @@ class _Reader:
         return Combined("∪", (Interval(-inf, False, bound, False), Interval(bound, False, inf, False)))
 
     def interval(self, low, low_closed: bool, high, high_closed: bool):
+        if (low_closed and not context().isfinite(low)) or (high_closed and not context().isfinite(high)):
+            raise CannotDecide("closed at infinity")
         if low > high or (low == high and not (low_closed and high_closed)):
             raise CannotDecide("a pair that is no interval")  # (3, 1) is a point, not the empty set
         return Interval(low, low_closed, high, high_closed)
 
     def point(self, node):
+        if isinstance(node, s.Relation) and node.ops == ("=",):
+            self.about(node.sides[0])
+            node = node.sides[1]
         end = self.end(node)
         return Interval(end, True, end, True)
 
@@ -192,11 +237,15 @@ class _Reader:
         value = Numeric({}, self.budget, complex_plane=False)(node)
         if value.imag != 0:
             raise CannotDecide("an end point that is no number")
-        value = mp.mpf(value.real)
+        return self.noted(value.real)
+
+    def noted(self, value):
+        """The end point as a number of 80 decimals, kept for the probes."""
+        mp = context()
+        value = mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else mp.mpf(value)
         rounded = mp.nint(value * mp.mpf(10) ** 80) / mp.mpf(10) ** 80 if mp.mag(value) < 60 else value
-        value = rounded if close(rounded, value, mp) else value
-        self.ends.append(value)
-        return value
+        self.ends.append(rounded if close(rounded, value, mp) else value)
+        return self.ends[-1]
 
 
 def infinity(node) -> int:

@@ -85,6 +85,7 @@ class Based:
 @dataclass(frozen=True, slots=True)
 class Ratio:
     parts: tuple
+    clock: bool = False  # may be a time of day
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +132,15 @@ class Matrix:
     rows: tuple  # of tuples of nodes
 
 
+ELLIPSIS = "..."
+"""Name of the symbol that stands for dots in a list or sum: it has no value."""
 ATOMS = (Num, Sym, Const, Sign, Based)
 
 
 def children(node) -> tuple:
     """The nodes right under a node."""
     match node:
-        case Add(parts) | Mul(parts) | Ratio(parts) | Listing(parts, _) | SetOp(_, parts) | Func(_, parts) | Apply(_, parts):
+        case Add(parts) | Mul(parts) | Ratio(parts, _) | Listing(parts, _) | SetOp(_, parts) | Func(_, parts) | Apply(_, parts):
             return parts
         case Div(first, second) | Pow(first, second) | Condition(first, second):
             return (first, second)
@@ -168,8 +171,8 @@ def rebuild(node, change):
             return Add(tuple(map(change, parts)))
         case Mul(parts):
             return Mul(tuple(map(change, parts)))
-        case Ratio(parts):
-            return Ratio(tuple(map(change, parts)))
+        case Ratio(parts, clock):
+            return Ratio(tuple(map(change, parts)), clock)
         case Listing(items, braced):
             return Listing(tuple(map(change, items)), braced)
         case SetOp(op, parts):
@@ -199,3 +202,8 @@ def symbols(node) -> frozenset[str]:
     """Names of the variables of a tree."""
     names = {n.name for n in walk(node) if isinstance(n, Sym)}
     return frozenset(names | {n.name for n in walk(node) if isinstance(n, Apply)})
+
+
+def replaced(node, old, new):
+    """The tree with one node put in place of every node equal to another."""
+    return new if node == old else rebuild(node, lambda child: replaced(child, old, new))

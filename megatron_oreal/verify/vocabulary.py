@@ -8,7 +8,7 @@ def words(text: str) -> frozenset[str]:
 
 FUNCTIONS = words(
     """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc asin acos atan sinh cosh tanh coth sech csch
-    arsinh arcosh artanh ln log lg exp max min gcd lcm"""
+    arsinh arcosh artanh ln log lg exp max min gcd lcm cis det"""
 )
 FUNCTIONS_IN_TEXT = FUNCTIONS - {"min", "max", "sec", "lg"}
 """Within \\text, min and sec are minutes and seconds."""
@@ -27,7 +27,8 @@ OPERATORS = {
     "lceil": "⌈", "rceil": "⌉", "langle": "(", "rangle": ")", "lbrace": r"\{", "rbrace": r"\}", "lparen": "(",
     "rparen": ")", "lbrack": "[", "rbrack": "]", "degree": "°", "percent": "%", "propto": "∝", "to": "→",
     "rightarrow": "→", "mapsto": "→", "Rightarrow": "⇒", "implies": "⇒", "iff": "⇔", "Leftrightarrow": "⇔", "perp": "⊥",
-    "parallel": "∥", "prime": "'", "bmod": "mod", "pmod": "mod", "subset": "⊂", "subseteq": "⊆", "choose": "choose",
+    "parallel": "∥", "prime": "'", "bmod": "mod", "pmod": "mod", "int": "∫", "sum": "∑", "prod": "∏",
+    "subset": "⊂", "subseteq": "⊆", "choose": "choose",
     "over": "over", "{": r"\{", "}": r"\}", "|": "‖", "%": "%", "#": "#", "&": "&", "_": "_",
 }  # fmt: skip
 TEXT = words(
@@ -46,8 +47,10 @@ ARGUMENTS = {
 SETS = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": "complexes"}
 SEPARATORS = {"lor": "or", "vee": "or", "land": "and", "wedge": "and"}
 CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "₹": "rupee", "¢": "cent"}
+CURRENCY_CODES = {"USD": "dollar", "EUR": "euro", "GBP": "sterling", "Rs": "rupee", "INR": "rupee"}
 KNOWN_WORDS = {
     "pi": ("const", "pi"), "infinity": ("const", "inf"), "infty": ("const", "inf"), "inf": ("const", "inf"),
-    "sqrt": ("cmd", "sqrt"), "and": ("sep", "and"), "or": ("sep", "or"),
+    "sqrt": ("cmd", "sqrt"), "and": ("sep", "and"), "or": ("sep", "or"), "to": ("word", "to"),
+    "one": ("word", "one"), "two": ("word", "two"), "six": ("word", "six"), "ten": ("word", "ten"),
 }  # fmt: skip
 ASCII_OPERATORS = {"<=": "≤", ">=": "≥", "!=": "≠", "==": "=", "**": "^"}

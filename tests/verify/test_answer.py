@@ -24,6 +24,8 @@ from megatron_oreal.verify.answer import final_answer, gold_answer
         (r"\boxed{5} and \boxed{6", "5"),
         (r"<think>\boxed{4}</think> \boxed{5}", "5"),
         (r"\boxed{4} **Final Answer** \boxed{5}", "5"),
+        (r"<thinking>\boxed{4}</thinking> \boxed{5}", "5"),
+        (r"\boxed{\boxed{1}, \boxed{2}}", r"\boxed{1}, \boxed{2}"),
         (r"\boxed{4}<conclude>\boxed{5}</conclude>", "5"),
     ],
 )

@@ -1,7 +1,11 @@
 """No input makes the check raise, hang, run code or say right where it should not: hostile answers and fuzz."""
 
+import subprocess
+import sys
 import threading
 import time
+from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 from megatron_oreal.verify import check, decide
 from megatron_oreal.verify.equivalence import compare
 
+ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 2.0  # of processor time: what a busy machine adds is not counted
 GOLDS = ["5", r"\frac{1}{2}", "x^2+1", r"\{1, 2\}", "[0, 1)", r"\sqrt{2}+\sqrt{3}", r"\text{east}", r"\begin{pmatrix}1\\2\end{pmatrix}"]
 HOSTILE = {
@@ -53,6 +58,19 @@ HOSTILE = {
     "open matrix": r"\begin{pmatrix}" * 60,
     "wide matrix": r"\begin{pmatrix}" + "&" * 300 + r"\end{pmatrix}",
     "half a fraction": r"\frac{1}{",
+    "functions of functions": r"\operatorname{cis}" * 60 + "x",
+    "sums of sums": r"\sum_{k=1}^{100}" * 30 + "k",
+    "products of sums": r"\sum_{k=1}^{10}\prod_{k=1}^{10}" * 15 + "k",
+    "a long sum": r"\sum_{k=1}^{10^{10}} k",
+    "matrix times matrix": r"\begin{pmatrix}1&1\\1&1\end{pmatrix}" * 30,
+    "determinants in determinants": r"\begin{vmatrix}1&2\\3&" * 20 + "x" + r"\end{vmatrix}" * 20,
+    "cases in cases": r"\begin{cases}1&x<1\\" * 35 + "2" + r"\end{cases}" * 35,
+    "dots": "0." + "12345678" * 100 + "...",
+    "number words": "three hundred " * 80,
+    "signs in brackets": "]" * 300 + "1,2" + "[" * 300,
+    "half a system": r"\{\begin{array}{l}" * 60,
+    "integrals": r"\int_0^1 " * 40 + "x dx",
+    "quadratic regular expressions": "mod (" * 200,
 }
 
 
@@ -60,6 +78,8 @@ def timed(response: str, gold: str):
     started = time.thread_time()
     verdict = decide(response, gold)
     assert time.thread_time() - started < LIMIT_S, f"{response[:60]!r} against {gold[:60]!r}"
+    assert not verdict.reason.startswith("error"), f"{verdict.reason}: {response[:60]!r} against {gold[:60]!r}"
+    assert verdict.decided or not verdict.right
     return verdict
 
 
@@ -78,6 +98,24 @@ def test_hostile_answers_are_not_right_and_cost_no_time(name):
 )
 def test_hostile_responses_hold_no_answer(response):
     assert not timed(response, "5").right
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+from megatron_oreal.verify.equivalence import compare
+compare("2", r"\\sqrt{4}+\\sin 0")
+resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
+for answer in sys.stdin.read().split(chr(0)):
+    for gold in ("5", "x^2+1", answer + "+0"):
+        reason = compare(answer, gold).reason
+        assert "Memory" not in reason and "error" not in reason, (reason, answer[:60])
+"""
+
+
+def test_hostile_answers_need_no_memory():
+    answers = "\0".join(answer for name, answer in HOSTILE.items() if name not in ("null bytes", "lone surrogate"))
+    done = subprocess.run([sys.executable, "-c", IN_LITTLE_MEMORY], input=answers, text=True, capture_output=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 INJECTIONS = [
@@ -160,3 +198,27 @@ def test_an_expression_is_itself_and_not_one_more(expression):
     assert timed(rf"\boxed{{{respelled}}}", expression).right or not compare(respelled, expression).decided
     assert not timed(rf"\boxed{{{expression} + 1}}", expression).right
     assert not timed(rf"\boxed{{{expression}, 991}}", expression).right
+
+
+@fuzz
+@given(expressions, expressions)
+def test_equality_goes_both_ways(one, other):
+    there, back = timed(rf"\boxed{{{one}}}", other), timed(rf"\boxed{{{other}}}", one)
+    assert there.right == back.right or not (there.decided and back.decided)
+    assert there.right or one != other
+
+
+STYLES = [r"N", r"$N$", r"\left(N\right)", r"x = N", r"N\text{ cm}", r"\boxed{N}", r"N.", r"\displaystyle N", r"{N}", r"**N**", r"\; N \,"]
+
+
+@fuzz
+@given(st.integers(-(10**12), 10**12).filter(bool), st.integers(1, 10**6), st.integers(1, 10**6), st.sampled_from(STYLES), st.booleans())
+def test_a_number_is_itself_and_no_other(top, bottom, change, style, decimal):
+    """In every style: equal to itself in another spelling, and to nothing else."""
+    value, changed = Fraction(top, bottom), Fraction(top + change, bottom)
+    spelled = f"{value.numerator}/{value.denominator}"
+    gold = rf"\frac{{{top}}}{{{bottom}}}" if not decimal else spelled
+    assert timed(rf"\boxed{{{style.replace('N', spelled)}}}", gold).right
+    wrong = f"{changed.numerator}/{changed.denominator}"
+    for answer in (wrong, f"-({spelled})", f"{spelled}, {wrong}", rf"{spelled} \text{{ or }} {wrong}"):
+        assert not timed(rf"\boxed{{{style.replace('N', answer)}}}", gold).right
