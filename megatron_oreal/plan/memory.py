@@ -98,11 +98,11 @@ class Formula:
         parallel, h = self.work.parallel, self.hf.hidden_size
         if stage < parallel.pp - 1:
             return 0.0
-        column, _, whole, _ = self._sizes
+        whole = self._sizes[2]
         rows = gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
         number = NUMBER_BYTES[self.work.dtype]
         # Hidden states of the response tokens and their gradient; the head's gradient in float32, and a chunk's part of it; its logits.
-        return 2 * whole + rows * h * (4 + number) + min(CHUNK_TOKENS, column // number) * rows * number
+        return 2 * whole + rows * h * (4 + number) + min(CHUNK_TOKENS, self.work.tokens // parallel.cp) * rows * number
 
     def _in_flight(self, stage: int) -> tuple[int, int]:
         """(parts of the model that have passed forward and not backward at one time, layers of such a part), on this stage."""
@@ -118,7 +118,7 @@ class Formula:
 
     def _backward(self, role: Role, stage: int) -> float:
         """The most that forward and backward passes hold beside weights, gradients and optimizer."""
-        column, stream, _, projection = self._sizes
+        _, stream, _, projection = self._sizes
         parts, layers = self._in_flight(stage)
         full, last = self.work.recompute == "full", stage == self.work.parallel.pp - 1
         # A part's output is kept beside its layers' inputs: Megatron frees it with the backward pass.
@@ -129,6 +129,15 @@ class Formula:
         return kept + self._buffer() + max(layer, logprobs)
 
     def _forward(self, stage: int) -> float:
-        """The most that a forward pass holds: SwiGLU's input and output and a temporary, beside the residual stream before and after."""
-        _, stream, _, projection = self._sizes
-        return self._buffer() + 3 * stream + 4 * projection
+        """The most that a forward pass without gradients holds: SwiGLU's input, output and a temporary, or logits."""
+        parallel = self.work.parallel
+        column, stream, whole, projection = self._sizes
+        last = stage == parallel.pp - 1
+        # The residual stream before and after attention, its norm, and what comes from and goes to other stages.
+        layers = 4 * projection + (4 + 2 * (not last) + (parallel.vpp or 0)) * stream
+        if not last:
+            return layers
+        rows = gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
+        chunk = min(CHUNK_TOKENS, self.work.tokens // parallel.cp) * rows
+        # A chunk's logits in the model's format and in float32, their exponentials, and the last chunk's, which still live.
+        return max(layers, whole + (12 + NUMBER_BYTES[self.work.dtype]) * chunk + (2 + (parallel.vpp or 0)) * stream)
