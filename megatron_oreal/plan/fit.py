@@ -11,7 +11,7 @@ from megatron_oreal.plan.build import Built, Request, Role, build
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.devices import DEVICES, GIB
 from megatron_oreal.plan.engine import EngineMemory, engine_memory
-from megatron_oreal.plan.memory import Formula, Workload
+from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload
 from megatron_oreal.rollout.config import LOCALHOST
 
 PROCESS_GIB = 3.0
@@ -33,7 +33,8 @@ class Stage:
     models: list[Built]
     logprobs: float  # of the policy's activations: the log-probabilities' workspace
     fp8: float
-    allowance: float  # PROCESS_GIB and FRAGMENTATION
+    allowance: float  # while the models train: PROCESS_GIB and FRAGMENTATION
+    sync: float  # while engines are awake: PROCESS_GIB, and what their new weights are gathered in
     engine: float  # while engines sample; 0 where they have GPUs of their own
     released: float  # what they keep while the models train
 
@@ -53,7 +54,8 @@ class Stage:
 
     @property
     def sampling(self) -> float:
-        return self.state + PROCESS_GIB * GIB + self.engine
+        """While engines are awake: they sample, or take new weights."""
+        return self.state + self.sync + self.engine
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,17 @@ def _stage(config: Planned, formula: Formula, engine: EngineMemory, models: list
         logprobs=formula.logprobs(stage),
         fp8=sum(m.parameters for m in models) * FP8_BYTES * (config.compute.fp8 != "none"),
         allowance=PROCESS_GIB * GIB + FRAGMENTATION * activations,
+        sync=PROCESS_GIB * GIB + _gathered(config, formula.hf, stage),
         engine=engine.total * shares,
         released=engine.released * shares,
     )
+
+
+def _gathered(config: Planned, hf, stage: int) -> float:
+    """Sync gathers a tensor's TP shards and joins them (model.hf_weights.export): twice the largest tensor; and fills a bucket."""
+    ends = stage in (0, config.parallel.pp - 1)
+    largest = hf.hidden_size * max(2 * hf.intermediate_size, ends * hf.vocab_size) * NUMBER_BYTES[config.model.dtype]
+    return 2 * largest + config.rollout.sync_bucket_mb * 2**20
 
 
 def _memory_obstacles(config: Planned, stages: Sequence[Stage], engine: EngineMemory) -> Iterator[Obstacle]:
@@ -183,6 +193,7 @@ def _engine_obstacles(config: Planned, hf) -> Iterator[Obstacle]:
     rollout, plan = config.rollout, config.plan
     if hf.num_attention_heads % rollout.tp:
         yield Obstacle(f"rollout.tp={rollout.tp} does not divide {hf.num_attention_heads} attention heads", "rollout.tp=1")
+        return
     if rollout.placement != "colocated":
         return
     most = plan.hosts * (min(plan.gpus, plan.gpus_per_host) // rollout.tp)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from megatron_oreal.plan.devices import DEVICES, GIB
-from megatron_oreal.plan.fit import PROCESS_GIB, Plan
+from megatron_oreal.plan.fit import Plan
 from megatron_oreal.plan.search import Candidate
 
 NAMES = {"policy": "policy", "token_rm": "token RM", "reference": "reference"}
@@ -49,7 +49,7 @@ def _gpus(plan: Plan) -> Iterator[str]:
     yield _row("GiB a GPU", ("state", "+ activations", "+ else", "+ engine", "= training", "state", "+ else", "+ engine", "= sampling"))
     for s in plan.stages:
         training = (s.state, s.activations, s.allowance, s.released, s.training)
-        sampling = (s.state, PROCESS_GIB * GIB, s.engine, s.sampling)
+        sampling = (s.state, s.sync, s.engine, s.sampling)
         yield _row(f"stage {s.stage}", [_gib(n) for n in (*training, *sampling)])
 
 
@@ -125,5 +125,5 @@ def _stage_json(stage) -> dict[str, Any]:
         figures = {name: getattr(m, name) for name in ("parameters", "weights", "gradients", "optimizer", "activations")}
         return figures | {"logprobs": round(stage.logprobs) if m.role == "policy" else 0}
 
-    names = ("state", "activations", "allowance", "engine", "released", "training", "sampling")
+    names = ("state", "activations", "allowance", "released", "training", "sync", "engine", "sampling")
     return {"stage": stage.stage, "models": {m.role: model(m) for m in stage.models}} | {n: round(getattr(stage, n)) for n in names}
