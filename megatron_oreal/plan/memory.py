@@ -130,14 +130,14 @@ class Formula:
 
     def _forward(self, stage: int) -> float:
         """The most that a forward pass without gradients holds: SwiGLU's input, output and a temporary, or logits."""
-        parallel = self.work.parallel
-        column, stream, whole, projection = self._sizes
-        last = stage == parallel.pp - 1
-        # The residual stream before and after attention, its norm, and what comes from and goes to other stages.
-        layers = 4 * projection + (4 + 2 * (not last) + (parallel.vpp or 0)) * stream
+        parallel, number = self.work.parallel, NUMBER_BYTES[self.work.dtype]
+        _, stream, whole, projection = self._sizes
+        mine, chunks, last = self.work.tokens // parallel.cp, parallel.vpp or 0, stage == parallel.pp - 1
+        # The residual stream around attention, its norm, what comes from other stages and, kept for each chunk, what goes to them.
+        streams = 4 + (chunks + (stage > 0) if chunks else (not last) * (1 + (stage > 0)))
+        layers = 4 * projection + streams * stream + max(chunks, 1) * mine * gpt.head_dim(self.hf) * 4  # angles, in float32
         if not last:
             return layers
-        rows = gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
-        chunk = min(CHUNK_TOKENS, self.work.tokens // parallel.cp) * rows
-        # A chunk's logits in the model's format and in float32, their exponentials, and the last chunk's, which still live.
-        return max(layers, whole + (12 + NUMBER_BYTES[self.work.dtype]) * chunk + (2 + (parallel.vpp or 0)) * stream)
+        logits = min(CHUNK_TOKENS, mine) * gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
+        # Of a chunk: logits in float32, their exponentials, the chunk's before, which still lives, and what float32 was made from.
+        return max(layers, whole + (12 + (number if number < 4 else 0)) * logits + (2 + chunks) * stream)

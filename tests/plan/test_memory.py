@@ -18,7 +18,7 @@ from megatron_oreal.plan.shapes import SHAPES
 from tests.settings import optimizer
 
 ROLES = ("policy", "token_rm", "reference")
-DEADLINE_S = 200
+DEADLINE_S = 400
 SMALL = {
     "model_type": "qwen2",
     "vocab_size": 1000,
