@@ -1,0 +1,31 @@
+"""GPUs that the planner knows, as their makers state them. What of it is reached is plan.efficiency."""
+
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU and its share of its host's network."""
+
+    memory_gib: float  # as torch.cuda.get_device_properties counts it
+    bf16_flops: float  # dense, per second
+    memory_bytes_s: float
+    nvlink_bytes_s: float  # in one direction
+    network_bytes_s: float  # between hosts, in one direction, a GPU
+
+    @property
+    def memory(self) -> float:
+        """Bytes."""
+        return self.memory_gib * GIB
+
+
+DEVICES = {
+    # NVIDIA A100 80GB data sheet, SXM: 312 TFLOP/s, 2,039 GB/s, NVLink 600 GB/s both ways; HGX hosts have a 200 Gb/s HCA a GPU.
+    "a100-80g": Device(79.2, 312e12, 2.039e12, 300e9, 25e9),
+    # NVIDIA H100 data sheet, SXM: 989 TFLOP/s without sparsity, 3.35 TB/s, NVLink 900 GB/s both ways; DGX H100: 400 Gb/s a GPU.
+    "h100-80g": Device(79.1, 989e12, 3.35e12, 450e9, 50e9),
+    # NVIDIA H200 data sheet: as H100, with 141 GB (10^9) at 4.8 TB/s, of which torch sees some 139.8 GiB with ECC.
+    "h200": Device(139.8, 989e12, 4.8e12, 450e9, 50e9),
+}

@@ -1,0 +1,230 @@
+"""Whether a run fits: what each stage's GPU holds while the models train and while engines sample, and what stands in the way."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from megatron_oreal.config import ParallelConfig
+from megatron_oreal.model import gpt
+from megatron_oreal.plan import timing
+from megatron_oreal.plan.build import Built, Request, Role, build
+from megatron_oreal.plan.config import Planned
+from megatron_oreal.plan.devices import DEVICES, GIB
+from megatron_oreal.plan.engine import EngineMemory, engine_memory
+from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload
+from megatron_oreal.rollout.config import LOCALHOST
+
+PROCESS_GIB = 3.0
+"""Of a training process beside tensors: CUDA context (0.5), cuBLAS, cuDNN and Transformer Engine (0.5), NCCL's buffers of some ten
+groups (2). Stated, not measured here."""
+FRAGMENTATION = 0.1
+"""Of the activations' peak: what torch's allocator loses between blocks of unequal micro-batches. Stated, not measured here."""
+AGREE = 0.05
+"""How far formula and build may differ without a note."""
+FP8_BYTES = 2
+"""Transformer Engine keeps a weight in 8 bits and transposed, beside the 16 that are trained."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The GPU of a pipeline stage; bytes."""
+
+    stage: int
+    models: list[Built]
+    logprobs: float  # of the policy's activations: the log-probabilities' workspace
+    fp8: float
+    allowance: float  # while the models train: PROCESS_GIB and FRAGMENTATION
+    sync: float  # while engines are awake: PROCESS_GIB, and what their new weights are gathered in
+    engine: float  # while engines sample; 0 where they have GPUs of their own
+    released: float  # what they keep while the models train
+
+    @property
+    def state(self) -> float:
+        """Weights, gradients and optimizers of all models: always there."""
+        return self.fp8 + sum(m.weights + m.gradients + m.optimizer for m in self.models)
+
+    @property
+    def activations(self) -> int:
+        """Models take turns."""
+        return max(m.activations for m in self.models)
+
+    @property
+    def training(self) -> float:
+        return self.state + self.activations + self.allowance + self.released
+
+    @property
+    def sampling(self) -> float:
+        """While engines are awake: they sample, or take new weights."""
+        return self.state + self.sync + self.engine
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a run will not fit, or not start."""
+
+    reason: str
+    remedy: str | None = None  # an override that takes it away; None where another layout or cache may
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs, and whether it can have it."""
+
+    config: Planned
+    hf: object
+    shape: str  # where the model's shape is from
+    parameters: int  # of the whole model
+    stages: list[Stage]
+    engine: EngineMemory
+    parts: list[timing.Part]
+    memory: list[Obstacle]  # both empty where it fits
+    engines: list[Obstacle]
+    notes: list[str]
+
+    @property
+    def obstacles(self) -> list[Obstacle]:
+        return self.memory + self.engines
+
+    @property
+    def fullest(self) -> float:
+        """GPU memory of the fullest stage at its fullest."""
+        return max(max(s.training, s.sampling) for s in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        return timing.step_seconds(self.parts)
+
+
+def roles(config: Planned) -> tuple[Role, ...]:
+    """The models that the objective needs."""
+    return ("policy", *(["token_rm"] if config.objective.token_rm else []), *(["reference"] if config.objective.beta else []))
+
+
+def make_plan(config: Planned, hf, shape: str, builds: bool) -> Plan:
+    """Of a configuration whose layout divides the GPUs and the model.
+
+    Args:
+        shape: where `hf` is from.
+        builds: build the real models; else the formula alone.
+    Raises:
+        ValueError: the layout divides neither the GPUs nor the model.
+        BuildFailed: see build.
+    """
+    gpt.check_architecture(hf, config.parallel)
+    config.parallel.data_parallel(config.plan.gpus)
+    formula, wanted = Formula(hf, _workload(config, hf)), roles(config)
+    models = estimated = [formula.stage(r, s) for r in wanted for s in range(config.parallel.pp)]
+    if builds:
+        models = _build(config, hf, formula.work, wanted)
+    parameters = whole(hf)
+    engine = engine_memory(config, hf, parameters)
+    stages = [_stage(config, formula, engine, [m for m in models if m.stage == s]) for s in range(config.parallel.pp)]
+    parts = timing.step_parts(config, hf, engine, parameters)
+    memory, engines = [*_memory_obstacles(config, stages, engine)], [*_engine_obstacles(config, hf)]
+    notes = [*_notes(config, engine), *_differences(models, estimated)]
+    return Plan(config, hf, shape, parameters, stages, engine, parts, memory, engines, notes)
+
+
+def whole(hf) -> int:
+    """Parameters of the whole model."""
+    return Formula(hf, Workload(ParallelConfig(), "none", "bfloat16", 1, 1, 1)).parameters("policy", 0)
+
+
+def _workload(config: Planned, hf) -> Workload:
+    micro_batches = timing.spread_of(config, hf).micro_batches
+    compute, budget = config.compute, config.learn.tokens_per_micro_batch
+    return Workload(config.parallel, compute.recompute, config.model.dtype, config.plan.gpus, budget, micro_batches)
+
+
+def _build(config: Planned, hf, work: Workload, wanted: Sequence[Role]) -> list[Built]:
+    fields = json.loads(hf.to_json_string(use_diff=False))
+    request = Request(fields, work.parallel, work.recompute, work.dtype, work.gpus, work.tokens, work.micro_batches, tuple(wanted))
+    return build(request, config.plan.deadline_s)
+
+
+def _differences(models: Sequence[Built], estimated: Sequence[Built]) -> Iterator[str]:
+    for built, formula in zip(models, estimated, strict=True):
+        whole, expected = (m.weights + m.gradients + m.optimizer + m.activations for m in (built, formula))
+        if abs(expected / whole - 1) > AGREE:
+            yield f"{built.role} at stage {built.stage}: built {whole / GIB:.2f} GiB, by the formula {expected / GIB:.2f}"
+
+
+def _stage(config: Planned, formula: Formula, engine: EngineMemory, models: list[Built]) -> Stage:
+    stage, shares = models[0].stage, config.rollout.placement == "colocated"
+    activations = max(m.activations for m in models)
+    return Stage(
+        stage,
+        models,
+        logprobs=formula.logprobs(stage),
+        fp8=sum(m.parameters for m in models) * FP8_BYTES * (config.compute.fp8 != "none"),
+        allowance=PROCESS_GIB * GIB + FRAGMENTATION * activations,
+        sync=PROCESS_GIB * GIB + _gathered(config, formula.hf, stage),
+        engine=engine.total * shares,
+        released=engine.released * shares,
+    )
+
+
+def _gathered(config: Planned, hf, stage: int) -> float:
+    """Sync gathers a tensor's TP shards and joins them (model.hf_weights.export): twice the largest tensor; and fills a bucket."""
+    ends = stage in (0, config.parallel.pp - 1)
+    largest = hf.hidden_size * max(2 * hf.intermediate_size, ends * hf.vocab_size) * NUMBER_BYTES[config.model.dtype]
+    return 2 * largest + config.rollout.sync_bucket_mb * 2**20
+
+
+def _memory_obstacles(config: Planned, stages: Sequence[Stage], engine: EngineMemory) -> Iterator[Obstacle]:
+    gpu, rollout = config.plan.gpu, config.rollout
+    capacity = DEVICES[gpu].memory
+    for what in ("training", "sampling"):
+        fullest = max(stages, key=lambda s: getattr(s, what))
+        needed = getattr(fullest, what)
+        if needed > capacity:
+            yield Obstacle(f"stage {fullest.stage} needs {needed / GIB:.1f} GiB while {what}, an {gpu} has {capacity / GIB:.1f}")
+    if rollout.placement != "colocated" and engine.total > capacity:
+        yield Obstacle(f"an engine needs {engine.total / GIB:.1f} GiB on each of its {rollout.tp} GPUs, an {gpu} has {capacity / GIB:.1f}")
+    if engine.kv_tokens < rollout.max_total_tokens:
+        yield Obstacle(
+            f"an engine of rollout.tp={rollout.tp} has room for {engine.kv_tokens:,} tokens beside its weights, less than one trajectory "
+            f"of rollout.max_total_tokens={rollout.max_total_tokens:,}",
+        )
+
+
+def _engine_obstacles(config: Planned, hf) -> Iterator[Obstacle]:
+    """What keeps engines of one's own from starting, or weights from reaching them."""
+    rollout, plan = config.rollout, config.plan
+    if hf.num_attention_heads % rollout.tp:
+        yield Obstacle(f"rollout.tp={rollout.tp} does not divide {hf.num_attention_heads} attention heads", "rollout.tp=1")
+        return
+    if rollout.placement != "colocated":
+        return
+    most = plan.hosts * (min(plan.gpus, plan.gpus_per_host) // rollout.tp)
+    if rollout.engines > most:
+        remedy = f"rollout.engines={most}" if most else None
+        yield Obstacle(f"{plan.gpus} GPUs hold {most} engines of rollout.tp={rollout.tp}, not rollout.engines={rollout.engines}", remedy)
+    elif rollout.engines % plan.hosts:
+        reason = f"rollout.engines={rollout.engines} cannot be shared out evenly among {plan.hosts} hosts"
+        yield Obstacle(reason, f"rollout.engines={most}")
+    if plan.hosts > 1 and rollout.bind == LOCALHOST:
+        yield Obstacle(f"rollout.bind={LOCALHOST} hides the engines of {plan.hosts} hosts from rank 0", "rollout.bind=0.0.0.0")
+    if rollout.sync == "distributed":
+        reason = "rollout.sync=distributed: NCCL takes no two ranks on one GPU, which colocated engines and ranks share"
+        yield Obstacle(reason, "rollout.sync=disk")
+    if rollout.sync == "tensor" and plan.hosts > 1:
+        yield Obstacle(f"rollout.sync=tensor hands weights over within a host, and there are {plan.hosts}", "rollout.sync=disk")
+
+
+def _notes(config: Planned, engine: EngineMemory) -> Iterator[str]:
+    rollout, plan = config.rollout, config.plan
+    if engine.kv_tokens < engine.wanted_tokens:
+        yield (
+            f"an engine's cache holds {engine.kv_tokens:,} of the {engine.wanted_tokens:,} tokens that it would need if all that it is "
+            "asked at one time grew to the limit; what does not fit waits"
+        )
+    idle = plan.gpus - rollout.engines * rollout.tp
+    if rollout.placement == "colocated" and idle > 0:
+        yield f"{idle} of {plan.gpus} GPUs hold no engine"
+    if rollout.placement == "disaggregated":
+        yield f"engines take {rollout.engines * rollout.tp} GPUs besides the {plan.gpus} that train"
+    if rollout.placement == "external":
+        yield "external engines are planned as rollout.urls of rollout.tp on GPUs of their own"
+    if not rollout.releases_memory and rollout.placement == "colocated":
+        yield "rollout.release_memory=false: engines keep their memory while the models train"

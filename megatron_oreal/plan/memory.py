@@ -1,0 +1,143 @@
+"""Bytes that a training rank holds, by formula: what `build` measures on the real models, in microseconds (tests/plan compares them).
+
+Names: h hidden size, f feed-forward size, s tokens of a micro-batch on a rank (its context-parallel part), and b bytes of a number.
+"""
+
+from dataclasses import dataclass
+
+from megatron_oreal.config import ParallelConfig
+from megatron_oreal.model import gpt
+from megatron_oreal.model.logprobs import CHUNK_TOKENS
+from megatron_oreal.plan.build import Built, Role
+
+NUMBER_BYTES = {"bfloat16": 2, "float32": 4}
+GRADIENT_BYTES = 4
+"""learn.optimizer has Megatron keep and reduce gradients in float32."""
+ADAM_BYTES = {"bfloat16": 12, "float32": 8}
+"""Of a parameter, over the data-parallel (and context-parallel) ranks: float32 master weight and two moments. In float32 the model's
+weights are the masters."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a layout has to compute with and on."""
+
+    parallel: ParallelConfig
+    recompute: str
+    dtype: str
+    gpus: int
+    tokens: int  # of a micro-batch, over all context-parallel ranks
+    micro_batches: int  # of a step, a rank
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Bytes of a model's parts on one rank."""
+
+    hf: object  # transformers config
+    work: Workload
+
+    def stage(self, role: Role, stage: int) -> Built:
+        """What `build` would say."""
+        work, count = self.work, self.parameters(role, stage)
+        weights = count * NUMBER_BYTES[work.dtype]
+        if role == "reference":
+            return Built(role, stage, count, weights, 0, 0, round(self._forward(stage)))
+        shards = work.gpus // (work.parallel.tp * work.parallel.pp)
+        optimizer = count * ADAM_BYTES[work.dtype] // shards
+        return Built(role, stage, count, weights, count * GRADIENT_BYTES, optimizer, round(self._backward(role, stage)))
+
+    def parameters(self, role: Role, stage: int) -> int:
+        """Number on one rank."""
+        hf, parallel = self.hf, self.work.parallel
+        tp, h = parallel.tp, hf.hidden_size
+        qkv_bias, qk_norm = gpt.FAMILIES[hf.model_type]
+        queries, keys = self._heads
+        layer = h * (2 * queries + 2 * keys + 3 * hf.intermediate_size) // tp + 2 * h
+        layer += (queries + 2 * keys) // tp * qkv_bias + 2 * gpt.head_dim(hf) * qk_norm
+        vocabulary = gpt.padded_vocab_size(hf, tp) // tp * h
+        first, last = stage == 0, stage == parallel.pp - 1
+        tied = role != "token_rm" and hf.tie_word_embeddings
+        head = h if role == "token_rm" else vocabulary * (not tied or not first)
+        return layer * self._layers + first * vocabulary + last * (h + head)
+
+    @property
+    def _layers(self) -> int:
+        return self.hf.num_hidden_layers // self.work.parallel.pp
+
+    @property
+    def _heads(self) -> tuple[int, int]:
+        """Channels of all queries, of all keys."""
+        head_dim = gpt.head_dim(self.hf)
+        return self.hf.num_attention_heads * head_dim, self.hf.num_key_value_heads * head_dim
+
+    @property
+    def _sizes(self) -> tuple[int, float, float, float]:
+        """Bytes of [s, 1], of the residual stream [s(/tp), h], of the whole of it [s, h], and of one projection [s, f/tp]."""
+        parallel = self.work.parallel
+        column = self.work.tokens // parallel.cp * NUMBER_BYTES[self.work.dtype]
+        whole = column * self.hf.hidden_size
+        stream = whole / parallel.tp if parallel.sequence_parallel else whole
+        return column, stream, whole, column * self.hf.intermediate_size / parallel.tp
+
+    def layer(self) -> float:
+        """What one layer keeps of a micro-batch for its backward pass (see plan.kernels), its input included."""
+        tp, hf = self.work.parallel.tp, self.hf
+        column, stream, _, projection = self._sizes
+        (queries, keys), head_dim = self._heads, gpt.head_dim(hf)
+        qk_norm = gpt.FAMILIES[hf.model_type][1]
+        # Both norms' inputs and outputs; the fused q, k, v; q and k rotated (and, in Qwen3, normed before); attention's output.
+        kept = 4 * stream + column * ((queries + 2 * keys) + (1 + qk_norm) * (queries + keys) + queries) / tp
+        kept += 4 * column * head_dim  # cosines and sines, for q and for k
+        if self.work.recompute == "none":
+            kept += self.work.tokens // self.work.parallel.cp * 4 * hf.num_attention_heads / tp  # attention's normalisers
+        return kept + 3 * projection  # SwiGLU's input, twice as wide, and its output
+
+    def logprobs(self, stage: int) -> float:
+        """Workspace of the log-probabilities at its peak, in their backward pass (model.logprobs); 0 but on the last stage."""
+        parallel, h = self.work.parallel, self.hf.hidden_size
+        if stage < parallel.pp - 1:
+            return 0.0
+        whole = self._sizes[2]
+        rows = gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
+        number = NUMBER_BYTES[self.work.dtype]
+        # Hidden states of the response tokens and their gradient; the head's gradient in float32, and a chunk's part of it; its logits.
+        return 2 * whole + rows * h * (4 + number) + min(CHUNK_TOKENS, self.work.tokens // parallel.cp) * rows * number
+
+    def _in_flight(self, stage: int) -> tuple[int, int]:
+        """(parts of the model that have passed forward and not backward at one time, layers of such a part), on this stage."""
+        parallel, n = self.work.parallel, self.work.micro_batches
+        if parallel.vpp is None:
+            return min(n, parallel.pp - stage), self._layers
+        warm_up = 2 * (parallel.pp - stage - 1) + (parallel.vpp - 1) * parallel.pp
+        return min(n * parallel.vpp, warm_up + 1), self._layers // parallel.vpp
+
+    def _buffer(self) -> float:
+        """Megatron's buffer for gathering the residual stream of all TP ranks; it stays."""
+        return self._sizes[2] if self.work.parallel.sequence_parallel else 0.0
+
+    def _backward(self, role: Role, stage: int) -> float:
+        """The most that forward and backward passes hold beside weights, gradients and optimizer."""
+        _, stream, _, projection = self._sizes
+        parts, layers = self._in_flight(stage)
+        full, last = self.work.recompute == "full", stage == self.work.parallel.pp - 1
+        # A part's output is kept beside its layers' inputs: Megatron frees it with the backward pass.
+        kept = parts * (layers * (stream if full else self.layer()) + stream) + last * stream
+        # In the backward pass of SwiGLU: gradients of its output and, twice as wide, of its input, one temporary, and the output's.
+        layer = full * self.layer() + 4 * projection + stream
+        logprobs = self.logprobs(stage) if role == "policy" else 0.0
+        return kept + self._buffer() + max(layer, logprobs)
+
+    def _forward(self, stage: int) -> float:
+        """The most that a forward pass without gradients holds: SwiGLU's input, output and a temporary, or logits."""
+        parallel, number = self.work.parallel, NUMBER_BYTES[self.work.dtype]
+        _, stream, whole, projection = self._sizes
+        mine, chunks, last = self.work.tokens // parallel.cp, parallel.vpp or 0, stage == parallel.pp - 1
+        # The residual stream around attention, its norm, what comes from other stages and, kept for each chunk, what goes to them.
+        streams = 4 + (chunks + (stage > 0) if chunks else (not last) * (1 + (stage > 0)))
+        layers = 4 * projection + streams * stream + max(chunks, 1) * mine * gpt.head_dim(self.hf) * 4  # angles, in float32
+        if not last:
+            return layers
+        logits = min(CHUNK_TOKENS, mine) * gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
+        # Of a chunk: logits in float32, their exponentials, the chunk's before, which still lives, and what float32 was made from.
+        return max(layers, whole + (12 + (number if number < 4 else 0)) * logits + (2 + chunks) * stream)

@@ -1,0 +1,129 @@
+"""A plan for people and for programs."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from megatron_oreal.plan.devices import DEVICES, GIB
+from megatron_oreal.plan.fit import Plan
+from megatron_oreal.plan.search import Candidate
+
+NAMES = {"policy": "policy", "token_rm": "token RM", "reference": "reference"}
+SHOWN = 5
+"""Layouts of a search."""
+
+
+def as_text(plan: Plan, suggestion: str | None, found: Sequence[Candidate] | None) -> str:
+    """Tables; memory in GiB of one GPU."""
+    blocks = [_head(plan), _models(plan), _gpus(plan), _step(plan)]
+    if found is not None:
+        blocks.append(_found(found))
+    return "\n\n".join("\n".join(block) for block in [*blocks, _verdict(plan, suggestion)])
+
+
+def _head(plan: Plan) -> Iterator[str]:
+    config, parallel = plan.config, plan.config.parallel
+    dp = parallel.data_parallel(config.plan.gpus)
+    vpp = f" (VPP {parallel.vpp})" if parallel.vpp else ""
+    yield f"{plan.shape}: {plan.parameters / 1e9:.2f} B parameters, {config.plan.gpus} x {config.plan.gpu}"
+    yield (
+        f"TP {parallel.tp}, PP {parallel.pp}{vpp}, CP {parallel.cp}, DP {dp}; recompute {config.compute.recompute}, "
+        f"{config.learn.tokens_per_micro_batch:,} tokens a micro-batch"
+    )
+
+
+def _models(plan: Plan) -> Iterator[str]:
+    yield _row("GiB a GPU", ("parameters", "weights", "gradients", "optimizer", "activations", "log-probs"))
+    for stage in plan.stages:
+        for m in stage.models:
+            logprobs = stage.logprobs if m.role == "policy" else 0
+            sizes = [_gib(n) for n in (m.weights, m.gradients, m.optimizer, m.activations, logprobs)]
+            yield _row(f"stage {stage.stage}, {NAMES[m.role]}", (f"{m.parameters / 1e9:.3f} B", *sizes))
+
+
+def _gpus(plan: Plan) -> Iterator[str]:
+    e = plan.engine
+    yield (
+        f"engine: weights {_gib(e.weights)}, KV cache of {e.kv_tokens:,} tokens {_gib(e.kv_cache)}, else {_gib(e.working)}; "
+        f"while the models train {_gib(e.released)}"
+    )
+    yield _row("GiB a GPU", ("state", "+ activations", "+ else", "+ engine", "= training", "state", "+ else", "+ engine", "= sampling"))
+    for s in plan.stages:
+        training = (s.state, s.activations, s.allowance, s.released, s.training)
+        sampling = (s.state, s.sync, s.engine, s.sampling)
+        yield _row(f"stage {s.stage}", [_gib(n) for n in (*training, *sampling)])
+
+
+def _step(plan: Plan) -> Iterator[str]:
+    yield _row("a step", ("PFLOP", "seconds"))
+    for part in plan.parts:
+        yield _row(part.name, (f"{part.flops / 1e15:.1f}", f"{part.seconds:.1f}")) + ("  meanwhile" if part.overlapped else "")
+    steps, flops = plan.config.steps, sum(part.flops for part in plan.parts)
+    yield _row("in all", (f"{flops / 1e15:.1f}", f"{plan.seconds:.1f}")) + f"  {steps} steps: {plan.seconds * steps / 3600:.1f} h"
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"{name:<18}" + "".join(f"{cell:>14}" for cell in cells)
+
+
+def _found(found: Sequence[Candidate]) -> Iterator[str]:
+    yield f"{len(found)} layouts fit by the formula" + (", the fastest:" if found else "")
+    for candidate in found[:SHOWN]:
+        yield f"{candidate.seconds:8.1f} s {_gib(candidate.plan.fullest):>6} GiB  {' '.join(candidate.changes) or 'as it is'}"
+
+
+def _verdict(plan: Plan, suggestion: str | None) -> Iterator[str]:
+    yield from (f"note: {note}" for note in plan.notes)
+    if not plan.obstacles:
+        yield f"fits: at most {_gib(plan.fullest)} of {DEVICES[plan.config.plan.gpu].memory_gib} GiB a GPU"
+        return
+    yield from (f"does not fit: {obstacle.reason}" for obstacle in plan.obstacles)
+    yield (
+        f"suggestion: {suggestion}"
+        if suggestion
+        else "no change was found with which it fits: more GPUs (plan.gpus), or larger ones (plan.gpu)"
+    )
+
+
+def _gib(nbytes: float) -> str:
+    return f"{nbytes / GIB:.2f}"
+
+
+def as_json(plan: Plan, suggestion: str | None, found: Sequence[Candidate] | None) -> dict[str, Any]:
+    """All figures; memory in bytes of one GPU."""
+    config, parallel, engine = plan.config, plan.config.parallel, plan.engine
+    layout = {"tp": parallel.tp, "pp": parallel.pp, "vpp": parallel.vpp, "cp": parallel.cp}
+    search = [{"overrides": list(c.changes), "seconds": c.seconds, "fullest": round(c.plan.fullest)} for c in found or ()]
+    return {
+        "fits": not plan.obstacles,
+        "reasons": [obstacle.reason for obstacle in plan.obstacles],
+        "suggestion": suggestion,
+        "notes": plan.notes,
+        "shape": plan.shape,
+        "parameters": plan.parameters,
+        "gpus": config.plan.gpus,
+        "gpu": config.plan.gpu,
+        "gpu_memory": round(DEVICES[config.plan.gpu].memory),
+        "layout": layout | {"dp": parallel.data_parallel(config.plan.gpus)},
+        "fullest": round(plan.fullest),
+        "stages": [_stage_json(stage) for stage in plan.stages],
+        "engine": {
+            "weights": round(engine.weights),
+            "kv_cache": round(engine.kv_cache),
+            "kv_tokens": engine.kv_tokens,
+            "working": round(engine.working),
+            "total": round(engine.total),
+            "released": round(engine.released),
+        },
+        "step": {part.name.replace(" ", "_"): {"flops": part.flops, "seconds": part.seconds} for part in plan.parts},
+        "step_seconds": plan.seconds,
+        "search": search if found is not None else None,
+    }
+
+
+def _stage_json(stage) -> dict[str, Any]:
+    def model(m) -> dict[str, int]:
+        figures = {name: getattr(m, name) for name in ("parameters", "weights", "gradients", "optimizer", "activations")}
+        return figures | {"logprobs": round(stage.logprobs) if m.role == "policy" else 0}
+
+    names = ("state", "activations", "allowance", "released", "training", "sync", "engine", "sampling")
+    return {"stage": stage.stage, "models": {m.role: model(m) for m in stage.models}} | {n: round(getattr(stage, n)) for n in names}

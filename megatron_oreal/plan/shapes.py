@@ -1,0 +1,38 @@
+"""The shape of the model that a run starts from: of its folder where there is one, else one of those that the papers used."""
+
+from pathlib import Path
+
+from megatron_oreal.model.hf_files import read_config
+
+_QWEN2 = {"model_type": "qwen2", "vocab_size": 152064, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+_7B = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
+_32B = {"hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8}
+
+SHAPES = {  # from the config.json files of the models' Hugging Face pages
+    "qwen2.5-7b": _QWEN2 | _7B | {"rope_theta": 1e6, "max_position_embeddings": 131072},
+    "qwen2.5-32b": _QWEN2 | _32B | {"rope_theta": 1e6, "max_position_embeddings": 131072},
+    # Also Qwen2.5-Math-7B, from which it was distilled, but for its longest position.
+    "r1-distill-qwen-7b": _QWEN2 | _7B | {"rope_theta": 1e4, "max_position_embeddings": 131072},
+    "qwen3-8b": _QWEN2
+    | {"model_type": "qwen3", "vocab_size": 151936, "head_dim": 128, "hidden_size": 4096, "intermediate_size": 12288}
+    | {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "rope_theta": 1e6, "max_position_embeddings": 40960},
+}
+
+
+def shape_of(path: str, shape: str | None):
+    """The transformers config to plan with, and where it is from.
+
+    Args:
+        path: model.path; empty where it was not given.
+        shape: one of SHAPES.
+    Raises:
+        ValueError: neither is there.
+    """
+    if path and (Path(path) / "config.json").is_file():
+        return read_config(path), path
+    if shape is None:
+        raise ValueError(f"plan: model.path={path or 'null'} is no folder here, and plan.shape is not set; shapes: {', '.join(SHAPES)}")
+    from transformers import AutoConfig  # here, because it takes seconds
+
+    where = f"{shape}, as model.path={path} is not here" if path else shape
+    return AutoConfig.for_model(**SHAPES[shape]), where

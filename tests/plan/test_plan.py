@@ -1,0 +1,206 @@
+"""tools/plan.py as it is called: shipped experiments fit, what does not fit says why and what would, wrong input is one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_oreal import train
+from megatron_oreal.plan import engine, timing
+from megatron_oreal.plan.config import compose
+from megatron_oreal.plan.devices import DEVICES, GIB
+from megatron_oreal.plan.engine import EngineMemory
+from megatron_oreal.plan.shapes import shape_of
+from tools import plan
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = {"oreal_7b": 32, "oreal_7b_no_rm": 32, "oreal_7b_r1": 32, "oreal_32b": 128}
+
+
+def planned(capsys, *arguments: str, status: int = 0) -> dict:
+    assert plan.main([*arguments, "--json"]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("gpu", ["a100-80g", "h100-80g"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_experiment_fits_80_gb(capsys, name, gpu):
+    found = planned(capsys, f"experiment={name}", f"plan.gpu={gpu}", "--formula")
+    assert found["fits"] and not found["reasons"] and not found["notes"]  # no GPU idle, no sample that has to wait
+    assert found["gpus"] == SHIPPED[name]
+    roles = {"policy", "reference"} | ({"token_rm"} if name != "oreal_7b_no_rm" else set())
+    assert all(set(stage["models"]) == roles for stage in found["stages"])
+
+
+@pytest.fixture(scope="module")
+def built_32b() -> dict:
+    """As a person calls it, in a process of its own; every stage's models are built."""
+    command = [sys.executable, "tools/plan.py", "experiment=oreal_32b", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=400, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_formula_agrees_with_the_built_models_of_32b_on_128_gpus(capsys, built_32b):
+    formula = planned(capsys, "experiment=oreal_32b", "--formula")
+    assert formula["fullest"] == pytest.approx(built_32b["fullest"], rel=0.05)
+    for stage, expected in zip(built_32b["stages"], formula["stages"], strict=True):
+        for role, model in stage["models"].items():
+            for name, value in model.items():
+                close = 0.05 if name == "activations" else 1e-3  # shards are padded
+                assert expected["models"][role][name] == pytest.approx(value, rel=close), (stage["stage"], role, name)
+        policy = stage["models"]["policy"]
+        assert policy["optimizer"] == pytest.approx(12 * policy["parameters"] / 4, rel=1e-3)  # DP 4
+
+
+def test_32b_as_shipped_is_built_and_fits(built_32b):
+    found = built_32b
+    assert found["layout"] == {"tp": 8, "pp": 4, "vpp": None, "cp": 1, "dp": 4}
+    assert found["fits"] and found["fullest"] < found["gpu_memory"] == round(DEVICES["h100-80g"].memory)
+    assert sum(stage["models"]["policy"]["parameters"] for stage in found["stages"]) * 8 == pytest.approx(found["parameters"], rel=1e-3)
+    for stage in found["stages"]:
+        models = stage["models"].values()
+        state = sum(m["weights"] + m["gradients"] + m["optimizer"] for m in models)
+        assert stage["state"] == state
+        assert stage["training"] == pytest.approx(state + stage["activations"] + stage["allowance"] + stage["released"], abs=2)
+        assert stage["activations"] == max(m["activations"] for m in models)
+    assert found["stages"][3]["models"]["policy"]["logprobs"] > 0 == found["stages"][0]["models"]["policy"]["logprobs"]
+    assert found["step_seconds"] == pytest.approx(sum(p["seconds"] for name, p in found["step"].items() if name != "verify"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason", "suggested"),
+    [
+        (["experiment=oreal_7b", "parallel.tp=2"], "stage 0 needs 97.9 GiB while sampling, an h100-80g has 79.1", "max-total-tokens"),
+        (
+            ["experiment=oreal_7b", "compute.recompute=none", "parallel.tp=1", "parallel.sequence_parallel=false"],
+            "while training",
+            "parallel.tp=",
+        ),
+        (["experiment=oreal_32b", "rollout.tp=1", "rollout.engines=128"], "while sampling", "rollout.tp=8 rollout.engines=16"),
+        (["experiment=oreal_32b", "plan.gpus=64"], "64 GPUs hold 8 engines of rollout.tp=8, not rollout.engines=16", "rollout.engines=8"),
+        (["experiment=oreal_32b", "rollout.sync=distributed"], "NCCL takes no two ranks on one GPU", "rollout.sync=disk"),
+        (["experiment=oreal_32b", "rollout.sync=tensor"], "within a host, and there are 16", "rollout.sync=disk"),
+        (["experiment=oreal_7b", "rollout.bind=127.0.0.1"], "hides the engines of 4 hosts", "rollout.bind=0.0.0.0"),
+    ],
+)
+def test_what_does_not_fit_says_why_and_what_would(capsys, overrides, reason, suggested):
+    found = planned(capsys, *overrides, "--formula", status=1)
+    assert any(reason in r for r in found["reasons"]), found["reasons"]
+    assert suggested in found["suggestion"]
+    again = planned(capsys, *overrides, *found["suggestion"].split(), "--formula")
+    assert again["fits"]
+
+
+def test_what_no_layout_fits_says_so(capsys):
+    assert plan.main(["experiment=oreal_32b", "plan.gpus=8", "parallel.pp=1", "rollout.engines=1", "--formula"]) == 1
+    out = capsys.readouterr().out
+    assert "does not fit: stage 0 needs" in out
+    assert "more GPUs (plan.gpus), or larger ones (plan.gpu)" in out
+
+
+def test_disaggregated_engines_have_their_own_gpus(capsys):
+    overrides = ["experiment=oreal_7b", "rollout.placement=disaggregated", "rollout.sync=distributed", "rollout.engines=4", "--formula"]
+    found = planned(capsys, *overrides)
+    assert all(stage["engine"] == stage["released"] == 0 for stage in found["stages"])
+    assert "engines take 8 GPUs besides the 32 that train" in found["notes"]
+    crowded = planned(capsys, *overrides, "rollout.tp=1", "rollout.server_args.max-total-tokens=16000", status=1)
+    assert "has room for 16,000 tokens beside its weights, less than one trajectory" in crowded["reasons"][0]
+
+
+def test_engines_that_keep_their_memory_are_there_while_the_models_train(capsys):
+    asleep, awake = (planned(capsys, "experiment=oreal_7b", f"rollout.release_memory={r}", "--formula") for r in ("true", "false"))
+    gained = asleep["engine"]["total"] - asleep["engine"]["released"]
+    assert awake["stages"][0]["training"] - asleep["stages"][0]["training"] == pytest.approx(gained, abs=2)
+
+
+def test_the_search_finds_a_layout_that_is_no_slower(capsys):
+    shipped = planned(capsys, "experiment=oreal_7b", "--formula")
+    found = planned(capsys, "experiment=oreal_7b", "--formula", "--search")
+    assert found["fits"] and found["step_seconds"] <= shipped["step_seconds"]
+    seconds = [c["seconds"] for c in found["search"]]
+    assert seconds == sorted(seconds) and seconds[0] == found["step_seconds"]
+    asked = planned(capsys, "experiment=oreal_7b", "--formula", *found["search"][0]["overrides"])
+    assert (asked["layout"], asked["fullest"]) == (found["layout"], found["fullest"])
+
+
+@pytest.mark.slow
+def test_the_searchs_best_is_confirmed_by_a_build(capsys):
+    found = planned(capsys, "experiment=oreal_7b", "--search")
+    assert found["fits"] and not any("by the formula" in note for note in found["notes"])
+
+
+def test_a_folders_own_shape_is_planned(capsys, tiny_model):
+    found = planned(capsys, f"model.path={tiny_model()}", "plan.gpus=1", "rollout.sync=disk", "--formula")
+    assert found["parameters"] < 1e5 and found["shape"] == tiny_model()
+    elsewhere = planned(capsys, "experiment=oreal_7b", "model.path=no/such", "--formula")
+    assert elsewhere["shape"] == "qwen2.5-7b, as model.path=no/such is not here"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["experiment=oreal_7b", "plan.gpu=h300"], "plan.gpu='h300' is not one of a100-80g, h100-80g, h200"),
+        (["experiment=oreal_7b", "plan.shape=gpt5"], "plan.shape='gpt5' is not one of qwen2.5-7b"),
+        (["experiment=oreal_7b", "plan.gpux=8"], "Could not override 'plan.gpux'"),
+        (["experiment=oreal_7b", "plan.gpus=12"], "plan.gpus=12 are no whole hosts of 8 GPUs"),
+        (["experiment=oreal_32b", "plan.gpus=16"], "world size 16 is not TP 8 x PP 4 x CP 1 x DP"),
+        (["experiment=oreal_7b", "parallel.tp=8"], "28 attention heads cannot be split over parallel.tp=8"),
+        (["plan.gpus=8"], "plan: model.path=null is no folder here, and plan.shape is not set"),
+        (["experiment=demo"], "plan.gpus"),
+    ],
+)
+def test_wrong_input_is_one_line(capsys, arguments, message):
+    assert plan.main([*arguments, "--formula"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith("error: ")
+
+
+def test_a_training_run_knows_nothing_of_the_plan(capsys):
+    assert train.main(["experiment=oreal_7b", "model.path=M", "data.train=D", "plan.gpus=8"]) == 2
+    assert "Could not override 'plan.gpus'" in capsys.readouterr().err
+
+
+def memory(kv_tokens: int) -> EngineMemory:
+    return EngineMemory(weights=8e9, kv_cache=kv_tokens * 1e5, working=0.0, released=0.0, kv_tokens=kv_tokens, wanted_tokens=kv_tokens)
+
+
+def sampling(lengths: list[int], kv_tokens: int, *overrides: str) -> float:
+    config = compose(["experiment=oreal_7b", "rollout.engines=1", "plan.lengths.prompt=1", "plan.decode_overhead_ms=2", *overrides])
+    return engine.sampling_seconds(config, memory(kv_tokens), lengths)
+
+
+def test_sampling_takes_what_reading_weights_and_cache_takes():
+    bandwidth = 3.35e12 * 0.6
+    tokens = 640
+    by_hand = tokens * (8e9 / bandwidth + 2e-3) + sum(range(tokens)) * 1e5 / bandwidth
+    assert sampling([tokens], 10**6) == pytest.approx(by_hand, rel=0.01)
+
+
+def test_what_the_cache_does_not_hold_waits():
+    together, one_by_one = sampling([640, 640], 10**6), sampling([640, 640], 700)
+    assert one_by_one == pytest.approx(2 * sampling([640], 10**6), rel=0.01)
+    assert together < 0.6 * one_by_one
+    assert sampling([640] * 64, 10**6, "rollout.concurrency=1") > 3 * sampling([640] * 16, 10**6)  # 16 samples of a question at a time
+
+
+def test_training_flops_are_those_of_all_tokens_and_passes():
+    config = compose(["experiment=oreal_7b"])
+    hf, _ = shape_of("", config.plan.shape)
+    tokens = sum(timing.trained_lengths(config))
+    parts = {p.name: p for p in timing.training_parts(config, hf, 7_615_616_512)}
+    weights = 7_615_616_512 - 152064 * 3584  # the embedding multiplies nothing
+    assert parts["reference"].flops == pytest.approx(2 * weights * tokens, rel=0.15)  # attention comes on top
+    assert parts["policy"].flops == pytest.approx(4 * parts["reference"].flops, rel=1e-9)  # forward twice, backward
+    plain = {p.name: p for p in timing.training_parts(compose(["experiment=oreal_7b", "compute.recompute=none"]), hf, 7_615_616_512)}
+    assert plain["token RM"].flops == pytest.approx(0.75 * parts["token RM"].flops)
+    everything = compose(["experiment=oreal_7b_no_rm"])
+    assert len(timing.trained_lengths(everything)) == 64 * 16
+    assert "token RM" not in {p.name for p in timing.training_parts(everything, hf, 7_615_616_512)}
+
+
+def test_a_gpus_memory_is_not_its_gigabytes():
+    assert 79e9 < DEVICES["h100-80g"].memory == 79.1 * GIB < 80 * GIB
