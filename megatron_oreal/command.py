@@ -37,7 +37,7 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
             return run_local_ranks(module, arguments, ranks)
         run(config)
     except ValueError as error:
-        return fail(2, error) if _first_of_its_host() else 2  # every rank reads the same input
+        return fail(2, error) if _first_of_its_host() else 2
     except (ServerError, LostPeer, NotWritten) as error:
         return fail(1, error)
     except KeyboardInterrupt:
@@ -52,6 +52,7 @@ def _ranks_to_start(parallel: ParallelConfig | None) -> int:
 
 
 def _first_of_its_host() -> bool:
+    """Whether this rank speaks for the ranks of its host: they read the same input, and find the same wrong with it."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
 
 

@@ -147,7 +147,7 @@ class MegatronFolder:
             ValueError: one line with the name.
         """
         pieces = list(pieces)
-        for wrong in filter(None, map(self.lacks, pieces)):
+        if wrong := next(filter(None, map(self.lacks, pieces)), ""):
             raise ValueError(f"convert: {self.folder}{wrong}")
         if unknown := self.strays(pieces):
             raise ValueError(f"convert: {self.folder}: no row in the weight table for {', '.join(unknown[:3])} ({len(unknown)} in all)")

@@ -89,7 +89,8 @@ class HFFolder(Mapping):
             if self.specs[name].dtype not in DTYPES.values():
                 raise ValueError(f"{where}: {name} is stored as {self.specs[name].dtype}; only {', '.join(DTYPES)} can be read")
         strays = self.strays(expected, tied)
-        for reason in strays.values():
+        if strays:
+            reason = next(iter(strays.values()))
             raise ValueError(f"{where}: {reason.format(_some(n for n, r in strays.items() if r == reason))}")
 
     def strays(self, expected: Collection[str], tied: bool) -> dict[str, str]:
