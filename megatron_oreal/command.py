@@ -37,7 +37,7 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
             return run_local_ranks(module, arguments, ranks)
         run(config)
     except ValueError as error:
-        return fail(2, error)
+        return fail(2, error) if _first_of_its_host() else 2
     except (ServerError, LostPeer, NotWritten) as error:
         return fail(1, error)
     except KeyboardInterrupt:
@@ -49,6 +49,11 @@ def _ranks_to_start(parallel: ParallelConfig | None) -> int:
     """How many ranks the layout needs, or 0 where this process is one of a job's ranks already."""
     started_by_a_launcher = "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
     return 0 if parallel is None or started_by_a_launcher else parallel.tp * parallel.pp * parallel.cp * (parallel.dp or 1)
+
+
+def _first_of_its_host() -> bool:
+    """Whether this rank speaks for the ranks of its host: they read the same input, and find the same wrong with it."""
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
 
 
 def quiet_libraries() -> None:
@@ -80,5 +85,6 @@ def end_with_parent() -> None:
 def fail(status: int, error: object) -> int:
     """Say in one line what is wrong, and which rank of a job says so; returns the status."""
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
-    print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"error{f' (rank {rank})' if rank else ''}: {error}\n")  # at once: other ranks write to the same terminal
+    sys.stderr.flush()
     return status

@@ -138,6 +138,14 @@ def test_a_judge_is_set_on_the_command_line(capsys):
         assert message in capsys.readouterr().err
 
 
+def test_wrong_input_is_said_once_a_host(capsys, monkeypatch):
+    for rank in ("8", "9"):
+        for name, value in (("RANK", rank), ("WORLD_SIZE", "16"), ("LOCAL_RANK", str(int(rank) - 8))):
+            monkeypatch.setenv(name, value)
+        assert train.main([*GIVEN, "model.path=no/such/folder"]) == 2
+    assert capsys.readouterr().err == "error (rank 8): model: no/such/folder is no Hugging Face model folder (config.json is missing)\n"
+
+
 def test_a_world_that_is_not_the_layout_is_refused(monkeypatch):
     config = load(TrainConfig, "train", ["experiment=oreal_32b", *GIVEN])
     with pytest.raises(ValueError, match="world size 12 is not TP 8 x PP 4 x CP 1 x DP"):

@@ -32,6 +32,7 @@ SHAPES = {  # hidden, layers, feed-forward, heads, key-value heads, vocabulary, 
 SHARD_BYTES = 10**9
 BLOCK = 1 << 24
 SETTLE_S = 10
+WRITTEN_WITHIN_S = 3600
 
 
 def write_model(folder: Path, size: str, dtype_name: str) -> None:
@@ -137,7 +138,10 @@ def main() -> None:
         hf = Path(work) / "hf"
         writer = multiprocessing.get_context("spawn").Process(target=write_model, args=(hf, arguments.size, arguments.dtype))
         writer.start()
-        writer.join(3600)
+        writer.join(WRITTEN_WITHIN_S)
+        if writer.exitcode != 0:
+            writer.kill()
+            raise SystemExit(f"the checkpoint could not be written: exit status {writer.exitcode} (None: not within {WRITTEN_WITHIN_S} s)")
         nbytes = sum(f.stat().st_size for f in hf.glob("*.safetensors"))
         rounds = [measure(Path(work), arguments.tp, arguments.pp) for _ in range(arguments.rounds)]
     layout = f"{arguments.dtype}, {nbytes / 1e9:.2f} GB, TP{arguments.tp} PP{arguments.pp}"

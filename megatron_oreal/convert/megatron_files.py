@@ -12,8 +12,7 @@ import io
 import mmap
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_oreal.model.blueprint import Piece
+from megatron_oreal.model.hf_files import DTYPES
 
 LATEST = "latest_checkpointed_iteration.txt"
 NOT_THE_MODEL = ("optimizer.", "rng", "rerun_state_machine", "opt_param_scheduler")
@@ -146,14 +146,15 @@ class MegatronFolder:
         Raises:
             ValueError: one line with the name.
         """
-        wanted = set()
-        for piece in pieces:
-            if wrong := self.lacks(piece):
-                raise ValueError(f"convert: {self.folder}{wrong}")
-            wanted.add(self._as_stored(piece).key)
-        unknown = sorted(set(self.tensors) - wanted)
-        if unknown:
+        pieces = list(pieces)
+        if wrong := next(filter(None, map(self.lacks, pieces)), ""):
+            raise ValueError(f"convert: {self.folder}{wrong}")
+        if unknown := self.strays(pieces):
             raise ValueError(f"convert: {self.folder}: no row in the weight table for {', '.join(unknown[:3])} ({len(unknown)} in all)")
+
+    def strays(self, pieces: Iterable[Piece]) -> list[str]:
+        """Tensors of a model that none of these pieces is a part of."""
+        return sorted(set(self.tensors) - {self._as_stored(piece).key for piece in pieces})
 
     def lacks(self, piece: Piece) -> str:
         """Why this piece cannot be read, for the end of a message; empty if it can."""
@@ -165,6 +166,8 @@ class MegatronFolder:
         fits = shape[1:] == want[1:] and shape[0] >= want[0] if piece.may_be_padded else shape == want
         if not fits:
             return f": {place.key} has shape {list(shape)}, the config asks for {list(want)}"
+        if stored.properties.dtype not in DTYPES.values():
+            return f": {place.key} is stored as {stored.properties.dtype}; only {', '.join(DTYPES)} can be read"
         if sum(prod(c.sizes) for c in stored.chunks) < prod(shape):
             return f": parts of {place.key} are missing"
         return ""
@@ -179,11 +182,18 @@ class MegatronFolder:
         region = ChunkStorageMetadata(torch.Size(piece.offsets), torch.Size(piece.sizes))
         target = target.view(piece.sizes)
         for item in create_read_items_for_chunk_list(piece.key, self.tensors[piece.key], [region]):
-            with self._mapped(self._where[item.storage_index]) as chunk:
-                _narrow(target, item.dest_offsets, item.lengths).copy_(_narrow(chunk, item.storage_offsets, item.lengths))
+            info = self._where[item.storage_index]
+            try:
+                chunk = _narrow(self._mapped(info), item.storage_offsets, item.lengths).view(item.lengths)
+            except OSError:
+                raise
+            except Exception as error:  # as with .metadata
+                reason = (str(error).splitlines() or [""])[0][:200]
+                file = self.folder / info.relative_path
+                raise ValueError(f"convert: {file} is damaged at {piece.key} ({type(error).__name__}: {reason})") from error
+            _narrow(target, item.dest_offsets, item.lengths).copy_(chunk)
 
-    @contextmanager
-    def _mapped(self, info: _StorageInfo) -> Iterator[Tensor]:
+    def _mapped(self, info: _StorageInfo) -> Tensor:
         """A chunk as it lies in its file. (torch.load would copy it twice, and fill that much new memory.)"""
         with open(self.folder / info.relative_path, "rb") as file:
             with FakeTensorMode():  # torch.load then says where the data is, and reads none
@@ -192,7 +202,7 @@ class MegatronFolder:
             page = begin % mmap.ALLOCATIONGRANULARITY
             area = mmap.mmap(file.fileno(), page + shape.untyped_storage().nbytes(), access=mmap.ACCESS_COPY, offset=begin - page)
         data = torch.frombuffer(area, dtype=shape.dtype, offset=page)
-        yield data.as_strided(shape.shape, shape.stride(), shape.storage_offset())
+        return data.as_strided(shape.shape, shape.stride(), shape.storage_offset())
 
     def _as_stored(self, piece: Piece) -> Piece:
         """Checkpoints whose layers are not known to be equal name each: decoder.layers.7.mlp... instead of a seventh row."""

@@ -21,9 +21,6 @@ def new_folder(final: Path, nbytes: int) -> Iterator[Path]:
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise ValueError(f"convert: {final} exists; remove it, or take another --out")
     final.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(final.parent).free
-    if free < nbytes * 1.01:  # headers and metadata
-        raise ValueError(f"convert: {final.parent} has {free / 1e9:.1f} GB free, {nbytes * 1.01 / 1e9:.1f} GB are needed")
     partial = final.parent / f".{final.name}.partial"
     partial.mkdir(exist_ok=True)
     lock = os.open(partial, os.O_RDONLY)
@@ -32,6 +29,7 @@ def new_folder(final: Path, nbytes: int) -> Iterator[Path]:
         for left in partial.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
+            _check_room(final.parent, nbytes)
             yield partial
             partial.replace(final)  # onto an empty folder, too
         except BaseException:
@@ -39,6 +37,12 @@ def new_folder(final: Path, nbytes: int) -> Iterator[Path]:
             raise
     finally:
         os.close(lock)
+
+
+def _check_room(folder: Path, nbytes: int) -> None:
+    free, needed = shutil.disk_usage(folder).free, nbytes * 1.01  # headers and metadata
+    if free < needed:
+        raise ValueError(f"convert: {folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed")
 
 
 def _lock(folder: int, final: Path) -> None:

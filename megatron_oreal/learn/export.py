@@ -9,8 +9,9 @@ aside and renamed when every stage has written; a killed run leaves those that w
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,8 +24,8 @@ from megatron_oreal.launcher import NotWritten
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
-from megatron_oreal.model.hf_files import TensorSpec, carry_along
-from megatron_oreal.model.hf_writer import MAX_SHARD_BYTES, plan_shards, write_index, write_shards
+from megatron_oreal.model.hf_files import TensorSpec
+from megatron_oreal.model.hf_writer import MAX_SHARD_BYTES, complete, plan_shards, write_shards
 
 FINAL = "hf"
 
@@ -34,7 +35,7 @@ class _Writing:
     """A folder that is being written."""
 
     final: Path
-    partial: Path
+    aside: Path
     thread: "_Writer"
     deadline: float  # on time.monotonic()
 
@@ -45,6 +46,9 @@ class HFExports:
     def __init__(self, run_dir: str | Path, config: CheckpointConfig, models: Models, ranks: Ranks):
         self._run_dir, self._config, self._models, self._ranks = Path(run_dir), config, models, ranks
         self._writing: _Writing | None = None
+        if ranks.conducts:
+            for left in self._run_dir.glob(f".{FINAL}*.partial"):  # by a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
 
     def due(self, step: int) -> bool:
         """Whether an export is wanted after this step."""
@@ -54,24 +58,24 @@ class HFExports:
         """Copy the weights and write them in the background: as of this step, or the final ones. The export before is finished first.
 
         Returns the seconds that training waited.
+
+        Raises:
+            NotWritten: as finish(); or there is no room for a folder.
         """
         started = time.perf_counter()
         self.finish()
         final = self._run_dir / (FINAL if step is None else f"{FINAL}-step-{step:05d}")
-        partial = final.parent / f".{final.name}.partial"
-        if self._ranks.conducts:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        self._ranks.barrier()
+        aside = final.parent / f".{final.name}.partial"
+        self._conduct(final, partial(aside.mkdir, parents=True))
         tensors = self._copies(chunks)
         shards = plan_shards({n: TensorSpec(t.dtype, tuple(t.shape)) for n, t in tensors.items()}, MAX_SHARD_BYTES) if tensors else []
         files = torch.zeros(parallel_state.get_pipeline_model_parallel_world_size(), dtype=torch.int64)
         stage = parallel_state.get_pipeline_model_parallel_rank()
         files[stage] = len(shards)
         files = self._ranks.total(files)
-        thread = _Writer(partial, shards, tensors, first=int(files[:stage].sum()), total=int(files.sum()))
+        thread = _Writer(aside, shards, tensors, first=int(files[:stage].sum()), total=int(files.sum()))
         thread.start()
-        self._writing = _Writing(final, partial, thread, time.monotonic() + self._config.timeout_s)
+        self._writing = _Writing(final, aside, thread, time.monotonic() + self._config.timeout_s)
         return {"time/export": time.perf_counter() - started}
 
     def poll(self) -> None:
@@ -100,18 +104,49 @@ class HFExports:
 
     def _put_in_place(self) -> None:
         writing, self._writing = self._writing, None
-        failure = "not within checkpoint.timeout_s" if writing.thread.is_alive() else writing.thread.failure
-        if int(self._ranks.total(torch.tensor([int(failure is not None)]))):
-            raise NotWritten(f"export: {writing.final} could not be written ({failure or 'by another rank'})")
+        late = writing.thread.is_alive()
+        failure = "not within checkpoint.timeout_s" if late else writing.thread.failure
+        failures, writers = self._ranks.total(torch.tensor([int(failure is not None), int(late)])).tolist()
+        try:
+            if failures:
+                raise NotWritten(_line(writing.final, failure))
+            self._conduct(writing.final, partial(self._complete, writing))
+        except NotWritten:
+            if self._ranks.conducts and not writers:
+                shutil.rmtree(writing.aside, ignore_errors=True)
+            raise
+
+    def _complete(self, writing: _Writing) -> None:
+        complete(writing.aside, self._models.source.folder, self._models.hf, "ForCausalLM")
+        old = writing.final.parent / f".{writing.final.name}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if writing.final.exists():
+            writing.final.rename(old)
+        writing.aside.rename(writing.final)
+        shutil.rmtree(old, ignore_errors=True)
+        # Those of later steps are from a stretch that a resumed run goes over again; and hf/ comes before all of them.
+        steps = [path for path in sorted(self._run_dir.glob(f"{FINAL}-step-*")) if path.name <= writing.final.name]
+        for unwanted in steps[: -self._config.hf_keep_last]:
+            shutil.rmtree(unwanted)
+
+    def _conduct(self, final: Path, act: Callable[[], None]) -> None:
+        """Rank 0 does something on the disk.
+
+        Raises:
+            NotWritten: on every rank, where it could not.
+        """
+        failure = None
         if self._ranks.conducts:
-            write_index(writing.partial)
-            carry_along(self._models.source.folder, writing.partial)
-            shutil.rmtree(writing.final, ignore_errors=True)
-            writing.partial.rename(writing.final)
-            steps = sorted(self._run_dir.glob(f"{FINAL}-step-*"))
-            for unwanted in steps[: -self._config.hf_keep_last]:
-                shutil.rmtree(unwanted)
-        self._ranks.barrier()
+            try:
+                act()
+            except (OSError, ValueError) as error:
+                failure = f"{type(error).__name__}: {error}"
+        if int(self._ranks.total(torch.tensor([int(failure is not None)]))):
+            raise NotWritten(_line(final, failure))
+
+
+def _line(final: Path, failure: str | None) -> str:
+    return f"export: {final} could not be written ({failure or 'by another rank'})"
 
 
 class _Writer(threading.Thread):
@@ -125,8 +160,8 @@ class _Writer(threading.Thread):
     def run(self) -> None:
         try:
             write_shards(*self._arguments)
-        except (OSError, ValueError) as error:
-            self.failure = str(error)
+        except Exception as error:  # whatever it is, the folder is not whole
+            self.failure = f"{type(error).__name__}: {error}".splitlines()[0]
         finally:
             self._arguments = ()
 

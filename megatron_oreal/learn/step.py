@@ -15,6 +15,7 @@ from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model import gpt, hf_weights
+from megatron_oreal.model.blueprint import dims_of
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.oreal import Counts, TokenWeights, importance_weights, mismatch, policy_loss, token_rm_loss, token_weights
@@ -53,7 +54,7 @@ class Models:
         """Raises ValueError where `compute` asks for what is not there."""
         self.hf = AutoConfig.from_pretrained(model.path)
         self.source = HFFolder(model.path)
-        self.dims = hf_weights.Dims(self.hf.num_attention_heads, self.hf.num_key_value_heads, gpt.head_dim(self.hf), self.hf.vocab_size)
+        self.dims = dims_of(self.hf)
         self.cost = Cost.of(self.hf, gpt.head_dim(self.hf))
         self._parallel = parallel
         self.compute = Compute.find(compute, model.dtype, ranks.platform)

@@ -24,8 +24,6 @@ from megatron_oreal.model.hf_weights import Dims, Entry
 from megatron_oreal.model.spec import Platform
 
 HEADS = {"ForCausalLM": "policy", "ForTokenClassification": "token_rm", "ForSequenceClassification": "token_rm"}
-HEAD_BIAS = "score.bias"
-"""transformers' token-classification head has one; the token RM's has none (spec, Token RM), so there it is zero."""
 TE_STATES = ("final_layernorm.weight", "q_layernorm.weight", "k_layernorm.weight")
 """Norms for which Transformer Engine's model asks for an (empty) extra state that the local one does not have."""
 
@@ -105,12 +103,7 @@ def open_model(
     config, source = read_config(folder), HFFolder(folder)
     gpt.check_architecture(config, parallel or ParallelConfig())
     role = role or role_of(config)
-    shapes = hf_shapes(config, role)
-    if role == "token_rm" and HEAD_BIAS in source:
-        shapes[HEAD_BIAS] = (1,)
-    source.check(shapes, is_tied(config, role))
-    if HEAD_BIAS in shapes and source[HEAD_BIAS][:].any():
-        raise ValueError(f"model: {folder}: {HEAD_BIAS} is not zero; a token RM's head has no bias")
+    source.check(hf_shapes(config, role), is_tied(config, role))
     return config, role, source
 
 

@@ -196,9 +196,12 @@ def check_architecture(hf, parallel: ParallelConfig) -> None:
     for field, asked, supported in _computation(hf):
         if asked not in supported:
             raise ValueError(f"model: {field} {asked!r} is not supported, only {' and '.join(map(repr, supported))}")
+    heads, groups = hf.num_attention_heads, hf.num_key_value_heads
+    if groups < 1 or heads % groups:
+        raise ValueError(f"model: {heads} attention heads cannot share {groups} key-value heads evenly")
     for what, size, name, parts in (
-        ("attention heads", hf.num_attention_heads, "tp", parallel.tp),
-        ("key-value heads", hf.num_key_value_heads, "tp", parallel.tp),
+        ("attention heads", heads, "tp", parallel.tp),
+        ("key-value heads", groups, "tp", parallel.tp),
         ("feed-forward size", hf.intermediate_size, "tp", parallel.tp),
         ("layers", hf.num_hidden_layers, "pp", parallel.pp),
         ("layers of a stage", hf.num_hidden_layers // parallel.pp, "vpp", parallel.vpp or 1),

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,6 +16,10 @@ CARRIED_ALONG = ("*.json", "merges.txt", "vocab.txt", "*.model", "*.tiktoken", "
 """What belongs to a checkpoint beside its weights: config, generation config, tokenizer, chat templates."""
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """Names that safetensors gives to the number formats of weights."""
+HEAD_BIAS = "score.bias"
+"""transformers' token-classification head has one; the token RM's has none (spec, Token RM), so there it is zero."""
+EMBEDDING = "model.embed_tokens.weight"
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -79,23 +83,35 @@ class HFFolder(Mapping):
         missing = sorted(set(expected) - set(self))
         if missing:
             raise ValueError(f"{where} lacks {_some(missing)}")
-        unknown = sorted(
-            n for n in set(self) - set(expected) if not n.endswith("rotary_emb.inv_freq") and not (tied and n == "lm_head.weight")
-        )
-        if unknown:
-            raise ValueError(f"{where}: no row in the weight table for {_some(unknown)}")
         for name, shape in expected.items():
             if self.specs[name].shape != shape:
                 raise ValueError(f"{where}: {name} has shape {list(self.specs[name].shape)}, its config asks for {list(shape)}")
             if self.specs[name].dtype not in DTYPES.values():
                 raise ValueError(f"{where}: {name} is stored as {self.specs[name].dtype}; only {', '.join(DTYPES)} can be read")
-        if tied and "lm_head.weight" in self and not self._same("lm_head.weight", "model.embed_tokens.weight"):
-            raise ValueError(f"{where}: tie_word_embeddings is set, but lm_head.weight differs from model.embed_tokens.weight")
+        strays = self.strays(expected, tied)
+        if strays:
+            reason = next(iter(strays.values()))
+            raise ValueError(f"{where}: {reason.format(_some(n for n, r in strays.items() if r == reason))}")
 
-    def _same(self, a: str, b: str, rows: int = 8192) -> bool:
-        if self.specs[a] != self.specs[b]:
-            return False
-        return all(torch.equal(self[a][i : i + rows], self[b][i : i + rows]) for i in range(0, self.specs[a].shape[0], rows))
+    def strays(self, expected: Collection[str], tied: bool) -> dict[str, str]:
+        """Tensors that are none of the model's and may not stand beside it -> why not, with a place for the name.
+
+        What may: buffers that old transformers saved, a copy of the embedding as tied LM head, a zero as bias of a score.
+        """
+        reasons = {name: self._stray(name, expected, tied) for name in sorted(set(self) - set(expected))}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def _stray(self, name: str, expected: Collection[str], tied: bool) -> str:
+        if name.endswith("rotary_emb.inv_freq"):
+            return ""
+        if name == "lm_head.weight" and tied:
+            same = self.specs[name] == self.specs.get(EMBEDDING) and same_bits(self[name], self[EMBEDDING])
+            return "" if same else f"tie_word_embeddings is set, but {{}} differs from {EMBEDDING}"
+        if name == HEAD_BIAS and "score.weight" in expected:
+            spec = self.specs[name]
+            zero = spec.dtype in DTYPES.values() and spec.shape == (1,) and not self[name][:].any()
+            return "" if zero else "{} is not zero; a token RM's head has no bias"
+        return "no row in the weight table for {}"
 
 
 class _Slice:
@@ -107,6 +123,16 @@ class _Slice:
     def __getitem__(self, index) -> Tensor:
         with safe_open(self._path, framework="pt") as handle:
             return handle.get_slice(self._name)[index]
+
+
+def same_bits(a: Tensor | _Slice, b: Tensor | _Slice, rows: int = 8192) -> bool:
+    """Whether two tensors of one shape and number format are equal as bits, read some rows at a time: NaN equals itself, 0 is not -0."""
+    blocks = (slice(i, i + rows) for i in range(0, b.shape[0], rows))
+    return all(torch.equal(_bits(a[block]), _bits(b[block])) for block in blocks)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(BITS[tensor.element_size()])
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -147,9 +173,9 @@ def carry_along(source: Path, target: Path) -> None:
     """Copy what belongs to a checkpoint beside its weights."""
     for pattern in CARRIED_ALONG:
         for path in source.glob(pattern):
-            if not path.name.endswith(".index.json"):
+            if path.is_file() and not path.name.endswith(".index.json"):
                 (target / path.relative_to(source)).parent.mkdir(exist_ok=True)
-                shutil.copy(path, target / path.relative_to(source))
+                shutil.copyfile(path, target / path.relative_to(source))  # not its mode: config.json may be changed yet
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
@@ -158,7 +184,10 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not index.is_file():
         return {}
     try:
-        return dict(json.loads(index.read_text())["weight_map"])
+        weight_map = dict(json.loads(index.read_text())["weight_map"])
+        if not all(isinstance(file, str) for file in weight_map.values()):
+            raise TypeError("weight_map holds what is no file's name")
+        return weight_map
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"model: {index} is no safetensors index ({type(error).__name__}: {error})") from error
 

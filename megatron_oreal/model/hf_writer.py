@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_oreal.model.hf_files import DTYPES, INDEX, TensorSpec, read_header
+from megatron_oreal.model.hf_files import DTYPES, INDEX, TensorSpec, carry_along, read_header
 
 MAX_SHARD_BYTES = 5 * 10**9
 """Largest file, as in transformers' save_pretrained. A tensor that is larger has a file of its own."""
+NAMES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}
+"""model_type -> how the names of transformers' classes begin."""
 
 
 def plan_shards(specs: Mapping[str, TensorSpec], max_bytes: int = MAX_SHARD_BYTES) -> list[dict[str, TensorSpec]]:
@@ -86,12 +88,40 @@ def write_shards(
                 writer.write(name, tensor)
 
 
-def write_index(folder: Path) -> None:
-    """The index of the folder's files."""
+def complete(folder: Path, source: Path, hf, head: str) -> None:
+    """What makes a folder of safetensors files a checkpoint: the index, and config, tokenizer and the like as `source` has them.
+
+    Args:
+        hf: the transformers config of `source`.
+        head: which of transformers' heads the model has, as in "ForCausalLM".
+    """
+    specs = write_index(folder)
+    carry_along(source, folder)
+    _fit_config(folder / "config.json", hf, head, {str(spec.dtype).removeprefix("torch.") for spec in specs})
+
+
+def write_index(folder: Path) -> list[TensorSpec]:
+    """The index of the folder's files; returns what they hold."""
     headers = {path.name: read_header(path) for path in sorted(folder.glob("*.safetensors"))}
-    weight_map = {name: file for file, specs in headers.items() for name in specs}
-    size = sum(spec.nbytes for specs in headers.values() for spec in specs.values())
+    weight_map = {name: file for file, tensors in headers.items() for name in tensors}
+    specs = [spec for tensors in headers.values() for spec in tensors.values()]
+    size = sum(spec.nbytes for spec in specs)
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}, indent=1, sort_keys=True))
+    return specs
+
+
+def _fit_config(path: Path, hf, head: str, formats: set[str]) -> None:
+    """Change in config.json what the weights decide: head and number format; a file that says so already keeps its bytes."""
+    config = json.loads(path.read_text())
+    changed = dict(config)
+    if not (config.get("architectures") or [""])[0].endswith(head):
+        changed["architectures"] = [NAMES[hf.model_type] + head]
+    if len(formats) == 1:
+        changed |= dict.fromkeys({"dtype", "torch_dtype"} & set(config) or {"dtype"}, next(iter(formats)))
+    if head != "ForCausalLM" and hf.num_labels != 1:
+        changed |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    if changed != config:
+        path.write_text(json.dumps(changed, indent=2) + "\n")
 
 
 def read_size(text: str) -> int:

@@ -1,6 +1,8 @@
 """Real Megatron ranks load what was converted, and what they save can be converted; both compute what transformers computes."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from megatron_oreal.learn.packing import plan
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
 from megatron_oreal.model import hf_weights
-from tests.convert.test_round_trip import FAMILIES, assert_same_bits, tensors, to_hf, to_megatron
+from tests.convert.test_round_trip import FAMILIES, LLAMA3, assert_same_bits, change_config, tensors, to_hf, to_megatron
 from tests.learn.test_checkpoint import make_batch
 from tests.model.test_hf_weights import SAMPLES, expected_logprobs
 from tests.settings import tiny_run
@@ -62,6 +64,71 @@ def test_megatron_loads_converted_files_in_any_layout(ranks, tiny_model, tmp_pat
     torch.testing.assert_close(torch.from_numpy(values[0]), expected, rtol=1e-4, atol=1e-4)
 
 
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+ON_THE_HUB = {  # config.json of Qwen2.5 and DeepSeek-R1-Distill as downloaded, but for the sizes
+    "qwen2": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "max_position_embeddings": 4096,
+        "max_window_layers": 4,
+        "model_type": "qwen2",
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "transformers_version": "4.44.0",
+        "use_cache": True,
+        "use_mrope": False,
+        "use_sliding_window": False,
+    },
+    "llama": {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "max_position_embeddings": 131072,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"},
+        "rope_theta": LLAMA3["rope_theta"],
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "transformers_version": "4.43.0.dev0",
+        "use_cache": True,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ON_THE_HUB)
+def test_a_config_in_the_form_that_the_hub_has_goes_both_ways(ranks, tiny_model, tmp_path, kind):
+    rope = {"qwen2": {"rope_type": "default", "rope_theta": 1e6}, "llama": LLAMA3}[kind]
+    new, old = tiny_model(kind, rope_parameters=rope, max_position_embeddings=131072), tmp_path / "old"
+    shutil.copytree(new, old)
+    config = json.loads((old / "config.json").read_text())
+    (old / "config.json").write_text(json.dumps({**ON_THE_HUB[kind], **{name: config[name] for name in SIZES}}))
+    assert to_megatron(old, tmp_path / "megatron", "--verify", tp=2) == 0
+    results = ranks(2, load_converted, str(old), str(tmp_path / "megatron" / "release"), {"tp": 2}, ComputeConfig())
+    _, order, values = results[-1]
+    expected = torch.cat([expected_logprobs(new, SAMPLES[i]) for i in order])
+    torch.testing.assert_close(torch.from_numpy(values[0]), expected, rtol=1e-4, atol=1e-4)
+    assert to_hf(tmp_path / "megatron", tmp_path / "back", "--verify") == 0
+    assert (tmp_path / "back" / "config.json").read_bytes() == (old / "config.json").read_bytes()
+
+    change_config(tmp_path / "megatron", torch_dtype="bfloat16")
+    assert to_hf(tmp_path / "megatron", tmp_path / "again") == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "again").dtype == torch.float32
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
@@ -79,7 +146,7 @@ def test_transformer_engine_loads_converted_files(ranks, tiny_model, tmp_path, k
 
 
 def train_and_save(run, run_dir: str, numbered: str):
-    """Two steps and a checkpoint, then the same policy with numbered layers; exported policy weights, and the token RM's scores."""
+    """Two steps and a checkpoint; the same policy with numbered layers; exported policy weights, and the token RM's scores."""
     ranks = Ranks(run.parallel, run.seed)
     learner = Learner(run, ranks)
     for step in (1, 2):
@@ -87,22 +154,24 @@ def train_and_save(run, run_dir: str, numbered: str):
     checkpoints = Checkpoints(run_dir, run.checkpoint, learner, ranks)
     checkpoints.save(RunState(2, 2))
     checkpoints.finish()
-    (policy,) = learner.policy.gpt
+    policy = learner.policy.gpt
     if ranks.conducts:
         Path(numbered).mkdir()
     ranks.barrier()
-    dist_checkpointing.save(policy.sharded_state_dict(metadata={"non_homogeneous_layers": True}), numbered)
-    weights = {n: t.clone().numpy() for n, t in hf_weights.export([policy], learner.models.dims)}
+    by_layer = {"non_homogeneous_layers": True}
+    dist_checkpointing.save({f"model{i}": chunk.sharded_state_dict(metadata=by_layer) for i, chunk in enumerate(policy)}, numbered)
+    weights = {n: t.clone().numpy() for n, t in hf_weights.export(policy, learner.models.dims)}
     micro, order = micro_batches(ranks, learner.models, run.parallel)
     scores = pipeline.run(learner.token_rm.gpt, micro, "scores", lambda _, out: (None, out), backward=False)
     ranks.stop()
     return weights, order, [s.numpy() for s in scores]
 
 
-def test_what_training_saved_becomes_hugging_face_folders(ranks, tiny_model, tmp_path, capsys):
+@pytest.mark.parametrize(("world", "parallel"), [(4, {"tp": 2, "pp": 2}), (2, {"pp": 2, "vpp": 2})], ids=["tp2-pp2", "vpp2"])
+def test_what_training_saved_becomes_hugging_face_folders(ranks, tiny_model, tmp_path, capsys, world, parallel):
     model = tiny_model()
-    run = dataclasses.replace(tiny_run(model, {"tp": 2, "pp": 2}), run_dir=str(tmp_path))
-    results = ranks(4, train_and_save, run, str(tmp_path), str(tmp_path / "numbered"))
+    run = dataclasses.replace(tiny_run(model, parallel), run_dir=str(tmp_path))
+    results = ranks(world, train_and_save, run, str(tmp_path), str(tmp_path / "numbered"))
     trained = {name: torch.from_numpy(array) for weights, _, _ in results for name, array in weights.items()}
     step = tmp_path / "checkpoints" / "step-00002"
     for source in (step / "policy", tmp_path / "numbered"):
