@@ -11,7 +11,7 @@ from megatron_oreal.learn.checkpoint import Checkpoints, RunState, find_checkpoi
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
-from megatron_oreal.trajectory import Sample, TrainBatch
+from megatron_oreal.trajectory import Prompt, Sample, Span, TrainBatch, Trajectory, Unfinished
 from tests.settings import tiny_run
 
 STEPS, SAVED_AT = 5, 3
@@ -28,9 +28,11 @@ def make_batch(step: int) -> TrainBatch:
 
 
 def stand(step: int) -> RunState:
-    """A state with everything in it: also what was sampled for the next step, and evaluations, the best at step 2."""
+    """A state with everything in it: also what was sampled for the next step, or begun, and evaluations, the best at step 2."""
     evaluations = {s: Evaluation(0.9 if s == 2 else 0.1 * s, 16, 0, 0.0, 0, 20.0, 1.0) for s in range(step + 1)}
-    return RunState(step, step, 7 * step, "ab", 3.5, evaluations, make_batch(step + 1), {"reward/mean": -0.5})
+    prompt = Prompt("p", "q", "a", [1, 2], 0.25)
+    begun = Unfinished(prompt, [Trajectory(prompt, 0, [3], [-0.5], "x", "cut", step, [Span(step - 1, 1)])])
+    return RunState(step, step, 7 * step, "ab", 3.5, evaluations, make_batch(step + 1), [begun], {"reward/mean": -0.5})
 
 
 def train(run: config.TrainConfig, run_dir: str, resume: str | None, last: int, save_at: tuple[int, ...] = ()):
