@@ -139,12 +139,14 @@ class Checkpoints:
             state = msgspec.json.decode((folder / STATE).read_bytes(), type=RunState)
             for name, model in self._models.items():
                 self._load(model, folder / name)
-            return state
         except (Exception, CheckpointException) as error:  # whatever a damaged file makes the reader raise, the user needs the same line
             before = [c for c in list_checkpoints(folder.parent) if c.name < folder.name]
             advice = f"; try resume={before[-1]}" if before else ""
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise ValueError(f"resume: {folder} cannot be loaded ({type(error).__name__}: {reason}){advice}") from error
+        if self._ranks.conducts:
+            _set_aside(list_checkpoints(self._folder), after=folder)
+        return state
 
     def _sharded(self, model: Trainable, loading: bool) -> dict:
         metadata = _metadata()
@@ -194,6 +196,14 @@ def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
     if not (Path(resume) / STATE).is_file():
         raise ValueError(f"resume: {resume} is no whole checkpoint ({STATE} is missing)")
     return Path(resume)
+
+
+def _set_aside(checkpoints: list[Path], after: Path) -> None:
+    """The run goes on from an earlier one of its checkpoints: later ones are neither its newest nor its best any more."""
+    for later in (c for c in checkpoints if c.parent.resolve() == after.parent.resolve() and c.name > after.name):
+        aside = later.with_name(f"abandoned-{later.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        later.rename(aside)
 
 
 def _beyond(checkpoints: list[Path], config: CheckpointConfig) -> list[Path]:

@@ -112,3 +112,4 @@ def test_a_damaged_or_foreign_checkpoint_is_one_line_that_offers_the_one_before(
         ranks(1, train, run, str(tmp_path), "auto", 3)
     state, _, _ = ranks(1, train, run, str(tmp_path), str(tmp_path / "checkpoints" / "step-00002"), 3)[0]
     assert state.step == 2
+    assert sorted(c.name for c in (tmp_path / "checkpoints").iterdir()) == ["abandoned-step-00003", "step-00002"]
