@@ -49,18 +49,19 @@ def train_only(config: TrainConfig) -> None:
     first = config.replay_step if replay else 1
     read_step(folder, first)  # what is wrong with it is said before any GPU is taken
 
-    from megatron_oreal.learn.checkpoint import Checkpoints
+    from megatron_oreal.learn.checkpoint import Checkpoints, find_checkpoint, step_of
     from megatron_oreal.learn.parallel import Ranks
     from megatron_oreal.learn.step import Learner
     from megatron_oreal.monitor.console import Console, step_line
     from megatron_oreal.monitor.metrics import MetricsLog, rollout_metrics
     from megatron_oreal.selection import Selector
 
+    saved = step_of(find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume))
+    if replay and saved != first - 1:
+        raise ValueError(f"resume: to replay step {first} the checkpoint after step {first - 1} is needed, this one is of {saved}")
     with Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks") as ranks:
         learner = Learner(config, ranks)
         state = Checkpoints(Path(config.run_dir), config.checkpoint, learner, ranks).restore(config.resume)
-        if replay and state.step != first - 1:
-            raise ValueError(f"resume: to replay step {first} the checkpoint after step {first - 1} is needed, this one is of {state.step}")
         selector = Selector(config.objective, config.seed)
         if state.selector:
             selector.state = state.selector

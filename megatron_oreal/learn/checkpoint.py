@@ -180,6 +180,16 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
 
 
+def step_of(checkpoint: Path | None) -> int:
+    """After which step it was saved; 0 where there is none. Raises ValueError where it does not say."""
+    if checkpoint is None:
+        return 0
+    try:
+        return msgspec.json.decode((checkpoint / STATE).read_bytes(), type=RunState).step
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ValueError(f"resume: {checkpoint / STATE}: {error}") from error
+
+
 def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
     """The checkpoint that `resume` names: None nothing, "auto" the newest in `folder` (or nothing), else a folder.
 
