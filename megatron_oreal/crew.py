@@ -70,6 +70,7 @@ class Crew:
                 raise
             checkpoints.save(state())
             checkpoints.finish()
+            self._ranks.stop_watching()  # rank 0 may take a while to close what it has open, and is to be the one who says why
             if self._ranks.conducts:
                 raise
             raise SystemExit(1) from None  # rank 0 says why, once

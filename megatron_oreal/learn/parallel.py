@@ -154,12 +154,17 @@ class Ranks:
         """Wait for every rank, with the control group's deadline."""
         dist.barrier(group=self._control)
 
+    def stop_watching(self) -> None:
+        """From here on each rank may end when it likes, and none is missed. Collective."""
+        watch, self._watch = self._watch, None
+        if watch:
+            self.barrier()  # nobody's store goes while others still look into it
+            watch.stop()
+            self.barrier()
+
     def stop(self) -> None:
         """Leave the job in order; all ranks do."""
-        if self._watch:
-            self.barrier()  # nobody's store goes while others still look into it
-            self._watch.stop()
-            self.barrier()
+        self.stop_watching()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
 

@@ -52,7 +52,8 @@ def start(direction: str, large: Path, megatron: Path | None, out: Path, *more: 
     arguments, _ = CONVERSIONS[direction]
     command = [sys.executable, "tools/convert.py", direction, *arguments(large, megatron), "--out", out, *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([str(c) for c in command], cwd=ROOT, **(pipes | options))
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # whoever runs the tests may be under nohup
+    return subprocess.Popen([str(c) for c in command], cwd=ROOT, **(pipes | heard | options))
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:

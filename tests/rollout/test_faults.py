@@ -96,8 +96,8 @@ def test_engines_that_sleep_wake_and_one_that_died_meanwhile_starts_only_then(pa
     assert asleep.healthy(5)
 
 
-IMPOSTOR = """
-import json, sys
+IMPOSTOR = r"""
+import json, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Handler(BaseHTTPRequestHandler):
@@ -116,6 +116,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("content-length", "100000")
             self.end_headers()
             self.wfile.write(some + b"data: {")
+            self.wfile.flush()
+            time.sleep(0.5)  # what comes together with the end of the connection is lost with it
             self.close_connection = True
         else:
             status, body = {"500": (500, b"no luck"), "no stream": (200, b"<"), "no logprobs": (200, some)}[kind]
@@ -140,7 +142,9 @@ def test_an_engine_that_answers_nonsense_is_given_up(server, served_model, kind)
     """It says that it is healthy; three failures in a row are enough. What came whole before it broke off is not asked for again."""
     with subprocess.Popen([sys.executable, "-c", IMPOSTOR, kind], stdout=subprocess.PIPE, text=True) as process:
         try:
-            impostor = Endpoint(f"http://127.0.0.1:{process.stdout.readline().strip()}")
+            port = process.stdout.readline().strip()
+            assert port, "the impostor did not start"
+            impostor = Endpoint(f"http://127.0.0.1:{port}")
             engines = engines_at(impostor, server.endpoint)
             rollout = Rollout(dataclasses.replace(CONFIG, max_new_tokens=8), engines, load_tokenizer(served_model))
             arrived = list(rollout.generate(PROMPTS, 0))
