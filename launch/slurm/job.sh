@@ -71,12 +71,14 @@ end_step() { # PID SECONDS: of its srun; ended where it has not by then
     wait_while 60 "$1" || kill -KILL "$1" 2>/dev/null
 }
 
-say_where() { # STEP STATUS FIRST_NODE: srun's lines above have names, or numbers of nodes where a node has lost its step
-    local number=0 node numbered=()
+say_where() { # STEP STATUS FIRST_NODE TASKS_PER_NODE: srun's lines above name nodes, or number them; those of ranks and engines, ranks
+    local number=0 node where=()
     for node in "${nodes[@]:$3}"; do
-        numbered+=("$((number++))=$node")
+        where+=("node $number: $node, tasks $((number * $4))-$((number * $4 + $4 - 1));")
+        ((++number))
     done
-    say "error: $1 ended with status $2; srun says above which node is to blame (node ${numbered[*]}); logs: $LOGS" >&2
+    say "error: $1 ended with status $2 (${where[*]} logs: $LOGS)" >&2
+    cat "$LOGS"/* | grep -a '^error' | sort -u | head -n 5 >&2
 }
 
 watch_steps() { # until both are over; sets `status` (of the ranks) and `servers_status`
@@ -87,7 +89,7 @@ watch_steps() { # until both are over; sets `status` (of the ranks) and `servers
             wait "$servers"
             servers_status=$?
             if ((servers_status)); then
-                say_where "the engines' step" "$servers_status" "$rank_nodes"
+                say_where "the engines' step" "$servers_status" "$rank_nodes" 1
                 kill -USR1 "$ranks" 2>/dev/null
                 end_step "$ranks" "$SAVE_S"
             fi
@@ -96,7 +98,7 @@ watch_steps() { # until both are over; sets `status` (of the ranks) and `servers
     wait_while 0 "$ranks"
     wait "$ranks"
     status=$?
-    ((status)) && say_where "the ranks' step" "$status" 0
+    ((status)) && say_where "the ranks' step" "$status" 0 "$tasks"
     if alive "$servers"; then
         end_step "$servers" $((status ? 5 : SERVERS_END_S)) # ranks that failed may not have told them
     fi
@@ -139,7 +141,7 @@ run_job() { # HYDRA OVERRIDES...
 
     (step "$SLURM_NNODES" 1 -- "$PYTHON" tools/doctor.py --ranks $((rank_nodes * tasks)) --ranks-per-node "$tasks" \
         --nodes "$(IFS=,; echo "${nodes[*]}")" "${DOCTOR[@]}" "$@") ||
-        fail 1 "the preflight check found errors (see above)"
+        ((asked)) || fail 1 "the preflight check found errors (see above)"
     ranks='' servers='' status=1 servers_status=0
     if ! ((asked)); then
         (step "$rank_nodes" "$tasks" --relative=0 --output="$LOGS/ranks-%n-%N.log" -- "$PYTHON" -m megatron_oreal.train "$@") &

@@ -51,7 +51,7 @@ def examine(config: TrainConfig, wishes: Wishes, place: Place) -> int:
     meeting = _meet(findings, place)
     software.check_software(findings)
     software.check_gpus(findings, wishes.ranks_per_node, config.model.dtype)
-    model = _first_node_alone(findings, config, wishes) if place.index == 0 else None
+    model = _first_node_alone(findings, config, wishes, len(place.nodes)) if place.index == 0 else None
     try:
         if meeting and meeting.index:
             inputs.check_model_is_seen(findings, config.model.path)
@@ -63,10 +63,10 @@ def examine(config: TrainConfig, wishes: Wishes, place: Place) -> int:
     return _print([place.nodes[place.index]], [findings.all])
 
 
-def _first_node_alone(findings: Findings, config: TrainConfig, wishes: Wishes):
+def _first_node_alone(findings: Findings, config: TrainConfig, wishes: Wishes, nodes: int):
     """What one node finds out for all; the transformers config of the model."""
     model = inputs.check_inputs(findings, config)
-    inputs.check_layout(findings, config, wishes.ranks, wishes.ranks_per_node)
+    inputs.check_layout(findings, config, wishes.ranks, wishes.ranks_per_node, nodes)
     services.check_judge(findings, config)
     services.check_engines(findings, config)
     return model

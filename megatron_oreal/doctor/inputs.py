@@ -11,6 +11,7 @@ from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import check_folder
 from megatron_oreal.model.spec import Platform
 from megatron_oreal.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
+from megatron_oreal.serve import Serving
 from megatron_oreal.stages import check_placement
 
 
@@ -47,12 +48,13 @@ def check_inputs(findings: Findings, config: TrainConfig):
     return model[0] if model else None
 
 
-def check_layout(findings: Findings, config: TrainConfig, ranks: int | None, ranks_per_node: int) -> None:
-    """Whether the parallel layout divides the ranks, and colocated engines can be shared out among their nodes.
+def check_layout(findings: Findings, config: TrainConfig, ranks: int | None, ranks_per_node: int, nodes: int) -> None:
+    """Whether the parallel layout divides the ranks, and the engines can be shared out among their nodes.
 
     Args:
         ranks: of the job; None where nobody said.
         ranks_per_node: of each node that has any.
+        nodes: all of them; of a disaggregated run those beyond the ranks' have engines.
     """
     if ranks is None:
         findings.add(LEFT_OUT, "layout", "how many ranks there are to be is not known", "--ranks N --ranks-per-node M")
@@ -61,12 +63,18 @@ def check_layout(findings: Findings, config: TrainConfig, ranks: int | None, ran
     dp = findings.try_out("layout", "change parallel.*, or sbatch --nodes", parallel.data_parallel, ranks)
     if dp is None:
         return
-    if config.rollout.placement == "colocated":
-        hosts, on_cpu = max(ranks // ranks_per_node, 1), Platform.detect().is_cpu
-        fits = findings.try_out("layout", "see conf/rollout/sglang.yaml", lambda: check_placement(config.rollout, hosts, on_cpu) or True)
-        if not fits:
-            return
+    hosts = max(ranks // ranks_per_node, 1)
+    if not findings.try_out("layout", "see conf/rollout/sglang.yaml", lambda: _engines_fit(config, hosts, nodes - hosts) or True):
+        return
     findings.add(OK, "layout", f"{ranks} ranks: TP {parallel.tp} x PP {parallel.pp} x CP {parallel.cp} x DP {dp}")
+
+
+def _engines_fit(config: TrainConfig, rank_hosts: int, other_hosts: int) -> None:
+    """Raises ValueError where they do not."""
+    if config.rollout.placement == "colocated":
+        check_placement(config.rollout, rank_hosts, Platform.detect().is_cpu)
+    elif config.rollout.placement == "disaggregated" and other_hosts > 0:
+        Serving(config.run_dir, config.model, config.rollout, 0, other_hosts)
 
 
 def check_model_is_seen(findings: Findings, path: str) -> None:

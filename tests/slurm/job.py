@@ -39,6 +39,11 @@ class Job:
         return [row["step"] for row in rows]
 
     @property
+    def own_log(self) -> str:
+        """What its batch script and srun say."""
+        return self._log.read_text(errors="replace")
+
+    @property
     def said(self) -> str:
         """The job's own log, and after it those of its nodes."""
         logs = [self._log, *sorted(self.run_dir.glob("logs/*/*"))]
