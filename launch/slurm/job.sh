@@ -8,7 +8,7 @@ set -uo pipefail
 
 SAVE_S=900          # for the ranks to save and end, once the engines are gone
 SERVERS_END_S=60    # for the engines to end by themselves, once the ranks have
-TASKS_APART_S=300   # between the end of the first and of the last task of a step that goes well
+TASKS_APART_S=60    # between the end of the first and of the last task of a step; a task whose slurmstepd is gone is not waited for longer
 asked=0             # to stop
 
 say() { echo "job ${SLURM_JOB_ID:-}: $*"; }
