@@ -54,7 +54,7 @@ def by_check(output: str) -> dict[str, list[str]]:
 
 
 def test_alone_it_does_what_one_node_can_says_what_it_left_out_and_leaves_nothing(examined, tmp_path):
-    status, lines = examined("--ranks", "2")
+    status, lines = examined("--ranks", "2", "--ranks-per-node", "2")
     assert status == 0, lines
     assert "this one is alone" in lines["nodes"][0] and lines["nodes"][0].startswith("left out")
     assert "2 ranks: TP 1 x PP 1 x CP 1 x DP 2" in lines["layout"][0]

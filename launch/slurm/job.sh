@@ -6,6 +6,7 @@
 # ends the job with its status; after the loss of a node Slurm requeues the job by itself.
 set -uo pipefail
 
+# Deadlines; site.sh may set others.
 SAVE_S=900          # for the ranks to save and end, once the engines are gone
 SERVERS_END_S=60    # for the engines to end by themselves, once the ranks have
 TASKS_APART_S=60    # between the end of the first and of the last task of a step; a task whose slurmstepd is gone is not waited for longer
@@ -71,10 +72,10 @@ end_step() { # PID SECONDS: of its srun; ended where it has not by then
     wait_while 60 "$1" || kill -KILL "$1" 2>/dev/null
 }
 
-say_where() { # STEP STATUS FIRST_NODE TASKS_PER_NODE: srun's lines above name nodes, or number them; those of ranks and engines, ranks
+say_where() { # STEP STATUS FIRST_NODE NODES TASKS_PER_NODE: srun's lines above name nodes, or number them; those of ranks and engines, ranks
     local number=0 node where=()
-    for node in "${nodes[@]:$3}"; do
-        where+=("node $number: $node, tasks $((number * $4))-$((number * $4 + $4 - 1));")
+    for node in "${nodes[@]:$3:$4}"; do
+        where+=("node $number: $node, tasks $((number * $5))-$((number * $5 + $5 - 1));")
         ((++number))
     done
     say "error: $1 ended with status $2 (${where[*]} logs: $LOGS)" >&2
@@ -89,7 +90,7 @@ watch_steps() { # until both are over; sets `status` (of the ranks) and `servers
             wait "$servers"
             servers_status=$?
             if ((servers_status)); then
-                say_where "the engines' step" "$servers_status" "$rank_nodes" 1
+                say_where "the engines' step" "$servers_status" "$rank_nodes" $((SLURM_NNODES - rank_nodes)) 1
                 kill -USR1 "$ranks" 2>/dev/null
                 end_step "$ranks" "$SAVE_S"
             fi
@@ -98,7 +99,7 @@ watch_steps() { # until both are over; sets `status` (of the ranks) and `servers
     wait_while 0 "$ranks"
     wait "$ranks"
     status=$?
-    ((status)) && say_where "the ranks' step" "$status" 0 "$tasks"
+    ((status)) && say_where "the ranks' step" "$status" 0 "$rank_nodes" "$tasks"
     if alive "$servers"; then
         end_step "$servers" $((status ? 5 : SERVERS_END_S)) # ranks that failed may not have told them
     fi

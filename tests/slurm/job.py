@@ -19,7 +19,7 @@ class Job:
     def __init__(self, cluster: Cluster, folder: Path, nodes: int, *overrides: str):
         self.cluster, self.run_dir, self._log = cluster, folder / "run", folder / "job.log"
         site = folder / "site.sh"
-        site.write_text(f"PYTHON={sys.executable}\nCONTAINER=()\nDOCTOR=(--slowest-disk 1)\nMAX_REQUEUES=5\n")
+        site.write_text(f"PYTHON={sys.executable}\nCONTAINER=()\nDOCTOR=(--slowest-disk 1)\nMAX_REQUEUES=5\nTASKS_APART_S=15\n")
         environment = {"SITE": str(site), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1", "RANK_NODES": "2"}
         flags = [f"--nodes={nodes}", "--ntasks-per-node=2", "--gpus-per-node=0", "--time=30", "--signal=B:USR1@120"]
         where = [f"--chdir={ROOT}", f"--output={self._log}", "--parsable"]

@@ -15,7 +15,7 @@ from tests.slurm.job import ROOT, Job, is_running
 
 pytestmark = pytest.mark.slurm
 STEPS = 10
-ENDS_WITHIN_S = 180  # 20 s until the other ranks miss one, 60 s and KillWait until srun gives up a node that says nothing
+ENDS_WITHIN_S = 120  # some 20 s until the other ranks miss one; TASKS_APART_S and KillWait until srun gives up a node that is silent
 
 
 @pytest.fixture(scope="module")
