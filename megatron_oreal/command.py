@@ -16,6 +16,8 @@ from megatron_oreal.launcher import INTERRUPTED, LostPeer, NotWritten, run_local
 from megatron_oreal.rollout.server import ServerError
 from megatron_oreal.stop import REQUESTS
 
+PR_SET_PDEATHSIG = 1
+
 
 def run_command(module: str, compose: Callable, run: Callable, arguments: list[str] | None = None) -> int:
     """Compose the configuration and run it, in several local ranks where the layout needs them and nobody started any.
@@ -47,13 +49,17 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
 
 def _ranks_to_start(parallel: ParallelConfig | None) -> int:
     """How many ranks the layout needs, or 0 where this process is one of a job's ranks already."""
-    started_by_a_launcher = "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    started_by_a_launcher = "RANK" in os.environ or _is_task_of_srun()
     return 0 if parallel is None or started_by_a_launcher else parallel.tp * parallel.pp * parallel.cp * (parallel.dp or 1)
 
 
 def _first_of_its_host() -> bool:
     """Whether this rank speaks for the ranks of its host: they read the same input, and find the same wrong with it."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
+
+
+def _is_task_of_srun() -> bool:
+    return int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
 def quiet_libraries() -> None:
@@ -79,7 +85,9 @@ def end_with_parent() -> None:
     for request in REQUESTS:
         signal.signal(request, interrupt)
     if "RANK" in os.environ:
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    elif _is_task_of_srun():  # without its slurmstepd a task would live on, unseen by Slurm; the other ranks notice at once that it is gone
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def fail(status: int, error: object) -> int:

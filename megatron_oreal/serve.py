@@ -2,10 +2,13 @@
 
 `python -m megatron_oreal.serve experiment=NAME run_dir=DIR key=value ...`, one process a host (`srun --ntasks-per-node=1`), with the
 overrides of the training run. The hosts share rollout.engines evenly; rank 0 finds them in the run's folder. Ends when the run ends.
+SIGUSR1, which Slurm sends to every step of a job, asks the ranks to save: the engines stay until they have.
 """
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,13 +57,15 @@ def run(config: Serving) -> None:
     Raises:
         ServerError: none of them comes up.
     """
+    signal.signal(signal.SIGUSR1, lambda signum, frame: None)  # not SIG_IGN, which SGLang would inherit
     keeper = Keeper(config.rollout, config.model.path, config.model.dtype, Path(config.run_dir), config.numbers)
     keeper.start()
     try:
-        while keeper.is_alive():
-            keeper.join(1)  # a signal gets its turn
-            if len(keeper.failures) == len(config.numbers):
-                raise ServerError(keeper.failures[0])
+        with suppress(KeyboardInterrupt):  # told to end, which is no failure: the ranks may be saving
+            while keeper.is_alive():
+                keeper.join(1)  # a signal gets its turn
+                if len(keeper.failures) == len(config.numbers):
+                    raise ServerError(keeper.failures[0])
     finally:
         keeper.stop()
 

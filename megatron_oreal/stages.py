@@ -18,7 +18,7 @@ from megatron_oreal.model.spec import Platform
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.metrics import MetricsLog
 from megatron_oreal.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
-from megatron_oreal.rollout.config import LOCALHOST
+from megatron_oreal.rollout.config import LOCALHOST, RolloutConfig
 from megatron_oreal.rollout.dispatch import Mishaps
 from megatron_oreal.rollout.engines import Engines, external_engines, kept_here
 from megatron_oreal.rollout.generate import InFlight, Rollout
@@ -27,6 +27,9 @@ from megatron_oreal.trajectory import Prompt, TrainBatch, Unfinished
 from megatron_oreal.verify import Verifier
 from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
 from megatron_oreal.verify.judge import read_key
+
+STOPPED = "stopped"
+"""File of a run that was asked to stop and is to go on: with it alone can its status 0 be told from that of a finished run."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class Stages:
         """Take up a run where it stood; a fresh state begins one."""
         if self.run_dir is None:
             return
+        (self.run_dir / STOPPED).unlink(missing_ok=True)
         self.begun_after, self.source.drawn = state.step, state.drawn
         if state.selector:
             self.selector.state = state.selector
@@ -185,8 +189,9 @@ class Stages:
         self._metrics = {}
 
     def say_how_to_resume(self, step: int) -> None:
-        """The last line of a run that was asked to stop."""
+        """The last line of a run that was asked to stop, and the file that says so to whoever started it (launch/slurm/job.sh)."""
         if self.console:
+            (self.run_dir / STOPPED).write_text(f"after step {step}\n")
             self.console.say(f"stopped after step {step} as asked and saved; the same command with resume=auto goes on from there")
 
     def summarize(self) -> None:
@@ -243,17 +248,21 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
 def _engines_here(config: TrainConfig, ranks: Ranks) -> range:
     """The numbers of the engines that this rank keeps: its host's share in the host's first rank, none in the others."""
     hosts, host = ranks.hosts()
-    count = config.rollout.engines
-    if config.rollout.sync == "distributed" and not ranks.platform.is_cpu:
+    check_placement(config.rollout, hosts, ranks.platform.is_cpu)
+    count, first = config.rollout.engines, ranks.placement.local_rank == 0
+    return range(host * count // hosts, (host + 1) * count // hosts) if first else range(0)
+
+
+def check_placement(rollout: RolloutConfig, hosts: int, on_cpu: bool) -> None:
+    """Raises ValueError where colocated engines cannot work, or cannot be shared out, among so many hosts of ranks."""
+    if rollout.sync == "distributed" and not on_cpu:
         raise ValueError(
             "rollout.sync=distributed: NCCL joins no two processes on one GPU, as ranks and rollout.placement=colocated engines are; "
             "set rollout.sync=tensor on one host, disk on several"
         )
-    if config.rollout.sync == "tensor" and hosts > 1:
+    if rollout.sync == "tensor" and hosts > 1:
         raise ValueError(f"rollout.sync=tensor hands weights over within a host, the engines are on {hosts}; set rollout.sync=disk")
-    if hosts > 1 and config.rollout.bind == LOCALHOST:
+    if hosts > 1 and rollout.bind == LOCALHOST:
         raise ValueError(f"rollout.bind={LOCALHOST} hides the engines of {hosts} hosts from rank 0; set rollout.bind=0.0.0.0")
-    if count % hosts:
-        raise ValueError(f"rollout.engines={count} cannot be shared out evenly among {hosts} hosts")
-    first = ranks.placement.local_rank == 0
-    return range(host * count // hosts, (host + 1) * count // hosts) if first else range(0)
+    if rollout.engines % hosts:
+        raise ValueError(f"rollout.engines={rollout.engines} cannot be shared out evenly among {hosts} hosts")

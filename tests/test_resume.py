@@ -132,9 +132,11 @@ def test_asked_to_stop_it_saves_and_ends_well_and_goes_on_in_another_layout(unbr
     assert run.process.returncode == 0, output
     assert "as asked and saved; the same command with resume=auto goes on from there" in output
     assert 1 <= int(output.partition("stopped after step ")[2].split()[0]) < STEPS
+    assert (tmp_path / "stopped").exists()  # which tells a stopped run from a finished one
     run = Run(task, tmp_path, "resume=auto", "parallel=tp2")
     output = run.finish()
     assert run.process.returncode == 0, output
+    assert not (tmp_path / "stopped").exists()
     metrics, expected = run.metrics(), unbroken.metrics()
     assert sorted(metrics) == sorted(expected)
     for step, row in expected.items():

@@ -259,6 +259,7 @@ def _write_key(path: Path, key: str) -> Path:
 
 def _tie_to(parent: int) -> None:
     """In the child before exec: SIGHUP when the parent dies, however it dies; the launcher then ends its whole group."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm sends it to all processes of a step; it is meant for the ranks
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored until the launcher has its own handler
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
     if os.getppid() != parent:  # it died meanwhile

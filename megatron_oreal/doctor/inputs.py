@@ -1,0 +1,110 @@
+"""What the run is to read: model, tokenizer, questions, checkpoint; and whether its layout and its engines fit the nodes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from megatron_oreal.config import TrainConfig
+from megatron_oreal.doctor.findings import LEFT_OUT, OK, Findings
+from megatron_oreal.learn.checkpoint import find_checkpoint
+from megatron_oreal.model.blueprint import open_model
+from megatron_oreal.model.compute import Compute
+from megatron_oreal.model.hf_files import check_folder
+from megatron_oreal.model.spec import Platform
+from megatron_oreal.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
+from megatron_oreal.serve import Serving
+from megatron_oreal.stages import check_placement
+
+
+def check_inputs(findings: Findings, config: TrainConfig):
+    """All that a run reads at its start. Returns the transformers config of the model, None where it cannot be used."""
+    rollout, path = config.rollout, config.model.path
+    model = _noted(
+        findings,
+        "model",
+        "copy the model folder again, or name another with model.path",
+        lambda: open_model(path, "policy", config.parallel),
+        lambda opened: f"{path}: {opened[0].model_type}, {len(opened[2])} tensors, all there",
+    )
+    tokenizer = _noted(
+        findings,
+        "tokenizer",
+        "copy the tokenizer's files and its chat template into the model folder",
+        lambda: load_tokenizer(path),
+        lambda loaded: f"{len(loaded)} tokens, with a chat template",
+    )
+    if tokenizer:
+        advice = "set it to the token with which the chat template ends an answer"
+        _noted(findings, "stop word", advice, lambda: (stop_token(tokenizer, rollout.stop_word),), _stop_word(rollout.stop_word))
+        _noted(findings, "questions", "correct that line", lambda: _prompts(config, tokenizer), _questions)
+    _noted(
+        findings,
+        "checkpoint",
+        "see README, Runs that end, and go on",
+        lambda: (find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume),),
+        lambda found: f"goes on from {found[0]}" if found[0] else "a new run",
+    )
+    find_compute = lambda: Compute.find(config.compute, config.model.dtype, Platform.detect())  # noqa: E731
+    _noted(findings, "compute", "install it, or turn the setting off", find_compute, lambda found: found.line().removeprefix("compute: "))
+    return model[0] if model else None
+
+
+def check_layout(findings: Findings, config: TrainConfig, ranks: int | None, ranks_per_node: int, nodes: int) -> None:
+    """Whether the parallel layout divides the ranks, and the engines can be shared out among their nodes.
+
+    Args:
+        ranks: of the job; None where nobody said.
+        ranks_per_node: of each node that has any.
+        nodes: all of them; of a disaggregated run those beyond the ranks' have engines.
+    """
+    if ranks is None:
+        findings.add(LEFT_OUT, "layout", "how many ranks there are to be is not known", "--ranks N --ranks-per-node M")
+        return
+    parallel = config.parallel
+    dp = findings.try_out("layout", "change parallel.*, or sbatch --nodes", parallel.data_parallel, ranks)
+    if dp is None:
+        return
+    hosts = max(ranks // ranks_per_node, 1)
+    if not findings.try_out("layout", "see conf/rollout/sglang.yaml", lambda: _engines_fit(config, hosts, nodes - hosts) or True):
+        return
+    findings.add(OK, "layout", f"{ranks} ranks: TP {parallel.tp} x PP {parallel.pp} x CP {parallel.cp} x DP {dp}")
+
+
+def _engines_fit(config: TrainConfig, rank_hosts: int, other_hosts: int) -> None:
+    """Raises ValueError where they do not."""
+    if config.rollout.placement == "colocated":
+        check_placement(config.rollout, rank_hosts, Platform.detect().is_cpu)
+    elif config.rollout.placement == "disaggregated" and other_hosts > 0:
+        Serving(config.run_dir, config.model, config.rollout, 0, other_hosts)
+
+
+def check_model_is_seen(findings: Findings, path: str) -> None:
+    """Whether a further node sees the files that the first one has looked into."""
+    folder = findings.try_out("model", "put it on a file system that all nodes share, or mount it in the container", check_folder, path)
+    if folder:
+        findings.add(OK, "model", f"{path} is seen from the other nodes")
+
+
+def _noted(findings: Findings, check: str, advice: str, work: Callable, say: Callable[[object], str]):
+    """What `work` returns, with a line that says so; None where it fails, with an error."""
+    value = findings.try_out(check, advice, work)
+    if value is not None:
+        findings.add(OK, check, say(value))
+    return value
+
+
+def _stop_word(word: str) -> Callable[[tuple[int]], str]:
+    return lambda found: f"{word!r} is token {found[0]}"
+
+
+def _prompts(config: TrainConfig, tokenizer) -> tuple[int, int, int]:
+    template = Template(tokenizer, config.data.system_prompt)
+    questions = read_questions(config.data.train)
+    prompts = fitting([template.prompt(q) for q in balance(questions, config.data.balance)], config.rollout.max_total_tokens)
+    PromptSource(prompts, config.seed)
+    held_out = len(read_questions(config.eval.data)) if config.eval.data else 0
+    return len(questions), len(prompts), held_out
+
+
+def _questions(counts: tuple[int, int, int]) -> str:
+    questions, prompts, held_out = counts
+    return f"{questions} for training, {prompts} prompts an epoch; {held_out or 'none'} held out"

@@ -1,0 +1,194 @@
+"""The preflight check: what it finds on one node, and what two nodes (two processes here) find together."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from megatron_oreal.doctor import network
+from megatron_oreal.doctor.network import Absent, Meeting, rounds
+from megatron_oreal.doctor.software import wrong_versions
+from megatron_oreal.launcher import free_port
+from tools import doctor
+
+ROOT = Path(__file__).parents[1]
+NAMES = ["n1", "n2"]
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("questions") / "train.jsonl"
+    path.write_text(json.dumps({"question": "What is 1 + 1?", "gold_answer": "2"}) + "\n")
+    return path
+
+
+@pytest.fixture
+def overrides(served_model, questions, tmp_path) -> list[str]:
+    return ["experiment=demo", f"model.path={served_model}", f"data.train={questions}", f"run_dir={tmp_path / 'run'}"]
+
+
+@pytest.fixture
+def examined(capsys, overrides):
+    """examined(*more) -> (exit status, {check: [lines]}) of a doctor alone on this node."""
+
+    def run(*more: str) -> tuple[int, dict[str, list[str]]]:
+        status = doctor.main([*overrides, *more])
+        return status, by_check(capsys.readouterr().out)
+
+    return run
+
+
+def by_check(output: str) -> dict[str, list[str]]:
+    lines = {}
+    for line in output.splitlines()[:-1]:
+        lines.setdefault(line[9:23].strip(), []).append(line)
+    return lines
+
+
+def test_alone_it_does_what_one_node_can_says_what_it_left_out_and_leaves_nothing(examined, tmp_path):
+    status, lines = examined("--ranks", "2", "--ranks-per-node", "2")
+    assert status == 0, lines
+    assert "this one is alone" in lines["nodes"][0] and lines["nodes"][0].startswith("left out")
+    assert "2 ranks: TP 1 x PP 1 x CP 1 x DP 2" in lines["layout"][0]
+    for check in ("versions", "model", "tokenizer", "stop word", "questions", "compute", "room", "disk speed"):
+        assert lines[check][0].startswith("ok"), lines[check]
+    assert not list(tmp_path.iterdir())
+
+
+def copy_of_model(served_model: str, folder: Path) -> Path:
+    """In two files, with an index."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(served_model).save_pretrained(folder, max_shard_size="60KB")
+    AutoTokenizer.from_pretrained(served_model).save_pretrained(folder)
+    return folder
+
+
+def test_a_missing_shard_is_named(examined, served_model, tmp_path):
+    model = copy_of_model(served_model, tmp_path / "model")
+    shard = sorted(model.glob("*.safetensors"))[1]
+    shard.unlink()
+    status, lines = examined(f"model.path={model}")
+    assert status == 1
+    assert lines["model"][0].startswith("error") and shard.name in lines["model"][0]
+
+
+@pytest.mark.parametrize(
+    ("override", "check", "message"),
+    [
+        ("rollout.stop_word='<|im_end|>x'", "stop word", "it must be one; set it to the token with which the chat template ends an answer"),
+        ("parallel.dp=3", "layout", "world size 4 is not TP 1 x PP 1 x CP 1 x DP 3"),
+        ("rollout.engines=2", "layout", "rollout.bind=127.0.0.1 hides the engines of 2 hosts"),
+        ("resume=nowhere", "checkpoint", "nowhere is no whole checkpoint"),
+        ("data.train=nowhere.jsonl", "questions", "nowhere.jsonl"),
+    ],
+)
+def test_what_a_run_would_stumble_over_is_an_error_with_advice(examined, override, check, message):
+    status, lines = examined("--ranks", "4", "--ranks-per-node", "2", "parallel.dp=4", override)
+    assert status == 1
+    (line,) = lines[check]
+    assert line.startswith("error") and message in line
+
+
+def test_a_disk_without_room_for_the_checkpoints_and_a_port_that_is_taken(examined, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
+    with socket.create_server(("", 0)) as taken:
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        status, lines = examined()
+    assert status == 1
+    assert lines["room"][0].startswith("error") and "lower checkpoint.keep_last" in lines["room"][0]
+    assert lines["port"][0].startswith("error") and "Address already in use" in lines["port"][0]
+
+
+class Models(BaseHTTPRequestHandler):
+    """A judge that lists its models."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"data": []}')
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+def test_a_judge_of_which_some_or_no_hosts_answer(examined):
+    dead = f"http://127.0.0.1:{free_port()}"
+    asked = ["verify=rule_then_judge", "verify.judge.model=m"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Models) as host:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+        live = f"http://127.0.0.1:{host.server_port}"
+        status, lines = examined(*asked, f"verify.judge.urls=[{live},{dead}]")
+        host.shutdown()
+    assert status == 0
+    assert lines["judge"][0].startswith("warning") and f"1 of 2 hosts do not answer: {dead}" in lines["judge"][0]
+    status, lines = examined(*asked, f"verify.judge.urls=[{dead}]")
+    assert status == 1 and lines["judge"][0].startswith("error")
+
+
+def two_nodes(overrides: list[str], *of_the_second: str) -> tuple[list[int], dict[str, list[str]]]:
+    """A doctor on each of two "nodes", as srun starts them; their statuses, and what the first printed."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "SLURM_NTASKS": "2"}
+    command = [sys.executable, "tools/doctor.py", "--nodes", ",".join(NAMES), *overrides]
+    processes = [
+        subprocess.Popen(
+            [*command, *(of_the_second if index else ())],
+            cwd=ROOT,
+            env=os.environ | shared | {"SLURM_PROCID": str(index), "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    return [process.returncode for process in processes], by_check(outputs[0])
+
+
+def test_two_nodes_add_up_a_tensor_and_share_a_folder(overrides):
+    statuses, lines = two_nodes(overrides)
+    assert statuses == [0, 0], lines
+    assert lines["all-reduce"][0].startswith("ok") and "1 pairs, slowest n1-n2: " in lines["all-reduce"][0]
+    assert "is one folder on 2 nodes [all 2 nodes]" in lines["shared"][0]
+    assert "seen from the other nodes [n2]" in lines["model"][1]
+    assert len(lines["versions"]) == 1 and lines["same software"][0].startswith("ok")
+
+
+def test_a_slow_pair_and_a_folder_that_is_not_shared_are_errors(overrides, tmp_path):
+    statuses, lines = two_nodes([*overrides, "--slowest-allreduce", "1e6"], f"run_dir={tmp_path / 'elsewhere'}")
+    assert statuses == [1, 0]
+    assert lines["all-reduce"][0].startswith("error") and "below 1e+06 [n1]; drain the node" in lines["all-reduce"][0]
+    assert len(lines["shared"]) == 2 and all(line.startswith("error") for line in lines["shared"])
+    assert "the files of n2 are not seen here [n1]" in lines["shared"][0]
+
+
+def test_a_node_that_does_not_come_is_named(monkeypatch):
+    monkeypatch.setattr(network, "MEET_S", 1.0)
+    with pytest.raises(Absent, match=r"n2 \(of 2 nodes\) did not come to 'here' within 1 s"):
+        Meeting(0, NAMES, "127.0.0.1", free_port())
+
+
+def test_versions_that_do_not_belong_together_are_named():
+    declared = ["torch==1.0", "no-such-package", 'sglang==0.0.1; extra == "gpu"', 'other-package; extra == "gpu"', "numpy"]
+    wrong = wrong_versions(declared, "cpu")
+    assert len(wrong) == 3
+    assert wrong[0].endswith("is installed, ==1.0 is needed") and wrong[1] == "no-such-package is not installed"
+    assert wrong[2].startswith("sglang ")
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 5, 16])
+def test_every_pair_of_nodes_meets_once_and_nobody_twice_in_a_round(nodes):
+    pairs = []
+    for some in rounds(nodes):
+        busy = [node for pair in some for node in pair]
+        assert len(busy) == len(set(busy))
+        pairs += some
+    assert sorted(pairs) == [(a, b) for a in range(nodes) for b in range(a + 1, nodes)]
