@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import select
+import signal
 import socket
 import sys
 
@@ -55,6 +56,7 @@ def serve(channel: socket.socket, timeout_s: float) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm sends it to all processes of a step; it is meant for the ranks
     descriptor, memory_mb, timeout_s = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     _limit_memory(memory_mb)
     with socket.socket(fileno=descriptor) as channel:
