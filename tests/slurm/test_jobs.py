@@ -96,6 +96,7 @@ def test_a_disaggregated_run_is_signalled_requeued_and_ends_when_a_node_loses_it
     assert server and not [process for process in (*ranks, engines, *server) if is_running(process)]
 
 
+@pytest.mark.slow
 def test_engines_that_are_killed_end_the_job_and_the_run_is_saved(cluster, overrides, tmp_path):
     job = Job(
         cluster,
