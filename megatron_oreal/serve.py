@@ -14,7 +14,7 @@ from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import ModelConfig, TrainConfig, load
-from megatron_oreal.rollout.config import LOCALHOST, RolloutConfig
+from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.keeper import Keeper
 from megatron_oreal.rollout.server import ServerError
 
@@ -32,16 +32,12 @@ class Serving:
     def __post_init__(self):
         if self.rollout.placement != "disaggregated":
             raise ValueError(f"rollout.placement is {self.rollout.placement}, only disaggregated engines are started apart from the ranks")
-        if self.hosts > 1 and self.rollout.bind == LOCALHOST:
-            raise ValueError(f"rollout.bind={LOCALHOST} hides the engines of {self.hosts} hosts from rank 0; set rollout.bind=0.0.0.0")
-        if self.rollout.engines % self.hosts:
-            raise ValueError(f"rollout.engines={self.rollout.engines} cannot be shared out evenly among {self.hosts} hosts")
+        self.rollout.engines_of(self.host, self.hosts)  # raises where they cannot be shared
 
     @property
     def numbers(self) -> range:
         """The engines of this host."""
-        each = self.rollout.engines // self.hosts
-        return range(self.host * each, (self.host + 1) * each)
+        return self.rollout.engines_of(self.host, self.hosts)
 
 
 def compose(overrides: list[str]) -> Serving:

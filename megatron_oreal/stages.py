@@ -18,7 +18,7 @@ from megatron_oreal.model.spec import Platform
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.metrics import MetricsLog
 from megatron_oreal.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
-from megatron_oreal.rollout.config import LOCALHOST, RolloutConfig
+from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.dispatch import Mishaps
 from megatron_oreal.rollout.engines import Engines, external_engines, kept_here
 from megatron_oreal.rollout.generate import InFlight, Rollout
@@ -249,8 +249,7 @@ def _engines_here(config: TrainConfig, ranks: Ranks) -> range:
     """The numbers of the engines that this rank keeps: its host's share in the host's first rank, none in the others."""
     hosts, host = ranks.hosts()
     check_placement(config.rollout, hosts, ranks.platform.is_cpu)
-    count, first = config.rollout.engines, ranks.placement.local_rank == 0
-    return range(host * count // hosts, (host + 1) * count // hosts) if first else range(0)
+    return config.rollout.engines_of(host, hosts) if ranks.placement.local_rank == 0 else range(0)
 
 
 def check_placement(rollout: RolloutConfig, hosts: int, on_cpu: bool) -> None:
@@ -262,7 +261,4 @@ def check_placement(rollout: RolloutConfig, hosts: int, on_cpu: bool) -> None:
         )
     if rollout.sync == "tensor" and hosts > 1:
         raise ValueError(f"rollout.sync=tensor hands weights over within a host, the engines are on {hosts}; set rollout.sync=disk")
-    if hosts > 1 and rollout.bind == LOCALHOST:
-        raise ValueError(f"rollout.bind={LOCALHOST} hides the engines of {hosts} hosts from rank 0; set rollout.bind=0.0.0.0")
-    if rollout.engines % hosts:
-        raise ValueError(f"rollout.engines={rollout.engines} cannot be shared out evenly among {hosts} hosts")
+    rollout.engines_of(0, hosts)

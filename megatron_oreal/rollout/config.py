@@ -67,3 +67,16 @@ class RolloutConfig:
     def releases_memory(self) -> bool:
         """Whether engines and training take turns in the GPU's memory."""
         return self.placement == "colocated" and self.release_memory
+
+    def engines_of(self, host: int, hosts: int) -> range:
+        """The numbers of one host's engines, where that many hosts share them.
+
+        Raises:
+            ValueError: they would listen where rank 0 does not find them, or cannot be shared out.
+        """
+        if hosts > 1 and self.bind == LOCALHOST:
+            raise ValueError(f"rollout.bind={LOCALHOST} hides the engines of {hosts} hosts from rank 0; set rollout.bind=0.0.0.0")
+        if self.engines % hosts:
+            raise ValueError(f"rollout.engines={self.engines} cannot be shared out evenly among {hosts} hosts")
+        each = self.engines // hosts
+        return range(host * each, (host + 1) * each)

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 import requests
@@ -49,10 +48,6 @@ class Endpoint:
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url).hostname
 
     def post(self, path: str, body: dict | None = None, timeout_s: float = 60.0):
         """A control call; returns the JSON answer, None where there is none.

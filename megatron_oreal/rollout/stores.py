@@ -41,20 +41,21 @@ class Turns:
 
 def own_address(url: str, timeout_s: float) -> str:
     """The address of this host that an engine can reach: the one from which this host reaches the engine."""
-    engine = urlsplit(url)
-    try:
-        with socket.create_connection((engine.hostname, engine.port or 80), timeout_s) as probe:
-            return probe.getsockname()[0]
-    except OSError as error:
-        raise ServerError(f"{url}: {error}") from error
+    return _ends(url, timeout_s)[0]
 
 
 def is_on_this_host(url: str, timeout_s: float) -> bool:
     """Whether the engine at this address listens on this very host."""
+    ours, theirs = _ends(url, timeout_s)
+    return ours == theirs
+
+
+def _ends(url: str, timeout_s: float) -> tuple[str, str]:
+    """Both addresses of a connection with the engine. Raises ServerError where there is none."""
     engine = urlsplit(url)
     try:
         with socket.create_connection((engine.hostname, engine.port or 80), timeout_s) as probe:
-            return probe.getsockname()[0] == probe.getpeername()[0]
+            return probe.getsockname()[0], probe.getpeername()[0]
     except OSError as error:
         raise ServerError(f"{url}: {error}") from error
 
