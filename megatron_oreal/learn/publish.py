@@ -1,6 +1,7 @@
 """The policy's weights into the engines: every pipeline stage exports its part, its first rank sends it, all stages at the same time."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -68,6 +69,8 @@ class Publisher:
             unexplained += not self._lost(engines)
             if attempt == ATTEMPTS or unexplained > 1:
                 self._give_up(failure)
+            if failure:
+                _warn_of_retry(attempt, failure)
         if self._engines:
             self._engines.put_in_service(engines)
         seconds = {"time/sync": time.perf_counter() - started, "time/sync_proof": self._proof_s}
@@ -180,3 +183,7 @@ class Publisher:
         if sync:
             with suppress(ServerError):
                 sync.disconnect()
+
+
+def _warn_of_retry(attempt: int, failure: ServerError) -> None:
+    print(f"warning: weight sync, attempt {attempt} of {ATTEMPTS} failed and is made again: {failure}", file=sys.stderr, flush=True)
