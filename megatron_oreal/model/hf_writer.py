@@ -39,8 +39,9 @@ def shard_name(number: int, total: int) -> str:
 class ShardWriter:
     """One safetensors file whose tensors may come in any order. Use as a context manager: whole once it closes without an error."""
 
-    def __init__(self, path: Path, specs: Mapping[str, TensorSpec]):
-        self._specs, self._begin, end = dict(specs), {}, 0
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec], durable: bool = True):
+        """`durable`: it is to survive a crash of the host, which takes as long as the disk does."""
+        self._specs, self._begin, end, self._durable = dict(specs), {}, 0, durable
         header: dict = {"__metadata__": {"format": "pt"}}
         names = {dtype: name for name, dtype in DTYPES.items()}
         for name, spec in specs.items():
@@ -68,7 +69,8 @@ class ShardWriter:
         with self._file:
             if kind is None:
                 self._file.flush()
-                os.fsync(self._file.fileno())
+                if self._durable:
+                    os.fsync(self._file.fileno())
         if kind is None and self._specs:
             raise ValueError(f"{self._file.name}: never written: {', '.join(self._specs)}")
 

@@ -7,7 +7,7 @@ feed-forward size that its kernels do not like, such as 48; such a model's sync 
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,22 +28,15 @@ class WrongWeights(ServerError):
 
 
 class EngineChecksums:
-    """Hashes tensors under their engine-side names, for engines of one TP size, as they pass by on their way there."""
+    """Hashes tensors under their engine-side names, for engines of one TP size, while they are on their way there."""
 
     def __init__(self, tp: int, kv_heads: int):
         self._tp, self._kv_heads = tp, kv_heads
         self._expected: dict[str, list[str]] = {}  # engine parameter -> hash on each TP rank
         self._waiting: dict[str, dict[str, Tensor]] = {}
 
-    def passing(self, tensors) -> Iterator[tuple[str, Tensor]]:
-        """The same tensors, hashed. A part of a fused parameter is kept until the others have come."""
-        for name, tensor in tensors:
-            self.note(name, tensor)
-            yield name, tensor
-        assert not self._waiting, f"parts of fused parameters were never sent: {', '.join(self._waiting)}"
-
     def note(self, name: str, tensor: Tensor) -> None:
-        """One more tensor, whole, under its Hugging Face name."""
+        """One more tensor, whole, under its Hugging Face name. A part of a fused parameter is kept until the others have come."""
         match = LAYER_PARAMETER.fullmatch(name)
         if match and match[2] in PART_OF:
             whole, parts = PART_OF[match[2]]
@@ -52,25 +45,27 @@ class EngineChecksums:
             have[match[2]] = tensor
             if len(have) == len(parts):
                 del self._waiting[name]
-                self._expected[name] = self._hashes(lambda rank: torch.cat([self._rows(part, have[part], rank) for part in parts]))
+                self._expected[name] = self._hashes(lambda rank: [self._rows(part, have[part], rank) for part in parts])
         elif name in VOCAB_ROWS:
-            padded = torch.nn.functional.pad(tensor, (0, 0, 0, -tensor.shape[0] % VOCAB_MULTIPLE))
-            self._expected[name] = self._hashes(lambda rank: padded.chunk(self._tp)[rank])
+            padding = -tensor.shape[0] % VOCAB_MULTIPLE
+            padded = torch.nn.functional.pad(tensor, (0, 0, 0, padding)) if padding else tensor
+            self._expected[name] = self._hashes(lambda rank: [padded.chunk(self._tp)[rank]])
         elif name.endswith(SPLIT_COLUMNS):
-            self._expected[name] = self._hashes(lambda rank: tensor.chunk(self._tp, dim=1)[rank])
+            self._expected[name] = self._hashes(lambda rank: [tensor.chunk(self._tp, dim=1)[rank]])
         else:
-            self._expected[name] = [_hash(tensor)] * self._tp
+            self._expected[name] = [_hash([tensor])] * self._tp
 
     def _rows(self, part: str, tensor: Tensor, rank: int) -> Tensor:
         if part in QKV[1:] and self._tp > self._kv_heads:
             return tensor.chunk(self._kv_heads)[rank * self._kv_heads // self._tp]
         return tensor.chunk(self._tp)[rank]
 
-    def _hashes(self, shard) -> list[str]:
+    def _hashes(self, shard: Callable[[int], Sequence[Tensor]]) -> list[str]:
         return [_hash(shard(rank)) for rank in range(self._tp)]
 
     def compare(self, answer, endpoint: Endpoint) -> tuple[int, int]:
         """(tensors compared, tensors that the engine has); see WeightSync.verify."""
+        assert not self._waiting, f"parts of fused parameters were never sent: {', '.join(self._waiting)}"
         ranks = [rank["checksums"] for rank in answer["ranks"]]
         if len(ranks) != self._tp:
             raise WrongWeights(f"{endpoint.url}: checksums of {len(ranks)} ranks instead of {self._tp}")
@@ -85,11 +80,13 @@ class EngineChecksums:
         return len(self._expected), len(ranks[0])
 
 
-def _hash(tensor: Tensor) -> str:
-    """SGLang's hash of one tensor: on CPU the first 8 bytes of the SHA-256 of its bytes, on GPU a kernel of its own."""
-    if tensor.is_cuda:
+def _hash(pieces: Sequence[Tensor]) -> str:
+    """SGLang's hash of one tensor, given in pieces of its rows: on CPU the first 8 bytes of its SHA-256, on GPU a kernel of its own."""
+    if pieces[0].is_cuda:
         from sglang.srt.managers.mm_utils import tensor_hash
 
-        return f"{tensor_hash(tensor):016x}"
-    raw = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(memoryview(raw)).digest()[:8].hex()
+        return f"{tensor_hash(pieces[0] if len(pieces) == 1 else torch.cat(tuple(pieces))):016x}"
+    digest = hashlib.sha256()
+    for piece in pieces:  # without putting them together: that copy took as long as the hash
+        digest.update(memoryview(piece.detach().contiguous().view(-1).view(torch.uint8).numpy()))
+    return digest.digest()[:8].hex()

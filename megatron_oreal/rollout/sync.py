@@ -15,7 +15,7 @@ from megatron_oreal.rollout.checksum import EngineChecksums, WrongWeights
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.server import Endpoint, ServerError
 from megatron_oreal.rollout.stores import Turns
-from megatron_oreal.rollout.ways import Background, Broadcast, Disk, HandOver, Way, buckets, post_all
+from megatron_oreal.rollout.ways import Background, Broadcast, Bucket, Disk, HandOver, Way, buckets, post_all
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 
@@ -62,15 +62,16 @@ class WeightSync:
     def send(self, tensors: NamedTensors, version: int) -> None:
         """Send this sender's tensors, after open() and before close() by whichever sender.
 
-        Double-buffered: the next bucket is gathered and hashed while one is on its way. After a failure the rest of `tensors` is
+        Double-buffered: one is hashed, and the next gathered, while it is on its way. After a failure the rest of `tensors` is
         consumed all the same, because gathering them is the work of several ranks.
         """
         self._sent = {size: EngineChecksums(size, self._kv_heads) for size in set(self._sizes)}
         sending = _Sending(self._way, version)
         tensors = iter(tensors)
         try:
-            for bucket in buckets(self._hashed(tensors), self._bucket_bytes):
+            for bucket in buckets(tensors, self._bucket_bytes):
                 sending.put(bucket)
+                self._note(bucket)  # hashed on its way
         except ServerError:
             for _ in tensors:
                 pass
@@ -79,10 +80,10 @@ class WeightSync:
             sending.finish()
         sending.result()
 
-    def _hashed(self, tensors: NamedTensors) -> NamedTensors:
+    def _note(self, bucket: Bucket) -> None:
         for checksums in self._sent.values():
-            tensors = checksums.passing(tensors)
-        return tensors
+            for name, tensor in bucket:
+                checksums.note(name, tensor)
 
     def close(self, version: int) -> None:
         """The engines serve the new weights from here on."""
@@ -132,7 +133,7 @@ class _Sending(Background):
         while (bucket := self._next.get()) is not None:
             self._way.send(bucket, self._version)
 
-    def put(self, bucket) -> None:
+    def put(self, bucket: Bucket) -> None:
         """Raises what the thread raised."""
         if self._device is not None:
             torch.cuda.current_stream().synchronize()  # the thread works on a stream of its own

@@ -1,24 +1,27 @@
 """How tensors travel to the engines: the three ways of rollout.sync. Every HTTP status is looked at; every wait has a deadline."""
 
-import pickle
+import os
 import secrets
 import shutil
 import time
 import traceback
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from threading import Thread
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+import torch.multiprocessing
 from torch import Tensor
 
+from megatron_oreal.model.hf_files import TensorSpec
+from megatron_oreal.model.hf_writer import ShardWriter
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.server import Endpoint, ServerError
 from megatron_oreal.rollout.stores import Turns, is_on_this_host, listening_store, own_address
@@ -123,7 +126,7 @@ def _broadcast_all(pieces: Sequence[Tensor], group: dist.ProcessGroup, works: li
 
 
 class HandOver:
-    """Tensors to engines on this host: where CUDA is by handles of the sender's memory (CUDA IPC), on CPU by their bytes.
+    """Tensors to engines on this host by handles of the sender's memory: CUDA's where CUDA is (CUDA IPC), on CPU of shared memory.
 
     The payload is in SGLang's form, a pickle that SGLang reads with a list of allowed types.
     """
@@ -131,6 +134,7 @@ class HandOver:
     def __init__(self, engines: Sequence[Endpoint], sizes: Sequence[int], config: RolloutConfig, device: torch.device):
         """Raises ValueError where an engine runs on another host."""
         self._engines, self._sizes, self._device, self._timeout_s = engines, sizes, device, config.sync_timeout_s
+        self._flat = torch.empty(0, dtype=torch.uint8)  # on CPU: kept from bucket to bucket, making its pages costs more than filling them
         for engine in engines:
             if not is_on_this_host(engine.url, config.sync_timeout_s):
                 raise ValueError(f"rollout.sync=tensor needs engines on the sender's host, {engine.url} is not: use distributed")
@@ -139,10 +143,11 @@ class HandOver:
         begin_update(self._engines, self._timeout_s)
 
     def send(self, bucket: Bucket, version: int) -> None:
-        payloads = _Handles(bucket, self._device) if self._device.type == "cuda" else _Bytes(bucket)
+        """Returns when the engines have copied what it holds."""
+        views = self._placed(bucket)
         bodies = [
             {
-                "serialized_named_tensors": [payloads.one() for _ in range(size)],
+                "serialized_named_tensors": [_handles(views) for _ in range(size)],  # each can be opened once
                 "flush_cache": False,
                 "weight_version": str(version),
             }
@@ -150,40 +155,55 @@ class HandOver:
         ]
         post_all(self._engines, "/update_weights_from_tensor", self._timeout_s, bodies)
 
+    def _placed(self, bucket: Bucket) -> Bucket:
+        """The same tensors as views of one piece of memory that can be handed over."""
+        if self._device.type == "cuda":
+            from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
+
+            monkey_patch_torch_reductions()  # a device is named by its UUID: its number differs from process to process
+            flat = torch.empty(sum(t.nbytes for _, t in bucket), dtype=torch.uint8, device=self._device)
+        else:
+            size = sum(t.nbytes for _, t in bucket)
+            if self._flat.nbytes < size:
+                with _shared_by_name():
+                    self._flat = torch.empty(size, dtype=torch.uint8).share_memory_()
+            flat = self._flat
+        views, start = [], 0
+        for name, t in bucket:
+            views.append((name, flat[start : start + t.nbytes].view(t.dtype).view(t.shape)))
+            views[-1][1].copy_(t.detach())
+            start += t.nbytes
+        return views
+
     def end(self, version: int) -> None:
         post_all(self._engines, "/end_weight_update", self._timeout_s)
 
     def leave(self) -> None:
-        """Nothing is held."""
+        """Gives the memory back."""
+        self._flat = torch.empty(0, dtype=torch.uint8)
 
 
-class _Bytes:
-    """A bucket's payload on CPU: a tensor's bytes, the same for every rank."""
-
-    def __init__(self, bucket: Bucket):
-        own = [(name, t.detach().clone(memory_format=torch.contiguous_format)) for name, t in bucket]  # a view would bring all it views
-        self._payload = b64encode(pickle.dumps(own)).decode()
-
-    def one(self) -> str:
-        return self._payload
+def _handles(views: Bucket) -> str:
+    """What one rank of an engine opens them with."""
+    with _shared_by_name():
+        return b64encode(ForkingPickler.dumps(views)).decode()
 
 
-class _Handles:
-    """A bucket's payloads on GPU: views of one buffer by its handle. Each can be opened once, so each rank gets one of its own."""
+@contextmanager
+def _shared_by_name() -> Iterator[None]:
+    """Shared memory of the CPU has a name that any process can open; torch's default is a descriptor, for which the engine would ask us.
 
-    def __init__(self, bucket: Bucket, device: torch.device):
-        from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
-
-        monkey_patch_torch_reductions()  # a device is named by its UUID: its number differs from process to process
-        flat, self._views, start = flattened(bucket).to(device), [], 0
-        for name, t in bucket:
-            self._views.append((name, flat[start : start + t.nbytes].view(t.dtype).view(t.shape)))
-            start += t.nbytes
-
-    def one(self) -> str:
-        from multiprocessing.reduction import ForkingPickler
-
-        return b64encode(ForkingPickler.dumps(self._views)).decode()
+    torch starts a process of its own for that, which stays as long as an engine does: it must not hold our stderr open.
+    """
+    strategy = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    inherited = os.get_inheritable(2)
+    os.set_inheritable(2, False)
+    try:
+        yield
+    finally:
+        os.set_inheritable(2, inherited)
+        torch.multiprocessing.set_sharing_strategy(strategy)
 
 
 class Disk:
@@ -207,9 +227,12 @@ class Disk:
         folder = self._of_version(version)
         try:
             folder.mkdir(exist_ok=True)
-            tensors = {n: t.cpu().contiguous() for n, t in bucket}
-            save_file(tensors, folder / f"{self._sender}-{self._sent:05d}.safetensors", metadata={"format": "pt"})
-        except (OSError, SafetensorError) as error:
+            specs = {name: TensorSpec(t.dtype, tuple(t.shape)) for name, t in bucket}
+            # Not safetensors' save_file, which copies every tensor first, nor durable: the next version replaces it.
+            with ShardWriter(folder / f"{self._sender}-{self._sent:05d}.safetensors", specs, durable=False) as file:
+                for name, tensor in bucket:
+                    file.write(name, tensor)
+        except OSError as error:
             raise ServerError(f"rollout.sync=disk: {folder}: {error}") from error
         self._sent += 1
 
