@@ -5,9 +5,13 @@
 Real Megatron ranks (no optimizer) publish a policy of random weights to real engines. Between the rounds, with ranks and engines idle, the
 same number of bytes travels barely: broadcast in buckets from one process to as many others as there are engine ranks (gloo on CPU, NCCL
 on GPUs); for the disk written to one file and read by each engine's process. Medians; `proof` (checksums on both sides) is part of `sync`.
+`same work`: the broadcast again, in which every process also does what a proven sync cannot do without: receive into memory of its own,
+copy that into the weights, hash all bytes at both ends. On a host whose cores do all of this that is the bound, not the bare broadcast.
 """
 
 import argparse
+import hashlib
+import math
 import multiprocessing
 import os
 import statistics
@@ -81,7 +85,7 @@ def publishing_rank(rank: int, world: int, port: int, config, turns, results) ->
 
 
 def bare_rank(rank: int, world: int, port: int, size: int, start, results) -> None:
-    """A bare broadcast in buckets, from rank 0, whenever told to."""
+    """Broadcasts in buckets from rank 0 whenever told to; rank 0 says how long the bare one took, and the one with the same work."""
     join(rank, world, port)
     import torch
     import torch.distributed as dist
@@ -89,16 +93,47 @@ def bare_rank(rank: int, world: int, port: int, size: int, start, results) -> No
     cuda = torch.cuda.is_available() and torch.cuda.device_count() >= world
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")
     dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world, timeout=timedelta(seconds=DEADLINE_S))
-    bucket = torch.ones(BUCKET_MB << 20, dtype=torch.uint8, device=device)
+    weights = torch.ones(size, dtype=torch.uint8, device=device)
     while start.get(timeout=DEADLINE_S) >= 0:
-        dist.barrier()
-        started = time.perf_counter()
-        for begin in range(0, size, bucket.numel()):
-            dist.broadcast(bucket[: min(bucket.numel(), size - begin)], src=0)
-        dist.barrier()
+        seconds = [timed(dist.barrier, broadcast, weights), timed(dist.barrier, broadcast_and_load, weights, rank)]
         if rank == 0:
-            results.put(time.perf_counter() - started)
+            results.put(seconds)
     dist.destroy_process_group()
+
+
+def timed(barrier, function, *arguments) -> float:
+    """Seconds until the last process has done it."""
+    barrier()
+    started = time.perf_counter()
+    function(*arguments)
+    barrier()
+    return time.perf_counter() - started
+
+
+def broadcast(weights) -> None:
+    """Into a bucket that is there already."""
+    import torch.distributed as dist
+
+    bucket = weights[: BUCKET_MB << 20]
+    for begin in range(0, len(weights), len(bucket)):
+        dist.broadcast(bucket[: min(len(bucket), len(weights) - begin)], src=0)
+
+
+def broadcast_and_load(weights, rank: int) -> None:
+    """As the engines load: each bucket into new memory, then into the weights; the bytes hashed by the sender meanwhile, at the end by them."""
+    import torch
+    import torch.distributed as dist
+
+    for part in weights.split(BUCKET_MB << 20):
+        bucket = torch.empty_like(part) if rank else part
+        work = dist.broadcast(bucket, src=0, async_op=True)
+        if rank == 0 and not part.is_cuda:
+            hashlib.sha256(memoryview(part.numpy())).digest()
+        work.wait()
+        if rank:
+            part.copy_(bucket)
+    if rank and not weights.is_cuda:
+        hashlib.sha256(memoryview(weights.numpy())).digest()
 
 
 def read_whole(path: str) -> None:
@@ -159,13 +194,13 @@ def measure(arguments, model: Path, run_dir: Path, size: int, way: str) -> dict[
     try:
         for number in range(arguments.rounds + 1):
             sync, proof = ranks.turn(number + 1)
-            bare_s = bare_disk(run_dir, size, receivers) if way == "disk" else bare.turn(number)
-            rows.append((sync, proof, bare_s))
+            bare_s, same_work = (bare_disk(run_dir, size, receivers), math.nan) if way == "disk" else bare.turn(number)
+            rows.append((sync, proof, bare_s, same_work))
     finally:
         ranks.end()
         bare.end()
-    sync, proof, bare_s = (statistics.median(column) for column in zip(*rows[1:], strict=True))
-    return {"sync": sync, "proof": proof, "bare": bare_s}
+    medians = (statistics.median(column) for column in zip(*rows[1:], strict=True))
+    return dict(zip(("sync", "proof", "bare", "same_work"), medians, strict=True))
 
 
 def main() -> None:
@@ -190,7 +225,9 @@ def main() -> None:
         size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
         layout = f"trainer TP{arguments.tp} PP{arguments.pp}, {arguments.engines} engines of TP{arguments.engine_tp}"
         print(f"{size / 1e6:.0f} MB bfloat16, {layout}\n")
-        print("| way | sync, s | of which proof, s | MB/s | bare, s | ratio | ratio without proof |\n|---|---|---|---|---|---|---|")
+        print(
+            "| way | sync, s | of which proof, s | MB/s | bare, s | ratio | without proof | same work, s | ratio |\n|---|---|---|---|---|---|---|---|---|"
+        )
         config = settings(arguments, model, run_dir, "distributed")
         with open_engines(config.rollout, str(model), "bfloat16", run_dir) as engines:
             engines.wait_ready()
@@ -198,7 +235,8 @@ def main() -> None:
                 m = measure(arguments, model, run_dir, size, way)
                 ratios = f"{m['sync'] / m['bare']:.2f} | {(m['sync'] - m['proof']) / m['bare']:.2f}"
                 speed = f"{size / 1e6 / m['sync']:.0f}"
-                print(f"| {way} | {m['sync']:.2f} | {m['proof']:.2f} | {speed} | {m['bare']:.2f} | {ratios} |", flush=True)
+                work = "" if math.isnan(m["same_work"]) else f"{m['same_work']:.2f} | {m['sync'] / m['same_work']:.2f}"
+                print(f"| {way} | {m['sync']:.2f} | {m['proof']:.2f} | {speed} | {m['bare']:.2f} | {ratios} | {work or '|'} |", flush=True)
 
 
 if __name__ == "__main__":
