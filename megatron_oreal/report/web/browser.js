@@ -60,7 +60,7 @@ class Browser {
         { title: "verdict", field: "verdict", width: 84, formatter: verdict },
         { title: "tokens", field: "length", width: 62, ...right },
         { title: "answer", field: "answer", minWidth: 60 },
-        { title: "w", field: "trained", width: 34, headerTooltip: false, hozAlign: "center" },
+        { title: "w", field: "trained", width: 34, headerTooltip: "trained on: has token weights", hozAlign: "center" },
       ],
     });
     this.table.on("rowClick", (_, row) => this.select(row.getData().id));

@@ -111,7 +111,7 @@ class Detail {
       ["tokens", index.length[i]],
       ["verdict", index.reason[i]],
       ["ended by", index.finish[i]],
-      ["policy version", index.version[i]],
+      ["version", index.version[i]],
     ].map(([name, value]) => element("span", {}, `${name} `, element("b", { textContent: value })));
     const body = element("div", { className: "response" });
     if (!this.coloured) typeset(body, entry.text);

@@ -28,7 +28,7 @@ function showAblation(ablation) {
     const mean = percents.reduce((a, b) => a + b, 0) / percents.length;
     return { variant, mean, ...Object.fromEntries(percents.map((v, i) => [`seed${i}`, v])) };
   });
-  new Tabulator(section.querySelector(".table"), {
+  new Tabulator(section.querySelector(".table").appendChild(element("div")), {
     data: rows,
     layout: "fitDataTable",
     columns: [
@@ -43,10 +43,10 @@ function showParts(into, parts) {
   const all = parts.reduce((sum, part) => sum + part.mean, 0);
   const named = (cell) => {
     const swatch = element("i", { className: "swatch" });
-    swatch.style.cssText = `display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:6px;background:${cell.getData().color}`;
+    swatch.style.background = cell.getData().color;
     return element("span", {}, swatch, cell.getValue());
   };
-  new Tabulator(into, {
+  new Tabulator(into.appendChild(element("div")), {
     data: parts.map((part) => ({ ...part, share: (100 * part.mean) / all })),
     layout: "fitColumns",
     columns: [
