@@ -33,8 +33,9 @@ class Page:
         self.driver.set_script_timeout(60)
 
     def open(self, file: Path, address: str = "") -> float:
-        """Returns the seconds until the page is ready."""
+        """Returns the seconds until the page is ready. What the console said of an earlier page is forgotten."""
         self.driver.get("about:blank")
+        self.complaints(), self.requests()
         started = time.perf_counter()
         self.driver.get(f"file://{file}{address}")
         self.wait("return document.body.dataset.ready === 'yes'", 60)

@@ -12,11 +12,11 @@ from tools import report
 
 MANY_LOAD_S, MANY_FILTER_S, MANY_SEARCH_S = 8, 2, 8
 HOSTILE = (
-    "</script><script>window.hit = 1</script><!-- <img src=x onerror='window.hit = 1'> \u2028 \u2029 \x00 ${window.hit = 1} "
-    "$\\href{javascript:window.hit=1}{x}$ $\\includegraphics{http://127.0.0.1:1/x.png}$ $\\htmlData{a=b}{x}$ $\\frac{$ "
-    "\\boxed{<b>bold</b>} "
-    "$\\def\\a{\\a\\a}\\a$ $$" + "{" * 3000 + "$$ \\boxed{" + "\\boxed{" * 3000
+    "</script><script>window.hit = 1</script> <img src=x onerror='window.hit = 1'> <!-- \u2028 \u2029 \x00 "
+    "\\(\\href{javascript:window.hit=1}{x}\\) \\(\\includegraphics{http://127.0.0.1:1/x.png}\\) \\(\\htmlData{a=b}{x}\\) "
+    "\\boxed{<b>bold</b>} ${window.hit = 1} $\\frac{$ $\\def\\a{\\a\\a}\\a$ $$" + "{" * 3000 + "$$ \\boxed{" + "\\boxed{" * 3000
 )
+DEEP = "$$" + "{" * 30_000 + "x" + "}" * 30_000 + "$$ window.hit = 1"  # deeper than the stack of KaTeX's parser
 PIECES = ["Then ", "$x", "^2$", " is ", "\\boxed{", "4", "}", "<|im_end|>"]
 WEIGHTS = [0.0, 0.1, 0.05, 0.2, 0.0, 0.4, 0.3, 0.0]
 
@@ -37,7 +37,7 @@ def small(tmp_path_factory) -> Path:
     synthetic.write_weights(
         run, 1, [Weighted("1#0", 0, PIECES, WEIGHTS), Weighted("1#0", 1, ["I", " say", " \\boxed{5}"], [0.2, 0.0, 0.1])]
     )
-    hostile = [(HOSTILE, [HOSTILE, "<i>", "\u2028"], True), (HOSTILE, ["x"], False)]
+    hostile = [(HOSTILE, [HOSTILE, "<i>", "\u2028"], True), (DEEP, ["x"], False)]
     undecided = [("one", ["one"], True), ("two", ["two"], False)]
     groups = [
         synthetic.group(f"2/{HOSTILE[:40]}", HOSTILE, HOSTILE, hostile),
@@ -56,7 +56,6 @@ def rows(page, table: str = "#list") -> list[str]:
 
 
 def test_figures_curves_and_tables_are_there_without_a_network(page, small):
-    page.requests(), page.complaints()
     page.open(small)
     assert page.text("h1") == "a <b>run"
     assert re.sub(r"\s+", " ", page.text("#summary")) == "steps 12 seconds 12.5 pass@1 at start 25.0 % pass@1 at end 75.0 % trajectories 7"
@@ -153,17 +152,19 @@ def test_colours_are_the_weights_and_formulas_are_typeset(page, small):
 
 
 def test_what_a_model_writes_does_nothing(page, small):
-    page.requests(), page.complaints()
     page.open(small, "#trajectories")
     page.fill("step", "2")
     page.run("document.querySelector('#list .tabulator-row').click()")
     page.wait("return document.querySelectorAll('.side').length === 2")
-    assert page.run("return document.querySelector('.side.right .token').textContent") == HOSTILE
+    made = "return document.querySelectorAll('#detail :is(script, img, iframe, object, b b, [onerror], a[href])').length"
+    assert page.run("return document.querySelector('.side.right .token').textContent") == HOSTILE and page.run(made) == 0
     page.press("t")
     page.wait("return document.querySelectorAll('.side .katex').length > 0")
     assert page.text(".side.right .response").count("window.hit = 1") == 2, "it is there, as text"
-    assert page.run("return document.querySelectorAll('#detail :is(script, img, iframe, object, b b, [onerror], a[href])').length") == 0
-    assert page.run("return document.querySelectorAll('img').length") == 0
+    assert page.run("return document.querySelector('.side.wrong .response').textContent") == DEEP, (
+        "what cannot be typeset is shown as it is"
+    )
+    assert page.run(made) == 0 and page.count("img") == 0
     page.fill("search", "</script>")
     page.wait("return document.getElementById('found').innerText.startsWith('2 of')")
     assert page.run("return window.hit ?? null") is None

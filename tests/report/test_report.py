@@ -12,6 +12,7 @@ import pytest
 from megatron_oreal.monitor.pieces import Pieces
 from megatron_oreal.monitor.recorded import FOLDER, Weighted, file_of, write_step
 from megatron_oreal.report import vendor
+from megatron_oreal.report.run import Ablation, read_run
 from megatron_oreal.report.trajectories import pack, share_out
 from tests.report import synthetic
 from tools import report
@@ -57,6 +58,12 @@ def test_every_step_is_shown_and_trained_questions_go_first(tmp_path):
     assert first == {"text": "a \\boxed{1}", "pieces": ["a", " ", "1"], "weights": [0.25, 0.0, 1.0], "logprobs": [0.0, -0.25, -0.5]}
     assert pack(tmp_path, 0).index.of == [] and len(pack(tmp_path, 4).index.id) == 2
     assert share_out([5, 1, 5], 9) == [4, 1, 4] and sum(share_out([8] * 100, 7)) == 7
+
+
+def test_a_seed_of_the_ablation_shows_its_table(tmp_path):
+    synthetic.write_metrics(tmp_path / "seed7", 2)
+    (tmp_path / "ablation.json").write_text('{"start": {"7": 0.5}, "REINFORCE": {"7": 0.75}}')
+    assert read_run(tmp_path / "seed7").ablation == read_run(tmp_path).ablation == Ablation(["7"], {"start": [0.5], "REINFORCE": [0.75]})
 
 
 def test_what_is_wrong_is_one_line(tmp_path, capsys):

@@ -3,6 +3,17 @@
 
 const SEARCH_PAUSE_MS = 200;
 
+const RIGHT = { hozAlign: "right", headerHozAlign: "right" };
+const COLUMNS = [
+  { title: "step", field: "step", width: 52, ...RIGHT },
+  { title: "question", field: "question", minWidth: 84 },
+  { title: "#", field: "sample", width: 42, ...RIGHT },
+  { title: "verdict", field: "verdict", width: 84, formatter: (cell) => element("span", { className: `dot ${cell.getValue()}`, textContent: cell.getValue() }) },
+  { title: "tokens", field: "length", width: 62, ...RIGHT },
+  { title: "answer", field: "answer", minWidth: 60 },
+  { title: "w", field: "trained", width: 34, headerTooltip: "trained on: has token weights", hozAlign: "center" },
+];
+
 class Browser {
   constructor(trajectories, recorded) {
     this.all = trajectories;
@@ -10,10 +21,12 @@ class Browser {
     this.hits = null; // what the search found so far; null: nothing is searched for
     this.searches = 0; // counts searches, of which the last one goes on
     this.selected = null;
-    this.ready = this.build(recorded);
+    this.greet(recorded);
+    this.listen();
+    this.ready = this.build();
   }
 
-  build(recorded) {
+  greet(recorded) {
     const { index, count } = this.all;
     const more = recorded > count ? ` of ${recorded.toLocaleString("en")} recorded` : "";
     document.getElementById("nothing").textContent = count
@@ -21,6 +34,9 @@ class Browser {
       : "This run recorded no trajectories: record=true writes them.";
     const steps = [...new Set(index.step)];
     document.getElementById("step").append(new Option("all", ""), ...steps.map((step) => new Option(step, step)));
+  }
+
+  listen() {
     const filters = document.getElementById("filters");
     filters.addEventListener("submit", (event) => event.preventDefault());
     filters.addEventListener("reset", () => setTimeout(() => this.search("")));
@@ -31,11 +47,10 @@ class Browser {
       clearTimeout(pause);
       pause = setTimeout(() => this.search(event.target.value), SEARCH_PAUSE_MS);
     });
-    const verdict = (cell) => {
-      const i = cell.getData().id;
-      return element("span", { className: `dot ${this.all.side(i)}`, textContent: cell.getValue() });
-    };
-    const right = { hozAlign: "right", headerHozAlign: "right" };
+  }
+
+  build() {
+    const { index, count } = this.all;
     this.table = new Tabulator("#list", {
       index: "id",
       data: index.of.map((question, id) => ({
@@ -53,15 +68,7 @@ class Browser {
       rowHeight: 28,
       selectableRows: 1,
       placeholder: "none like this",
-      columns: [
-        { title: "step", field: "step", width: 52, ...right },
-        { title: "question", field: "question", minWidth: 84 },
-        { title: "#", field: "sample", width: 42, ...right },
-        { title: "verdict", field: "verdict", width: 84, formatter: verdict },
-        { title: "tokens", field: "length", width: 62, ...right },
-        { title: "answer", field: "answer", minWidth: 60 },
-        { title: "w", field: "trained", width: 34, headerTooltip: "trained on: has token weights", hozAlign: "center" },
-      ],
+      columns: COLUMNS,
     });
     this.table.on("rowClick", (_, row) => this.select(row.getData().id));
     this.table.on("dataFiltered", (_, rows) => {
@@ -109,12 +116,13 @@ class Browser {
     this.filter();
   }
 
-  /** Show a trajectory, and put it into the page's address. */
-  async select(id) {
+  /** Show a trajectory, and put it into the page's address; `where`: scroll the list to it, "nearest" or "center". */
+  async select(id, where = null) {
     this.selected = id;
     history.replaceState(null, "", this.all.address(id));
     this.table.deselectRow();
     this.table.selectRow(id);
+    if (where) this.table.scrollToRow(id, where, false).catch(() => {}); // refuses a row that the filter has taken away
     await this.detail.show(id);
   }
 
@@ -123,8 +131,6 @@ class Browser {
     const rows = this.table.getData("active");
     const at = rows.findIndex((row) => row.id === this.selected);
     const row = rows[at < 0 ? 0 : Math.min(Math.max(at + step, 0), rows.length - 1)];
-    if (!row) return;
-    await this.select(row.id);
-    await this.table.scrollToRow(row.id, "nearest", false).catch(() => {}); // refuses rows that the filter just took away
+    if (row) await this.select(row.id, "nearest");
   }
 }

@@ -14,7 +14,11 @@ const BOX = /\\boxed\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}/g; // with braces t
 function typeset(node, text) {
   // A box outside of formulas is how models end their answers.
   node.textContent = text.split(IN_MATH).map((part, i) => (i % 2 ? part : part.replace(BOX, (box) => `\\(${box}\\)`))).join("");
-  renderMathInElement(node, { delimiters: DELIMITERS, throwOnError: false, strict: "ignore", trust: false, maxSize: 20, maxExpand: 200, errorCallback: () => {} });
+  try {
+    renderMathInElement(node, { delimiters: DELIMITERS, throwOnError: false, strict: "ignore", trust: false, maxSize: 20, maxExpand: 200, errorCallback: () => {} });
+  } catch {
+    node.textContent = text; // braces thousands deep: more than the stack holds
+  }
 }
 
 class Detail {
