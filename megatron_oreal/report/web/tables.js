@@ -2,13 +2,13 @@
 // The ablation, what a step's parts take, and the figures at the top.
 
 function showSummary(facts) {
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => (typeof share === "number" ? `${(100 * share).toFixed(1)} %` : null);
   const { summary, steps, recorded } = facts;
   const shown = [
     ["steps", summary.steps ?? (steps.length ? steps[steps.length - 1] : null)],
     ["seconds", summary.seconds],
-    ["pass@1 at start", "pass_at_1_start" in summary ? percent(summary.pass_at_1_start) : null],
-    ["pass@1 at end", "pass_at_1_end" in summary ? percent(summary.pass_at_1_end) : null],
+    ["pass@1 at start", percent(summary.pass_at_1_start)],
+    ["pass@1 at end", percent(summary.pass_at_1_end)],
     ["trajectories", recorded || null],
   ];
   for (const [name, value] of shown) {
