@@ -114,3 +114,6 @@ def test_an_unpacked_wheel_runs_from_any_folder(wheel: zipfile.ZipFile, tmp_path
     probe = "import megatron_oreal.config as c; print(c.__file__)"
     where = subprocess.run([sys.executable, "-c", probe], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert where.stdout.startswith(str(tmp_path / "site")), "the checkout was imported, not the wheel"
+    vendor = [sys.executable, tmp_path / "site" / "megatron_oreal" / "report" / "vendor.py", "--registry", "http://127.0.0.1:1"]
+    libraries = subprocess.run(vendor, capture_output=True, text=True, timeout=60)
+    assert libraries.stdout.startswith(str(tmp_path / "site")), f"the wheel's libraries are not those of its lock file: {libraries.stderr}"
