@@ -1,9 +1,11 @@
-"""Packaging of megatron-oreal: the package, and the Hydra configs of conf/ inside it as megatron_oreal/conf."""
+"""Packaging of megatron-oreal: the package, the Hydra configs of conf/ inside it as megatron_oreal/conf, the report's web libraries."""
 
 import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 README = ROOT / "README.md"
@@ -63,7 +65,24 @@ GPU = [
     "transformer-engine[core_cu13,pytorch]>=2.11",
 ]
 
-DEV = ["pytest==9.2.0", "hypothesis==6.170.15", "ruff==0.17.6", "mbridge==0.15.1", "setuptools>=77", "wheel"]
+DEV = ["pytest==9.2.0", "hypothesis==6.170.15", "ruff==0.17.6", "mbridge==0.15.1", "selenium==4.51.0", "setuptools>=77", "wheel"]
+DATA_FOLDERS = ["megatron_oreal.report.web", "megatron_oreal.report.vendor"]  # no packages, though they look like some
+
+
+class BuildWithWebLibraries(build_py):
+    """Fetches what reports are drawn with (megatron_oreal/report/vendor.py). Without a network a wheel is not built; a checkout can be
+    installed all the same, and fetches when its first report is written."""
+
+    def run(self) -> None:
+        vendor = runpy.run_path(str(ROOT / "megatron_oreal" / "report" / "vendor.py"))
+        try:
+            vendor["vendored"]()
+        except OSError as error:
+            if not self.editable_mode:
+                raise
+            self.announce(f"{error}; tools/report.py will try again", level=3)
+        super().run()
+
 
 setup(
     name="megatron-oreal",
@@ -83,9 +102,13 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     python_requires=">=3.11,<3.13",
-    packages=[*find_namespace_packages(include=["megatron_oreal", "megatron_oreal.*"], exclude=["*.__pycache__"]), "megatron_oreal.conf"],
+    packages=[
+        *find_namespace_packages(include=["megatron_oreal", "megatron_oreal.*"], exclude=["*.__pycache__", *DATA_FOLDERS]),
+        "megatron_oreal.conf",
+    ],
     package_dir={"megatron_oreal.conf": "conf"},
-    package_data={"megatron_oreal.conf": ["**/*.yaml"]},
+    package_data={"megatron_oreal.conf": ["**/*.yaml"], "megatron_oreal.report": ["web/*", "vendor/**/*"]},
+    cmdclass={"build_py": BuildWithWebLibraries},
     install_requires=BASE,
     extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV},
     entry_points={"console_scripts": ["megatron-oreal = megatron_oreal.train:main"]},

@@ -200,7 +200,7 @@ class TrainConfig:
     eval: EvalConfig
     checkpoint: CheckpointConfig
     resume: str | None = None  # "auto": the newest checkpoint of run_dir, if any; or a checkpoint's folder
-    record: bool = False  # write every step's trajectories to <run_dir>/trajectories
+    record: bool = False  # write every step's trajectories to <run_dir>/trajectories, and the token weights of those trained on
     mode: str = "train"  # train | rollout_only | train_only | replay: see debug.py
     recorded: str | None = None  # folder of trajectories, for train_only and replay
     replay_step: int | None = None

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.monitor.recorded import read_step
+from megatron_oreal.monitor.recorded import FOLDER, read_step, write_step, write_weights
 from megatron_oreal.trajectory import Turn
 
 
@@ -35,15 +35,15 @@ def rollout_only(config: TrainConfig) -> None:
 
 
 def train_only(config: TrainConfig) -> None:
-    """Leaves metrics.jsonl in config.run_dir; one step alone where config.mode is replay.
+    """Leaves metrics.jsonl in config.run_dir, and trajectories/ with `record`; one step alone where config.mode is replay.
 
     Raises:
         ValueError: trajectories are missing, or the checkpoint is not the one before the step.
     """
     from megatron_oreal.stages import read_inputs
 
-    read_inputs(config)
-    replay, folder = config.mode == "replay", Path(config.recorded)
+    inputs = read_inputs(config)
+    replay, folder, own = config.mode == "replay", Path(config.recorded), Path(config.run_dir) / FOLDER
     if (Path(config.run_dir) / "checkpoints").exists():
         raise ValueError(f"run_dir={config.run_dir}: holds a run, whose metrics mode={config.mode} would replace; name another folder")
     first = config.replay_step if replay else 1
@@ -73,9 +73,14 @@ def train_only(config: TrainConfig) -> None:
                     groups = read_step(folder, step)
                     batch = selector.select(groups)
                     noted = rollout_metrics(groups, batch.counts)
+                    if config.record:
+                        write_step(own, step, groups)
                 turn = ranks.share(Turn(batch), Turn)
                 if turn.batch.samples:
-                    noted |= learner.train(turn.batch, step).metrics
+                    result = learner.train(turn.batch, step)
+                    noted |= result.metrics
+                    if ranks.conducts and result.token_weights:
+                        write_weights(own, step, turn.batch.samples, result.token_weights, inputs.tokenizer)
                 if log:
                     noted["time/step"] = time.perf_counter() - started
                     console.step(step, step_line(noted))

@@ -93,4 +93,5 @@ def _sample(group: Group, index: int, advantage: float) -> Sample:
         pass_rate=group.pass_rate,
         version=trajectory.version,
         logprobs=trajectory.logprobs,
+        index=trajectory.index,
     )

@@ -22,7 +22,7 @@ from megatron_oreal.command import run_command
 from megatron_oreal.config import TrainConfig, load
 from megatron_oreal.debug import rollout_only, train_only
 from megatron_oreal.monitor.metrics import rollout_metrics
-from megatron_oreal.monitor.recorded import FOLDER, write_step
+from megatron_oreal.monitor.recorded import FOLDER, write_step, write_weights
 from megatron_oreal.selection import Enough
 from megatron_oreal.stop import StopSignal
 from megatron_oreal.trajectory import TrainBatch, Turn
@@ -72,6 +72,8 @@ def run(config: TrainConfig) -> None:
                     asleep = stages.engines_sleep()
                     result = learner.train(turn.batch, step)
                     stages.note(result.metrics)
+                    if ranks.conducts and result.token_weights:
+                        write_weights(run_dir / FOLDER, step, turn.batch.samples, result.token_weights, inputs.tokenizer)
                     version += result.policy_changed
                     state = stages.state(step, version, unwritten=True)
                     if result.policy_changed or asleep:

@@ -104,6 +104,7 @@ class Sample:
     pass_rate: float  # of its question, this iteration, in [0, 1]
     version: int  # policy version that sampled it
     logprobs: list[float] = field(default_factory=list)  # [response tokens], the engine's; empty: not known
+    index: int = 0  # which of the K samples of its question
 
     @property
     def length(self) -> int:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_oreal.monitor.recorded import read_step
+from megatron_oreal.monitor.recorded import FOLDER, read_step, weights_file
+from megatron_oreal.report.trajectories import pack
 
 ROOT = Path(__file__).parents[1]
 COMMON = [
@@ -46,12 +47,16 @@ def test_a_recorded_step_is_replayed_exactly(task, tmp_path):
     status, output = run(task, whole, "steps=3", "record=true", "checkpoint.interval=1", "checkpoint.keep_last=3")
     assert status == 0, output
     replay = ["debug=replay", "replay_step=3", f"recorded={whole / 'trajectories'}", f"resume={whole / 'checkpoints' / 'step-00002'}"]
-    status, output = run(task, again, "steps=3", *replay)
+    status, output = run(task, again, "steps=3", "record=true", *replay)
     assert status == 0, output
     then, now = metrics(whole)[3], metrics(again)[3]
     learnt = [name for name in then if name.startswith(("loss/", "grad_norm/", "reward/", "select/", "response/"))]
     assert len(learnt) > 10 and then["loss/policy" if "loss/policy" in then else "loss/total"]
     assert {name: now[name] for name in learnt} == {name: then[name] for name in learnt}
+    packed = pack(whole, most=1000)
+    trained_on = sum(len(t.token_ids) > 0 for step in (1, 2, 3) for g in read_step(whole / FOLDER, step) for t in g.trajectories)
+    assert sum(packed.index.trained) == trained_on > 30, "every trajectory with a token has its weights beside it"
+    assert weights_file(again / FOLDER, 3).read_bytes() == weights_file(whole / FOLDER, 3).read_bytes()
     status, output = run(task, again, "steps=3", *replay[:3], f"resume={whole / 'checkpoints' / 'step-00001'}")
     assert status == 2 and "to replay step 3 the checkpoint after step 2 is needed, this one is of 1" in output
 

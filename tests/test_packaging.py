@@ -1,4 +1,4 @@
-"""The wheel holds the package, every Hydra config, and nothing else. Built offline, with the setuptools that is installed."""
+"""The wheel holds the package, every Hydra config, the report's web libraries, and nothing else. Built with the installed setuptools."""
 
 import os
 import shutil
@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from megatron_oreal.report.vendor import vendored
+
 ROOT = Path(__file__).parents[1]
 BUILD_SECONDS = 120
 
@@ -21,6 +23,7 @@ BUILD_SECONDS = 120
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """Built from a copy: setuptools writes build/ and *.egg-info beside setup.py, and would pick up what an older build left there."""
+    vendored()  # the build would fetch them as well, but each time
     folder = tmp_path_factory.mktemp("packaging")
     source, out = folder / "source", folder / "out"
     for name in ("megatron_oreal", "conf", "tests", "tools"):
@@ -66,6 +69,13 @@ def test_every_module_and_every_config_is_inside(wheel: zipfile.ZipFile):
     assert not (modules | configs) - set(wheel.namelist())
 
 
+def test_what_reports_are_drawn_with_is_inside(wheel: zipfile.ZipFile):
+    below = ROOT / "megatron_oreal" / "report"
+    files = {path.relative_to(ROOT).as_posix() for name in ("web", "vendor") for path in (below / name).rglob("*") if path.is_file()}
+    assert {"app.js", "katex.min.js", "KaTeX_Main-Regular.woff2", "LICENSE"} <= {Path(name).name for name in files}
+    assert not files - set(wheel.namelist())
+
+
 def test_nothing_else_is_inside(wheel: zipfile.ZipFile):
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert len(tops) == 2 and "megatron_oreal" in tops, tops  # the other one is *.dist-info
@@ -104,3 +114,6 @@ def test_an_unpacked_wheel_runs_from_any_folder(wheel: zipfile.ZipFile, tmp_path
     probe = "import megatron_oreal.config as c; print(c.__file__)"
     where = subprocess.run([sys.executable, "-c", probe], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert where.stdout.startswith(str(tmp_path / "site")), "the checkout was imported, not the wheel"
+    vendor = [sys.executable, tmp_path / "site" / "megatron_oreal" / "report" / "vendor.py", "--registry", "http://127.0.0.1:1"]
+    libraries = subprocess.run(vendor, capture_output=True, text=True, timeout=60)
+    assert libraries.stdout.startswith(str(tmp_path / "site")), f"the wheel's libraries are not those of its lock file: {libraries.stderr}"

@@ -1,7 +1,7 @@
 """A rank's samples as micro-batches (see packing for which those are): packed end to end, turned into tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from megatron.core import parallel_state
@@ -31,6 +31,7 @@ class MicroBatch:
     advantages: Tensor  # [n] float32
     pass_rates: Tensor  # [n] float32
     rollout_logprobs: Tensor  # [R] float32, the engine's of the response tokens; NaN where not known
+    members: list[int] = field(default_factory=list)  # [n] their places in the global batch
 
 
 def of_rank(
@@ -53,7 +54,7 @@ def of_rank(
     # An interleaved pipeline wants micro-batches of one length, besides whole rounds of them.
     at_least = max(sum(lengths[i] for i in indices) for indices in spread) if parallel.vpp else 0
     return [
-        pack([samples[i] for i in indices], number, split, score_position, ranks.platform.device, at_least)
+        replace(pack([samples[i] for i in indices], number, split, score_position, ranks.platform.device, at_least), members=indices)
         for number, indices in enumerate(spread)
     ]
 

@@ -1,6 +1,7 @@
 """The OREAL step on Megatron ranks: token RM, reference, policy, with exactly the functions of `oreal/`."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +20,7 @@ from megatron_oreal.model.blueprint import dims_of
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.oreal import Counts, TokenWeights, importance_weights, mismatch, policy_loss, token_rm_loss, token_weights
-from megatron_oreal.trajectory import RIGHT, TrainBatch
+from megatron_oreal.trajectory import RIGHT, Sample, TrainBatch
 
 # What the last stage adds up -> (name in metrics.jsonl, the count over the global batch that divides it).
 TOKEN_RM_METRICS = {
@@ -45,6 +46,7 @@ class StepResult:
 
     metrics: dict[str, float] = field(default_factory=dict)
     policy_changed: bool = False
+    token_weights: list[list[float]] | None = None  # [samples][response tokens], as used; only with `record` and a token RM
 
 
 class Models:
@@ -93,11 +95,13 @@ class Learner:
             self.objective.score_position,
         )
         frozen = self.token_rm is not None and step <= self.config.policy.freeze_steps
-        sums, timer, weights = _Sums(), _Timer(), None
+        sums, timer, weights, recorded = _Sums(), _Timer(), None, None
         if self.token_rm:
             self.ranks.enter("token_rm")
             weights = self._train_token_rm(micro_batches, counts, sums)
             timer.lap("time/token_rm")
+            if self.config.record:
+                recorded = weights_of_batch(train_batch.samples, micro_batches, weights, self.ranks)
         if not frozen:
             self.ranks.enter("reference")
             ref_logprobs = self._reference_logprobs(micro_batches)
@@ -111,7 +115,7 @@ class Learner:
         metrics = sums.reduce(self.ranks, counts, reported) | sums.local | timer.laps
         if not frozen:
             metrics |= sums.reduce_mismatch(self.ranks)
-        return StepResult(metrics, policy_changed=not frozen)
+        return StepResult(metrics, not frozen, recorded)
 
     def _train_token_rm(self, micro_batches: list[MicroBatch], counts: Counts, sums: "_Sums") -> list[TokenWeights]:
         """Backward and update; returns the token weights of its scores before the update, one a micro-batch (last stage)."""
@@ -226,10 +230,31 @@ def last_stage_total(values: list[float], ranks: Ranks) -> list[float]:
 
     Only the last stage's first TP and CP rank contributes: the others hold nothing, or the same values again.
     """
-    counted = (
+    mine = torch.tensor(values, dtype=torch.float64)
+    return ranks.total(mine if _counted() else torch.zeros_like(mine)).tolist()
+
+
+def _counted() -> bool:
+    """Is this the last stage's first TP and CP rank?"""
+    return (
         parallel_state.is_pipeline_last_stage()
         and parallel_state.get_tensor_model_parallel_rank() == 0
         and parallel_state.get_context_parallel_rank() == 0
     )
-    mine = torch.tensor(values, dtype=torch.float64)
-    return ranks.total(mine if counted else torch.zeros_like(mine)).tolist()
+
+
+def weights_of_batch(
+    samples: Sequence[Sample], micro_batches: Sequence[MicroBatch], weights: Sequence[TokenWeights], ranks: Ranks
+) -> list[list[float]]:
+    """The token weights of a global batch, on every rank: for each sample those of its response tokens that its reward picks.
+
+    `weights`: one a micro-batch of this rank, on the last stage, where context-parallel ranks have joined their parts already.
+    """
+    lengths = [len(s.response_ids) for s in samples]
+    total = torch.zeros(sum(lengths))
+    parts = total.split(lengths)  # views: each sample's part is filled in by one rank
+    for micro, of_micro in zip(micro_batches, weights, strict=True) if _counted() else ():
+        used = torch.where(_per_token(micro.rewards == RIGHT, micro.lengths), of_micro.positive, of_micro.negative)
+        for place, values in zip(micro.members, used.float().cpu().split(micro.lengths) if micro.lengths else (), strict=True):
+            parts[place].copy_(values)
+    return [values.tolist() for values in ranks.total(total).split(lengths)]

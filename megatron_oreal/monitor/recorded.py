@@ -1,21 +1,52 @@
-"""A step's trajectories with their verdicts as a file: `<run_dir>/trajectories/step-00007.jsonl`, a question a line."""
+"""A step's trajectories with their verdicts as a file: `<run_dir>/trajectories/step-00007.jsonl`, a question a line.
+
+Beside it, once the step is trained, the token-RM weights of those it was trained on: `weights-00007.jsonl`, a trajectory a line.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from megatron_oreal.trajectory import Group
+from megatron_oreal.monitor.pieces import Pieces
+from megatron_oreal.trajectory import Group, Sample
 
 FOLDER = "trajectories"
+DIGITS = 5
+"""Of a weight after the point."""
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A trajectory that a step was trained on, with the weight that the token RM gave each token in its loss."""
+
+    prompt_id: str
+    index: int  # which of the K samples of its question
+    pieces: list[str]  # [response tokens], end to end the response; what its tokens stand for
+    weights: list[float]  # [response tokens], in [0, 1]: of Eq. 10, for the right or for the wrong, as the trajectory is
 
 
 def write_step(folder: Path, step: int, groups: Sequence[Group]) -> None:
-    """Whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = file_of(folder, step)
+    """Whole or not at all. Weights that an earlier run left of this step go."""
+    weights_file(folder, step).unlink(missing_ok=True)
+    _write(file_of(folder, step), groups)
+
+
+def write_weights(folder: Path, step: int, samples: Sequence[Sample], weights: Sequence[Sequence[float]], tokenizer) -> None:
+    """The weights ([samples][response tokens]) of the trajectories that the step was trained on. Whole or not at all."""
+    pieces = Pieces(tokenizer)
+    rounded = ([round(w, DIGITS) for w in of_sample] for of_sample in weights)
+    _write(
+        weights_file(folder, step),
+        [Weighted(s.prompt_id, s.index, pieces.of(s.response_ids), w) for s, w in zip(samples, rounded, strict=True)],
+    )
+
+
+def _write(path: Path, rows: Sequence[Group | Weighted]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_bytes(b"".join(msgspec.json.encode(group) + b"\n" for group in groups))
+    partial.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
     partial.rename(path)
 
 
@@ -43,3 +74,8 @@ def _group(path: Path, number: int, line: bytes) -> Group:
 def file_of(folder: Path, step: int) -> Path:
     """Where a step's trajectories are."""
     return folder / f"step-{step:05d}.jsonl"
+
+
+def weights_file(folder: Path, step: int) -> Path:
+    """Where the weights of a step's trained trajectories are; not there where it had no token RM or nothing to train on."""
+    return folder / f"weights-{step:05d}.jsonl"

@@ -1,4 +1,4 @@
-"""Three OREAL steps: every layout gives the numbers of a plain transformers + torch.optim implementation of the spec."""
+"""OREAL steps: every layout gives the numbers of a plain transformers + torch.optim implementation of the spec."""
 
 import math
 
@@ -54,14 +54,15 @@ def make_batches() -> list[TrainBatch]:
 def train_config(model: str, parallel: dict, **objective) -> config.TrainConfig:
     frozen = FROZEN if objective.get("token_rm", True) else 0
     policy = config.PolicyConfig(optimizer(), freeze_steps=frozen)
-    return tiny_run(model, parallel, steps=STEPS, objective=Objective(beta=0.1, **objective), policy=policy)
+    return tiny_run(model, parallel, steps=STEPS, objective=Objective(beta=0.1, **objective), policy=policy, record=True)
 
 
 def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    """Metrics of each step and this stage's weights in Hugging Face form, as seen by this rank."""
+    """Metrics and token weights of each step, and this stage's weights in Hugging Face form, as seen by this rank."""
     ranks = Ranks(settings.parallel, settings.seed)
     learner = Learner(settings, ranks)
-    metrics = [learner.train(batch, step).metrics for step, batch in enumerate(make_batches(), 1)]
+    steps = [learner.train(batch, step) for step, batch in enumerate(make_batches(), 1)]
+    metrics = [{**step.metrics, "token_weights": step.token_weights} for step in steps]
     weights = {n: t.clone().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}
     ranks.stop()
     return metrics, weights
@@ -94,6 +95,7 @@ def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, t
         numbers["loss/token_rm"] = loss.item()
         numbers["grad_norm/token_rm"] = torch.nn.utils.clip_grad_norm_(rm_parameters, 1.0).item()
         adam["rm"].step()
+        numbers["token_weights"] = [w.tolist() for w in weights]
         right = sum(len(s.response_ids) for s in batch.samples if s.reward > 0)
         wrong = sum(len(s.response_ids) for s in batch.samples if s.reward < 0)
         numbers["token_weight/positive"] = sum(w.sum().item() for w, s in zip(weights, batch.samples, strict=True) if s.reward > 0) / right
@@ -157,6 +159,8 @@ def test_layouts_give_the_numbers_of_a_plain_implementation(ranks, tiny_model, t
             for step in range(STEPS):
                 for key in (*COMPARED, "logprob/capped_share") if step >= FROZEN else FIRST:
                     assert metrics[step][key] == pytest.approx(expected[step][key], rel=1e-4, abs=1e-6), (name, step, key)
+                for recorded, weight in zip(metrics[step]["token_weights"], expected[step]["token_weights"], strict=True):
+                    assert recorded == pytest.approx(weight, rel=1e-4, abs=2e-5), (name, step)
         seen = set()
         for _, stage in results:
             seen |= stage.keys()
