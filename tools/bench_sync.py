@@ -120,7 +120,7 @@ def broadcast(weights) -> None:
 
 
 def broadcast_and_load(weights, rank: int) -> None:
-    """As the engines load: each bucket into new memory, then into the weights; the bytes hashed by the sender meanwhile, at the end by them."""
+    """As the engines load: each bucket into new memory, then into the weights; the sender hashes meanwhile, they at the end."""
     import torch
     import torch.distributed as dist
 
@@ -225,9 +225,8 @@ def main() -> None:
         size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
         layout = f"trainer TP{arguments.tp} PP{arguments.pp}, {arguments.engines} engines of TP{arguments.engine_tp}"
         print(f"{size / 1e6:.0f} MB bfloat16, {layout}\n")
-        print(
-            "| way | sync, s | of which proof, s | MB/s | bare, s | ratio | without proof | same work, s | ratio |\n|---|---|---|---|---|---|---|---|---|"
-        )
+        columns = ("way", "sync, s", "of which proof, s", "MB/s", "bare, s", "ratio", "without proof", "same work, s", "ratio")
+        print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
         config = settings(arguments, model, run_dir, "distributed")
         with open_engines(config.rollout, str(model), "bfloat16", run_dir) as engines:
             engines.wait_ready()

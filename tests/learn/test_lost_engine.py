@@ -66,7 +66,7 @@ def publish_while_one_dies(run, how: signal.Signals, way: type) -> tuple | None:
         return (victim, first, survivors, second, engines.serving, engines.rejoined) if engines else None
 
 
-CASES = [(signal.SIGKILL, "distributed"), (signal.SIGSTOP, "distributed"), (signal.SIGKILL, "tensor")]
+CASES = [(signal.SIGKILL, "distributed"), pytest.param(signal.SIGSTOP, "distributed", marks=pytest.mark.slow), (signal.SIGKILL, "tensor")]
 
 
 @pytest.mark.parametrize(("how", "way"), CASES)
