@@ -66,7 +66,12 @@ def publish_while_one_dies(run, how: signal.Signals, way: type) -> tuple | None:
         return (victim, first, survivors, second, engines.serving, engines.rejoined) if engines else None
 
 
-CASES = [(signal.SIGKILL, "distributed"), pytest.param(signal.SIGSTOP, "distributed", marks=pytest.mark.slow), (signal.SIGKILL, "tensor")]
+CASES = [
+    (signal.SIGKILL, "distributed"),
+    (signal.SIGKILL, "tensor"),
+    pytest.param(signal.SIGSTOP, "distributed", marks=pytest.mark.slow),
+    pytest.param(signal.SIGKILL, "disk", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("how", "way"), CASES)
@@ -79,7 +84,7 @@ def test_an_engine_lost_in_mid_sync_is_left_out_and_taken_in_again(ranks, run_di
         objective=Objective(token_rm=False),
         policy=dataclasses.replace(tiny_run(served_model).policy, freeze_steps=0),
     )
-    kind = {"distributed": ways.Broadcast, "tensor": ways.HandOver}[way]
+    kind = {"distributed": ways.Broadcast, "tensor": ways.HandOver, "disk": ways.Disk}[way]
     victim, first, survivors, second, serving, rejoined = ranks(2, publish_while_one_dies, run, how, kind)[0]
     assert first["sync/attempts"] in (2, 3)  # the second without the victim; one failure more is allowed where all else is slow
     assert len(survivors) == 1 and victim not in survivors
