@@ -61,8 +61,10 @@ def run(config: TrainConfig) -> None:
             version, turn = state.version, Turn(state.pending)
             ranks.enter("sync")
             publisher.publish(learner.policy.gpt, version)  # a sync that cannot work is found out now, not when the policy first changes
-            crew.conduct("evaluate", version, stages.evaluate, version, state.step)
+            found = crew.conduct("evaluate", version, stages.evaluate, version, state.step)
             for step in range(state.step + 1, config.steps + 1):
+                if found.enough:
+                    break
                 started = time.perf_counter()
                 turn = crew.conduct("rollout", version, collect, config, stages, step, version, state.pending)
                 if turn.stop:
@@ -77,13 +79,13 @@ def run(config: TrainConfig) -> None:
                     if result.policy_changed or asleep:
                         ranks.enter("sync")
                         stages.note(publisher.publish(learner.policy.gpt, version))
-                crew.conduct("evaluate", version, stages.evaluate, version, step)
+                found = crew.conduct("evaluate", version, stages.evaluate, version, step)
                 ranks.enter("checkpoint")
                 checkpoints.poll()
                 exports.poll()
                 stages.finish_step(step, time.perf_counter() - started)
                 state = stages.state(step, version)
-                if checkpoints.due(step):
+                if checkpoints.due(step) or found.best or found.enough:
                     stages.note(checkpoints.save(state))
                 if exports.due(step):
                     stages.note(exports.begin(learner.policy.gpt, step))
@@ -93,11 +95,12 @@ def run(config: TrainConfig) -> None:
             exports.finish()
             stages.say_how_to_resume(state.step)
             return
+        stages.say_why_it_ends(state.step)
         checkpoints.finish()
         ranks.enter("export")
         exports.begin(learner.policy.gpt)
         exports.finish()
-        stages.summarize()
+        stages.summarize(state.step)
 
 
 def collect(config: TrainConfig, stages: "Stages", step: int, version: int, sampled: TrainBatch | None = None) -> TrainBatch:
