@@ -14,7 +14,7 @@ from megatron_oreal.evaluation.config import VALIDATION
 from megatron_oreal.evaluation.evaluator import Evaluator, askings
 from megatron_oreal.evaluation.figures import Evaluation
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
-from megatron_oreal.evaluation.validation import HeldOut, Standing, digest, hold_out, standing, validation_set
+from megatron_oreal.evaluation.validation import HeldOut, Standing, digest, hold_out, overlaps, standing, validation_set
 from megatron_oreal.learn.checkpoint import RunState, find_checkpoint
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model.blueprint import open_model
@@ -69,6 +69,8 @@ def read_inputs(config: TrainConfig) -> Inputs:
         f"{kept - asked} too long; {len(fit)} prompts an epoch with repeats",
     ]
     sets = read_sets(config.eval.resolved())
+    for name, number in overlaps(questions, sets).items():
+        notes.append(f"eval: {number} questions of {name} are training questions as well: it says nothing of what the policy never saw")
     if held_out.validation:
         sets.append(validation_set(held_out.validation, config.eval))
     elif sets and config.checkpoint.keep_best:

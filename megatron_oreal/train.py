@@ -62,6 +62,9 @@ def run(config: TrainConfig) -> None:
             ranks.enter("sync")
             publisher.publish(learner.policy.gpt, version)  # a sync that cannot work is found out now, not when the policy first changes
             found = crew.conduct("evaluate", version, stages.evaluate, version, state.step)
+            if found.best and state.step:  # its evaluation was cut when the run was asked to stop
+                state = stages.state(state.step, version, state.pending)
+                stages.note(checkpoints.save(state))
             for step in range(state.step + 1, config.steps + 1):
                 if found.enough:
                     break
@@ -85,7 +88,7 @@ def run(config: TrainConfig) -> None:
                 exports.poll()
                 stages.finish_step(step, time.perf_counter() - started)
                 state = stages.state(step, version)
-                if checkpoints.due(step) or found.best or found.enough:
+                if checkpoints.due(step, found.best) or found.enough:
                     stages.note(checkpoints.save(state))
                 if exports.due(step):
                     stages.note(exports.begin(learner.policy.gpt, step))

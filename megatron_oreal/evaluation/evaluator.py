@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from megatron_oreal.evaluation.answers import Answered, Key, Way, answered
 from megatron_oreal.evaluation.config import VALIDATION
@@ -39,7 +40,8 @@ class Evaluated:
         """Under the names of metrics.jsonl. The first set's pass@1 is there without a set's name as well."""
         found = {name: value for one, figures in self.sets.items() for name, value in metrics(one, figures).items()}
         first = next(iter(self.sets.values()))
-        return {"eval/pass_at_1": first.pass_at_1, **found, "eval/seconds": self.seconds}
+        score = {f"eval/{VALIDATION}/score": fmean(self.validation)} if self.validation else {}
+        return {"eval/pass_at_1": first.pass_at_1, **found, **score, "eval/seconds": self.seconds}
 
 
 def askings(sets: Sequence[ProblemSet], template: Template, max_new_tokens: int, longest: int) -> list[Asking]:

@@ -46,9 +46,16 @@ def hold_out(questions: Sequence[Question], count: int, seed: int) -> HeldOut:
     return HeldOut(train, validation, len(questions) - len(train) - len(validation))
 
 
+def overlaps(questions: Sequence[Question], sets: Sequence[ProblemSet]) -> dict[str, int]:
+    """Set -> how many of its questions are among the training questions; those with none left out."""
+    texts = {_text(question) for question in questions}
+    found = {one.name: sum(_text(problem.question) in texts for problem in one.problems) for one in sets}
+    return {name: number for name, number in found.items() if number}
+
+
 def _text(question: Question) -> str:
-    """What makes two questions the same."""
-    return " ".join(question.question.split()).casefold()
+    """What makes two questions the same: all but space and case."""
+    return "".join(question.question.split()).casefold()
 
 
 def validation_set(questions: Sequence[Question], config: EvalConfig) -> ProblemSet:

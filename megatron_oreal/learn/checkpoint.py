@@ -73,9 +73,9 @@ class Checkpoints:
         self._models = {"policy": learner.policy} | ({"token_rm": learner.token_rm} if learner.token_rm else {})
         self._saving: _Saving | None = None
 
-    def due(self, step: int) -> bool:
-        """Whether a checkpoint is wanted after this step."""
-        return step % self._config.interval == 0
+    def due(self, step: int, best: bool = False) -> bool:
+        """Whether a checkpoint is wanted after this step; `best`: it is the best so far."""
+        return step % self._config.interval == 0 or (best and self._config.keep_best > 0)
 
     def save(self, state: RunState) -> dict[str, float]:
         """Begin a checkpoint (rank 0's state counts): the tensors are copied when this returns, the files are written meanwhile.

@@ -5,7 +5,9 @@ from statistics import fmean
 
 import pytest
 
-from megatron_oreal.evaluation.validation import Standing, hold_out, improves, standing
+from megatron_oreal.evaluation.config import EvalSet
+from megatron_oreal.evaluation.sets import Problem, ProblemSet
+from megatron_oreal.evaluation.validation import Standing, hold_out, improves, overlaps, standing
 from megatron_oreal.prompts import Question
 
 
@@ -28,6 +30,8 @@ def test_no_text_held_out_is_trained_on(count):
     assert not {text(q) for q in held.validation} & {text(q) for q in held.train}
     assert len(held.train) + len(held.validation) + held.duplicates == len(everything)
     assert {text(q) for q in held.validation} | {text(q) for q in held.train} == {text(q) for q in everything}
+    sets = [ProblemSet(name, [Problem(q) for q in some], EvalSet("")) for name, some in (("held", held.validation), ("all", everything))]
+    assert overlaps(held.train, sets) == {"all": len(held.train)}
 
 
 def test_it_is_the_same_for_the_same_seed_and_as_hard_as_the_rest():
