@@ -208,9 +208,9 @@ class Stages:
 
     def _evaluate(self, version: int, step: int) -> None:
         found = self.evaluator.evaluate(version)
-        self.evaluations[step] = found.sets
         if found.validation:
             self.validation[step] = found.validation
+        self.evaluations[step] = found.sets
         if step > self.begun_after:
             self.note(found.metrics())
             return
@@ -252,8 +252,8 @@ class Stages:
         summary = {"steps": step, "seconds": round(time.perf_counter() - self.started, 1)}
         if self.evaluations:
             (name, last), first = next(iter(self.evaluations[max(self.evaluations)].items())), self.evaluations[min(self.evaluations)]
-            summary |= {"pass_at_1_end": last.pass_at_1, "problems_evaluated": last.problems, "evaluated": name}
             summary |= {"pass_at_1_start": first[name].pass_at_1} if name in first else {}
+            summary |= {"pass_at_1_end": last.pass_at_1, "problems_evaluated": last.problems, "evaluated": name}
         if self.validation:
             now = self.standing
             summary |= {"best_step": now.best, "validation_best": fmean(self.validation[now.best])}

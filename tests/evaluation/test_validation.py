@@ -8,7 +8,11 @@ import pytest
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.evaluation.validation import Standing, hold_out, improves, overlaps, standing
-from megatron_oreal.prompts import Question
+from megatron_oreal.learn.checkpoint import RunState
+from megatron_oreal.monitor.console import Console
+from megatron_oreal.prompts import PromptSource, Question
+from megatron_oreal.stages import Stages
+from megatron_oreal.trajectory import Prompt
 
 
 def questions(count: int = 200) -> list[Question]:
@@ -80,3 +84,14 @@ def test_noise_is_no_improvement():
     draw = lambda chance: [float(rng.random() < chance) for _ in range(256)]  # noqa: E731
     assert 0.1 < fmean(improves(draw(0.5), draw(0.5)) for _ in range(400)) < 0.22
     assert fmean(improves(draw(0.65), draw(0.5)) for _ in range(200)) > 0.95
+
+
+@pytest.mark.parametrize(("now", "kept"), [("these", {0: [1.0], 10: [0.0]}), ("others", {}), ("", {})])
+def test_scores_of_other_questions_are_forgotten(tmp_path, capsys, now, kept):
+    source = PromptSource([Prompt("p", "q", "7", [1])], seed=0)
+    with Console("run", 20) as console:
+        stages = Stages(run_dir=tmp_path, source=source, console=console, validation_set=now, patience=1)
+        stages.go_on_from(RunState(step=10, seconds=1.0, validation={0: [1.0], 10: [0.0]}, validation_set="these"))
+        assert stages.validation == kept
+        assert stages.evaluate(version=0, step=10).enough == bool(kept)
+    assert ("other questions than before" in capsys.readouterr().out) == (not kept)
