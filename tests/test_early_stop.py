@@ -58,6 +58,7 @@ def test_it_stops_early_keeps_the_best_and_takes_more_patience_later(tmp_path):
     assert [row["step"] for row in metrics] == [0, 1, 2, 3]
     assert all({"eval/validation/avg_at_2", "eval/heldout/pass_at_1", "eval/pass_at_1"} <= row.keys() for row in metrics)
     assert metrics[0]["eval/validation/problems"] == 6
+    assert "time/checkpoint" in metrics[2]  # step 1 was as good as the start, and saved for it
 
     output = run(task, run_dir, "eval.patience=2", "resume=auto")  # it has ended: nothing more is trained
     assert "resumed after step 3" in output and "stopped early after step 3" in output
