@@ -23,6 +23,7 @@ BASE = [
     "aiohttp",
     "requests",
     "msgspec",
+    "pyarrow",
     "mpmath",
     "hydra-core==1.3.8",
     "omegaconf==2.3.1",

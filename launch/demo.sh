@@ -26,9 +26,11 @@ SIZE=$(override debug full "$@")
 sft=()
 rollout=()
 problems=(--seed "$SEED")
+validation=100
 if [[ $SIZE == fast ]]; then
     sft=(debug=fast_sft)
     rollout=(rollout.samples=4)
+    validation=16
     problems+=(--train 96 --heldout 64 --sft 2000)
 fi
 
@@ -47,7 +49,7 @@ $PYTHON tools/passrate.py experiment=demo_passrate model.path="$WORK/sft/hf" que
 
 echo "demo 4/5: OREAL, evaluated before and after -> $WORK"
 $PYTHON -m megatron_oreal.train experiment=demo model.path="$WORK/sft/hf" data.train="$WORK/train.jsonl" \
-    eval.data="$WORK/task/heldout.jsonl" run_dir="$WORK" "$@"
+    eval.data="$WORK/task/heldout.jsonl" eval.validation="$validation" run_dir="$WORK" "$@"
 
 echo "demo 5/5: transformers loads $WORK/hf"
 $PYTHON - "$WORK/hf" <<'PY'

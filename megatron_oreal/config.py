@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import msgspec
 from hydra import compose, initialize_config_dir
@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from megatron_oreal.evaluation.config import EvalConfig, EvalSetsConfig
 from megatron_oreal.model.split import Split
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.config import RolloutConfig
@@ -157,7 +158,7 @@ class CheckpointConfig:
 
     interval: int = 10  # steps between checkpoints
     keep_last: int = 2  # the newest so many
-    keep_best: int = 1  # and so many with the best held-out pass@1
+    keep_best: int = 1  # and so many with the best score on the validation set (eval.validation)
     timeout_s: float = 1800.0  # for writing one, while training goes on
     hf_interval: int = 0  # steps between exports of the policy as a Hugging Face folder; 0: only at the end
     hf_keep_last: int = 2  # the newest so many of those
@@ -166,18 +167,6 @@ class CheckpointConfig:
         least_values = (("interval", 1), ("keep_last", 1), ("keep_best", 0), ("timeout_s", 1), ("hf_interval", 0), ("hf_keep_last", 1))
         for name, least in least_values:
             _require(getattr(self, name) >= least, f"checkpoint.{name}={getattr(self, name)} must be at least {least}")
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Held-out evaluation: greedy pass@1."""
-
-    data: str | None = None  # JSONL with question, gold_answer; None: no evaluation
-    interval: int = 10  # steps between evaluations; the start and the end are always evaluated
-    max_new_tokens: int = 14000
-
-    def __post_init__(self):
-        _require(self.interval >= 1, f"eval.interval={self.interval} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -268,11 +257,11 @@ class EvaluateConfig:
     model: ModelConfig
     rollout: RolloutConfig
     verify: VerifyConfig
-    eval: EvalConfig
+    eval: EvalSetsConfig
     system_prompt: str = ""
 
     def __post_init__(self):
-        _require(self.eval.data is not None, "eval.data must name a JSONL file")
+        _require(bool(self.eval.resolved()), "eval.data=FILE or +eval.sets.NAME=FILE must name questions")
 
 
 @dataclass(frozen=True)
@@ -321,3 +310,13 @@ def _refuse_unknown(values: dict, schema: type, path: str = "") -> None:
             raise ValueError(f"config: unknown key {path}{name}; known: {', '.join(sorted(types))}")
         if is_dataclass(types[name]) and isinstance(value, dict):
             _refuse_unknown(value, types[name], f"{path}{name}.")
+        for entry in _entries(types[name]):
+            for key, one in value.items():
+                if isinstance(one, dict):
+                    _refuse_unknown(one, entry, f"{path}{name}.{key}.")
+
+
+def _entries(kind: object) -> list[type]:
+    """The dataclass that the entries of a dict[str, ...] may be, if any."""
+    values = get_args(kind)[1:] if get_origin(kind) is dict else ()
+    return [one for value in values for one in (value, *get_args(value)) if is_dataclass(one)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from megatron.core.models.gpt import GPTModel
 
@@ -27,8 +28,8 @@ class Crew:
         self._publishing = False
         self._told: Exception | None = None  # rank 0's failure, once all ranks know of it
 
-    def conduct(self, stage: str, version: int, work: Callable[..., TrainBatch | None], *arguments) -> Turn:
-        """Rank 0 does the work (abandoned where the run is asked to stop); every rank gets its batch and whether to stop.
+    def conduct(self, stage: str, version: int, work: Callable[..., TrainBatch | Turn], *arguments) -> Turn:
+        """Rank 0 does the work (abandoned where the run is asked to stop); every rank gets what it returns and whether to stop.
 
         Should rank 0 lose its last engine meanwhile, all ranks publish the policy at this version again, and the work goes on.
 
@@ -45,13 +46,14 @@ class Crew:
             return turn
         self._rollout.on_no_engine = lambda: self._publish_again(version)
         try:
-            batch = self._stop.cuts_short(work, *arguments)
+            done = self._stop.cuts_short(work, *arguments)
         except Exception as error:
             if not self._publishing:  # else the others are not waiting here
                 self._told = error
                 self._ranks.share(Turn(failed=str(error) or type(error).__name__), Turn)
             raise
-        return self._ranks.share(Turn(batch, self._stop.requested), Turn)
+        turn = done if isinstance(done, Turn) else Turn(done)
+        return self._ranks.share(replace(turn, stop=self._stop.requested), Turn)
 
     def _publish_again(self, version: int) -> None:
         self._publishing = True

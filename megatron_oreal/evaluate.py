@@ -1,87 +1,141 @@
-"""Greedy pass@1 on held-out questions, during training and by itself:
+"""Evaluation of a checkpoint or of running servers on any number of question sets:
 
 `python -m megatron_oreal.evaluate model.path=DIR eval.data=FILE.jsonl key=value ...`
+`python -m megatron_oreal.evaluate model.path=DIR +eval.sets.math500=FILE +eval.sets.aime24=FOLDER eval.samples=32 'eval.k=[8,32]'`
+
+Leaves evaluation.json, evaluation.md and answers.jsonl (every response with its verdict) in run_dir. The same command, started again
+after it was killed, asks only what is missing.
 """
 
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import EvaluateConfig, load
-from megatron_oreal.prompts import Template, fitting, load_tokenizer, read_questions, stop_token
+from megatron_oreal.evaluation.answers import Answered
+from megatron_oreal.evaluation.evaluator import Asking, Evaluator, askings
+from megatron_oreal.evaluation.figures import Report, report
+from megatron_oreal.evaluation.kept import Kept
+from megatron_oreal.evaluation.markdown import as_json, as_markdown
+from megatron_oreal.evaluation.sets import ProblemSet, read_sets
+from megatron_oreal.monitor.console import Console
+from megatron_oreal.prompts import Template, load_tokenizer, stop_token
 from megatron_oreal.rollout.engines import open_engines
-from megatron_oreal.rollout.generate import Rollout, Sampling
-from megatron_oreal.trajectory import Prompt
+from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.trajectory import Group
 from megatron_oreal.verify import Verifier
 from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
+from megatron_oreal.verify.pool import Pool
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one pass over the held-out questions gave."""
-
-    pass_at_1: float  # share of questions whose greedy answer is right; a question too long to ask counts as wrong
-    problems: int  # questions in the file
-    not_asked: int  # questions too long for the context
-    incomplete: float  # share of answers cut at the length limit
-    undecided: int  # answers that the verifier could not judge (counted as not right, whatever verify.undecided says)
-    length_mean: float  # response tokens
-    seconds: float
-
-
-class Evaluator:
-    """Asks every held-out question once, greedily."""
-
-    def __init__(self, prompts: Sequence[Prompt], rollout: Rollout, verifier: Verifier, max_new_tokens: int, longest: int):
-        self._prompts = fitting(prompts, longest)
-        self._problems = len(prompts)
-        self._rollout, self._verifier = rollout, verifier
-        self._greedy = Sampling(samples=1, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
-
-    def evaluate(self, version: int) -> Evaluation:
-        """pass@1 of whatever weights the engine holds now."""
-        started = time.perf_counter()
-        groups = self._verifier.verify(self._rollout.generate(self._prompts, version, self._greedy), samples=1)
-        answers = [(g.trajectories[0], g.verdicts[0]) for g in groups]
-        return Evaluation(
-            pass_at_1=sum(v.right for _, v in answers) / self._problems,
-            problems=self._problems,
-            not_asked=self._problems - len(answers),
-            incomplete=sum(not t.complete for t, _ in answers) / len(answers),
-            undecided=sum(not v.decided for _, v in answers),
-            length_mean=sum(len(t.token_ids) for t, _ in answers) / len(answers),
-            seconds=time.perf_counter() - started,
-        )
-
-
-def metrics_of(evaluation: Evaluation) -> dict[str, float]:
-    """Under the names of metrics.jsonl."""
-    return {f"eval/{name}": value for name, value in asdict(evaluation).items()}
+ANSWERS = "answers.jsonl"
+TAIL_BYTES = 1 << 16
 
 
 def run(config: EvaluateConfig) -> None:
-    """Serve the checkpoint (or ask the servers given), evaluate, write <run_dir>/evaluation.json."""
+    """Serve the checkpoint (or ask the servers given), evaluate, write the results."""
+    started, run_dir = time.perf_counter(), Path(config.run_dir)
     tokenizer = load_tokenizer(config.model.path)
     stop_token(tokenizer, config.rollout.stop_word)
-    template = Template(tokenizer, config.system_prompt)
-    prompts = [template.prompt(q) for q in read_questions(config.eval.data)]
-    run_dir = Path(config.run_dir)
+    sets = read_sets(config.eval.resolved())
+    asked = askings(sets, Template(tokenizer, config.system_prompt), config.eval.max_new_tokens, config.rollout.max_total_tokens)
     run_dir.mkdir(parents=True, exist_ok=True)
+    with closing(Kept(run_dir / ANSWERS, settings(config, sets, asked), Answered, "run_dir")) as kept:
+        total = sum(len(one.prompts) for one in asked)
+        if kept.rows:
+            print(f"going on: {len(kept.rows)} of {total} are answered", flush=True)
+        if len(kept.rows) < total:
+            _ask(config, tokenizer, sets, asked, kept, total)
+        reports = _reports(config, sets, kept)
+    _write(config, reports, time.perf_counter() - started)
+
+
+def settings(config: EvaluateConfig, sets: Sequence[ProblemSet], asked: Sequence[Asking]) -> dict:
+    """All that the answers depend on. Of engines given by their address only the settings are known, not the weights."""
+    rollout, verify = config.rollout, config.verify
+    return {
+        "model.path": config.model.path,
+        "model": fingerprint(Path(config.model.path)),
+        **{f"set {name}": of for name, of in _settings_of_sets(sets, asked).items()},
+        "eval.max_new_tokens": config.eval.max_new_tokens,
+        **{f"rollout.{name}": getattr(rollout, name) for name in ("max_total_tokens", "stop_word")},
+        **{f"verify.{name}": getattr(verify, name) for name in ("mode", "judge_on")},
+        "verify.judge.model": verify.judge.model,
+    }
+
+
+def _settings_of_sets(sets: Sequence[ProblemSet], asked: Sequence[Asking]) -> dict[str, dict]:
+    """Questions as the model sees them (tokenizer, chat template and system prompt are in their tokens), and sampling."""
+    prompts = {one.set: one.prompts for one in asked}
+    found = {}
+    for one in sets:
+        content = [(name, p.token_ids, p.gold_answer) for name, p in prompts[one.name].items()]
+        sampling = {"samples": one.asked.samples, "temperature": one.asked.temperature, "top_p": one.asked.top_p}
+        sampled = sampling if one.asked.samples > 1 else {}
+        found[one.name] = {"questions": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]} | sampled
+    return found
+
+
+def fingerprint(folder: Path) -> str:
+    """Tells checkpoints apart in a moment: of each weight file its size and its last 64 KiB, and the configuration."""
+    found = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            file.seek(max(size - TAIL_BYTES, 0))
+            found.update(f"{path.name} {size} ".encode() + file.read())
+    return found.hexdigest()[:16]
+
+
+def _ask(config: EvaluateConfig, tokenizer, sets: Sequence[ProblemSet], asked: Sequence[Asking], kept: Kept[Answered], total: int) -> None:
+    """What is not answered yet; each question is kept when its last verdict is there."""
+    run_dir = Path(config.run_dir)
     with ExitStack() as stack:
         engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, run_dir))
         verifier = stack.enter_context(Verifier(config.verify, run_dir / DISAGREEMENTS))
         engines.wait_ready()
-        rollout = Rollout(config.rollout, engines, tokenizer)
-        evaluator = Evaluator(prompts, rollout, verifier, config.eval.max_new_tokens, config.rollout.max_total_tokens)
-        evaluation = evaluator.evaluate(version=0)
-    (run_dir / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n")
-    undecided = f", {evaluation.undecided} answers undecided (not right)" if evaluation.undecided else ""
-    print(f"pass@1 {evaluation.pass_at_1:.1%} of {evaluation.problems} problems in {evaluation.seconds:.0f} s{undecided}")
+        console = stack.enter_context(Console("evaluation", total))
+
+        def take(one: Answered, group: Group) -> None:
+            kept.add(one, reasons=[v.reason for v in group.verdicts], texts=[t.text for t in group.trajectories])
+            console.advance(len(kept.rows))
+
+        console.advance(len(kept.rows))
+        Evaluator(sets, asked, Rollout(config.rollout, engines, tokenizer), verifier).ask(0, frozenset(kept.rows), take)
+
+
+def _reports(config: EvaluateConfig, sets: Sequence[ProblemSet], kept: Kept[Answered]) -> dict[str, Report]:
+    with closing(Pool(config.verify)) as pool:  # counts votes; the engines are not needed any more
+        return {one.name: report(one, kept.rows, pool.check) for one in sets}
+
+
+def _write(config: EvaluateConfig, reports: dict[str, Report], seconds: float) -> None:
+    run_dir = Path(config.run_dir)
+    _replace(run_dir / "evaluation.json", json.dumps(as_json(config.model.path, reports, seconds), indent=1) + "\n")
+    _replace(run_dir / "evaluation.md", as_markdown(config.model.path, reports))
+    for name, one in reports.items():
+        print(f"{name}: {_line(one)}")
+    print(f"wrote {run_dir / 'evaluation.json'} and evaluation.md in {seconds:.0f} s")
+
+
+def _replace(path: Path, text: str) -> None:
+    written = path.with_name(path.name + ".new")
+    written.write_text(text, encoding="utf-8")
+    written.rename(path)
+
+
+def _line(one: Report) -> str:
+    figures, sampled = one.all, one.all.sampled
+    parts = [f"pass@1 {figures.pass_at_1:.1%} of {figures.problems} problems"]
+    if sampled:
+        parts += [f"avg@{sampled.samples} {sampled.average.value:.1%}", *(f"pass@{k} {e.value:.1%}" for k, e in sampled.pass_at.items())]
+        parts.append(f"majority@{sampled.samples} {sampled.majority.value:.1%}")
+    undecided = figures.undecided + (sampled.undecided if sampled else 0)
+    return ", ".join(parts + ([f"{undecided} answers undecided (not right)"] if undecided else []))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,9 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
+from statistics import fmean
 
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.evaluate import Evaluation, Evaluator, metrics_of
+from megatron_oreal.evaluation.config import VALIDATION
+from megatron_oreal.evaluation.evaluator import Evaluator, askings
+from megatron_oreal.evaluation.figures import Evaluation
+from megatron_oreal.evaluation.sets import ProblemSet, read_sets
+from megatron_oreal.evaluation.validation import HeldOut, Standing, digest, hold_out, overlaps, standing, validation_set
 from megatron_oreal.learn.checkpoint import RunState, find_checkpoint
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model.blueprint import open_model
@@ -23,7 +28,7 @@ from megatron_oreal.rollout.dispatch import Mishaps
 from megatron_oreal.rollout.engines import Engines, external_engines, kept_here
 from megatron_oreal.rollout.generate import InFlight, Rollout
 from megatron_oreal.selection import Selector
-from megatron_oreal.trajectory import Prompt, TrainBatch, Unfinished
+from megatron_oreal.trajectory import Prompt, TrainBatch, Turn, Unfinished
 from megatron_oreal.verify import Verifier
 from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
 from megatron_oreal.verify.judge import read_key
@@ -38,7 +43,7 @@ class Inputs:
 
     tokenizer: object
     prompts: list[Prompt]  # balanced; those too long to be answered left out
-    held_out: list[Prompt]
+    sets: list[ProblemSet]  # to be evaluated: test sets, and the questions held out of training as validation set
     notes: list[str]  # what is computed with; how many questions became how many prompts
 
 
@@ -52,18 +57,32 @@ def read_inputs(config: TrainConfig) -> Inputs:
     stop_token(tokenizer, config.rollout.stop_word)
     template = Template(tokenizer, config.data.system_prompt)
     questions = read_questions(config.data.train)
-    balanced = balance(questions, config.data.balance)
+    held_out = hold_out(questions, config.eval.validation, config.seed)
+    balanced = balance(held_out.train, config.data.balance)
     prompts = [template.prompt(q) for q in balanced]
     fit = fitting(prompts, config.rollout.max_total_tokens)
     PromptSource(fit, config.seed)  # raises where nothing is left
     kept, asked = len({q.id for q in balanced}), len({p.id for p in fit})
     notes = [
         compute.line(),
-        f"data: {len(questions)} questions, {len(questions) - kept} dropped by difficulty, {kept - asked} too long; "
-        f"{len(fit)} prompts an epoch with repeats",
+        f"data: {len(questions)} questions, {_held_out_line(held_out)}{len(held_out.train) - kept} dropped by difficulty, "
+        f"{kept - asked} too long; {len(fit)} prompts an epoch with repeats",
     ]
-    held_out = [template.prompt(q) for q in read_questions(config.eval.data)] if config.eval.data else []
-    return Inputs(tokenizer, fit, held_out, notes)
+    sets = read_sets(config.eval.resolved())
+    for name, number in overlaps(questions, sets).items():
+        notes.append(f"eval: {number} questions of {name} are training questions as well: it says nothing of what the policy never saw")
+    if held_out.validation:
+        sets.append(validation_set(held_out.validation, config.eval))
+    elif sets and config.checkpoint.keep_best:
+        notes.append(f"checkpoint.keep_best={config.checkpoint.keep_best} keeps none: test sets pick no checkpoint; see eval.validation")
+    return Inputs(tokenizer, fit, sets, notes)
+
+
+def _held_out_line(held_out: HeldOut) -> str:
+    if not held_out.validation:
+        return ""
+    more = f" with {held_out.duplicates} duplicates" if held_out.duplicates else ""
+    return f"{len(held_out.validation)} held out for validation{more}, "
 
 
 @dataclass
@@ -80,8 +99,12 @@ class Stages:
     log: MetricsLog | None = None
     run_dir: Path | None = None
     started: float = field(default_factory=time.perf_counter)
-    evaluations: dict[int, Evaluation] = field(default_factory=dict)  # step -> held-out result
+    evaluations: dict[int, dict[str, Evaluation]] = field(default_factory=dict)  # step -> set -> figures
+    validation: dict[int, list[float]] = field(default_factory=dict)  # step -> score of each validation question
+    validation_set: str = ""  # which questions those are; empty: there are none
     eval_interval: int = 1
+    patience: int | None = None
+    frozen_steps: int = 0  # at the beginning, in which the policy is not trained
     begun_after: int = 0  # the step at which this process took up the run
     unfinished: list[Unfinished] = field(default_factory=list)  # questions that the last rollout cut
     memory_is_shared: bool = False  # on every rank: the engines give up the GPUs' memory while the models train
@@ -139,6 +162,9 @@ class Stages:
         if state.selector:
             self.selector.state = state.selector
         self.started, self.evaluations = time.perf_counter() - state.seconds, dict(state.evaluations)
+        self.validation = dict(state.validation) if state.validation_set == self.validation_set else {}
+        if len(self.validation) < len(state.validation):
+            self.console.say("eval.validation: other questions than before; what the earlier ones said is forgotten")
         self.unfinished = list(state.unfinished)
         self.log = MetricsLog(self.run_dir, state.step if state.seconds else None, state.seconds)
         if state.unwritten:  # its engines went away after the step was trained, before it was over
@@ -160,23 +186,42 @@ class Stages:
             selector=self.selector.state,
             seconds=time.perf_counter() - self.started,
             evaluations=self.evaluations,
+            validation=self.validation,
+            validation_set=self.validation_set,
             pending=pending,
             unfinished=self.unfinished,
             noted=self._metrics,
             unwritten=unwritten,
         )
 
-    def evaluate(self, version: int, step: int) -> None:
-        """Held-out pass@1 of the weights that the engine holds, where it is due after this step (0: before training) and unknown."""
-        due = step % self.eval_interval == 0 or step == self.console.steps if self.console else False
-        if self.evaluator is None or not due or step in self.evaluations:
-            return
-        evaluation = self.evaluations[step] = self.evaluator.evaluate(version)
+    def evaluate(self, version: int, step: int) -> Turn:
+        """Figures of the weights that the engines hold, where they are due after this step (0: before training) and unknown.
+
+        Returns whether the step is the best so far on the validation set, and whether that has not improved for long enough to end.
+        """
+        due = step % self.eval_interval == 0 or step == self.console.steps
+        fresh = self.evaluator is not None and due and step not in self.evaluations
+        if fresh:
+            self._evaluate(version, step)
+        now = self.standing
+        return Turn(best=fresh and now.best == step, enough=now.enough(self.patience))
+
+    def _evaluate(self, version: int, step: int) -> None:
+        found = self.evaluator.evaluate(version)
+        if found.validation:
+            self.validation[step] = found.validation
+        self.evaluations[step] = found.sets
         if step > self.begun_after:
-            self.note(metrics_of(evaluation))
+            self.note(found.metrics())
             return
-        self.console.say(f"held-out pass@1 at step {step}: {evaluation.pass_at_1:.1%} of {evaluation.problems}")
-        self.log.write(step, metrics_of(evaluation))  # no step is in progress
+        for name, figures in found.sets.items():
+            self.console.say(f"{name}: pass@1 at step {step}: {figures.pass_at_1:.1%} of {figures.problems}")
+        self.log.write(step, found.metrics())  # no step is in progress
+
+    @property
+    def standing(self) -> Standing:
+        """What the validation set says of the run so far."""
+        return standing(self.validation, self.frozen_steps)
 
     def finish_step(self, step: int, seconds: float) -> None:
         """Write the step's metrics and its line; says so where every question was all right or all wrong."""
@@ -194,16 +239,28 @@ class Stages:
             (self.run_dir / STOPPED).write_text(f"after step {step}\n")
             self.console.say(f"stopped after step {step} as asked and saved; the same command with resume=auto goes on from there")
 
-    def summarize(self) -> None:
-        """Write summary.json and show it."""
+    def say_why_it_ends(self, step: int) -> None:
+        """Of a run that ends early because it no longer improves."""
+        if self.console and step < self.console.steps:
+            now = self.standing
+            self.console.say(f"stopped early after step {step}: {now.without} evaluations without improvement since step {now.improved}")
+
+    def summarize(self, step: int) -> None:
+        """Write summary.json and show it. The run ended after `step`."""
         if self.log is None:
             return
-        summary = {"steps": self.console.steps, "seconds": round(time.perf_counter() - self.started, 1)}
+        summary = {"steps": step, "seconds": round(time.perf_counter() - self.started, 1)}
         if self.evaluations:
-            first, last = self.evaluations[0], self.evaluations[max(self.evaluations)]
-            summary |= {"pass_at_1_start": first.pass_at_1, "pass_at_1_end": last.pass_at_1, "problems_evaluated": last.problems}
+            (name, last), first = next(iter(self.evaluations[max(self.evaluations)].items())), self.evaluations[min(self.evaluations)]
+            summary |= {"pass_at_1_start": first[name].pass_at_1} if name in first else {}
+            summary |= {"pass_at_1_end": last.pass_at_1, "problems_evaluated": last.problems, "evaluated": name}
+        if self.validation:
+            now = self.standing
+            summary |= {"best_step": now.best, "validation_best": fmean(self.validation[now.best])}
+            summary |= {"stopped_early": step < self.console.steps}
         (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        self.console.table("OREAL", [(k, f"{v:.1%}" if k.startswith("pass_at") else str(v)) for k, v in summary.items()])
+        percent = ("pass_at", "validation")
+        self.console.table("OREAL", [(k, f"{v:.1%}" if k.startswith(percent) else str(v)) for k, v in summary.items()])
 
 
 @contextmanager
@@ -227,7 +284,7 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
         verifier = stack.enter_context(Verifier(config.verify, run_dir / DISAGREEMENTS))
         asking = Rollout(rollout, engines, inputs.tokenizer, config.seed)
         longest = rollout.max_total_tokens
-        evaluator = Evaluator(inputs.held_out, asking, verifier, config.eval.max_new_tokens, longest) if inputs.held_out else None
+        asked = askings(inputs.sets, Template(inputs.tokenizer, config.data.system_prompt), config.eval.max_new_tokens, longest)
         console = stack.enter_context(Console("OREAL", config.steps))
         for line in inputs.notes:
             console.say(line)
@@ -237,10 +294,13 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
             rollout=asking,
             verifier=verifier,
             selector=Selector(config.objective, config.seed),
-            evaluator=evaluator,
+            validation_set=next((digest(one) for one in inputs.sets if one.name == VALIDATION), ""),
+            evaluator=Evaluator(inputs.sets, asked, asking, verifier) if inputs.sets else None,
             console=console,
             run_dir=run_dir,
             eval_interval=config.eval.interval,
+            patience=config.eval.patience,
+            frozen_steps=config.policy.freeze_steps,
             memory_is_shared=shared,
         )
 

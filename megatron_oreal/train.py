@@ -61,8 +61,13 @@ def run(config: TrainConfig) -> None:
             version, turn = state.version, Turn(state.pending)
             ranks.enter("sync")
             publisher.publish(learner.policy.gpt, version)  # a sync that cannot work is found out now, not when the policy first changes
-            crew.conduct("evaluate", version, stages.evaluate, version, state.step)
+            found = crew.conduct("evaluate", version, stages.evaluate, version, state.step)
+            if found.best and state.step:  # its evaluation was cut when the run was asked to stop
+                state = stages.state(state.step, version, state.pending)
+                stages.note(checkpoints.save(state))
             for step in range(state.step + 1, config.steps + 1):
+                if found.enough:
+                    break
                 started = time.perf_counter()
                 turn = crew.conduct("rollout", version, collect, config, stages, step, version, state.pending)
                 if turn.stop:
@@ -79,13 +84,13 @@ def run(config: TrainConfig) -> None:
                     if result.policy_changed or asleep:
                         ranks.enter("sync")
                         stages.note(publisher.publish(learner.policy.gpt, version))
-                crew.conduct("evaluate", version, stages.evaluate, version, step)
+                found = crew.conduct("evaluate", version, stages.evaluate, version, step)
                 ranks.enter("checkpoint")
                 checkpoints.poll()
                 exports.poll()
                 stages.finish_step(step, time.perf_counter() - started)
                 state = stages.state(step, version)
-                if checkpoints.due(step):
+                if checkpoints.due(step, found.best) or found.enough:
                     stages.note(checkpoints.save(state))
                 if exports.due(step):
                     stages.note(exports.begin(learner.policy.gpt, step))
@@ -95,11 +100,12 @@ def run(config: TrainConfig) -> None:
             exports.finish()
             stages.say_how_to_resume(state.step)
             return
+        stages.say_why_it_ends(state.step)
         checkpoints.finish()
         ranks.enter("export")
         exports.begin(learner.policy.gpt)
         exports.finish()
-        stages.summarize()
+        stages.summarize(state.step)
 
 
 def collect(config: TrainConfig, stages: "Stages", step: int, version: int, sampled: TrainBatch | None = None) -> TrainBatch:

@@ -138,5 +138,7 @@ class Turn:
 
     batch: TrainBatch | None = None  # to train on; None: there is none
     stop: bool = False  # save and end instead of going on
+    best: bool = False  # the best step so far on the validation set: to be saved
+    enough: bool = False  # that set has not improved for long: the run ends like a finished one
     publish: bool = False  # not done yet: the engines were lost, all ranks bring their weights back
     failed: str = ""  # why rank 0 cannot go on

@@ -1,24 +1,40 @@
-"""The evaluator as a command, asking the session's running server."""
+"""The evaluator as a command, asking the session's running server; killed, started again, and with other settings."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from megatron_oreal import evaluate
-from megatron_oreal.evaluate import Evaluator
-from megatron_oreal.prompts import load_tokenizer
+from megatron_oreal.evaluation.config import EvalSet
+from megatron_oreal.evaluation.evaluator import Evaluator, askings
+from megatron_oreal.evaluation.sets import Problem, ProblemSet
+from megatron_oreal.prompts import Question, Template, load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
-from megatron_oreal.trajectory import Group, Prompt, Verdict
+from megatron_oreal.trajectory import Group, Verdict
+
+ROOT = Path(__file__).parents[1]
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
 
 
 @pytest.fixture
 def questions(tmp_path):
-    path = tmp_path / "questions.jsonl"
-    rows = [{"question": f"What is {i}?", "gold_answer": "7", "level": i} for i in range(5)]
+    rows = [{"question": f"What is {i}?", "gold_answer": "7", "level": i % 2} for i in range(5)]
     rows.append({"question": "long " * 200, "gold_answer": "7", "level": 9})
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
+    return write(tmp_path / "questions.jsonl", rows)
+
+
+def answers_in(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "answers.jsonl").read_bytes().split(b"\n")[1:-1]]
 
 
 def test_evaluation_counts_every_problem(asking, questions, tmp_path, capsys):
@@ -26,8 +42,63 @@ def test_evaluation_counts_every_problem(asking, questions, tmp_path, capsys):
     assert evaluate.main(overrides) == 0
     result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert (result["problems"], result["not_asked"], result["pass_at_1"]) == (6, 1, 0.0)
-    assert 0 < result["length_mean"] <= 16
+    assert result["pass_at_1_interval"] == pytest.approx([0.0, 0.390], abs=1e-3)  # Wilson, 0 of 6
+    assert 0 < result["length_mean"] <= result["length_p95"] <= 16
+    assert {level: part["problems"] for level, part in result["sets"]["questions"]["by_level"].items()} == {"0": 3, "1": 2, "9": 1}
     assert "pass@1 0.0% of 6 problems" in capsys.readouterr().out
+
+
+def test_several_sets_are_sampled_and_written_as_a_page(asking, questions, tmp_path):
+    other = write(tmp_path / "other.jsonl", [{"problem": f"Add {i}", "answer": i, "type": "sums|<b>"} for i in range(3)])
+    sets = [f"+eval.sets.first={questions}", f"+eval.sets.second.data={other}", "+eval.sets.second.samples=4", "+eval.sets.second.k=[2,4]"]
+    assert evaluate.main([*asking, *sets, "eval.max_new_tokens=16", f"run_dir={tmp_path}"]) == 0
+    result = json.loads((tmp_path / "evaluation.json").read_text())["sets"]
+    assert result["first"]["sampled"] is None
+    sampled = result["second"]["sampled"]
+    assert (sampled["samples"], list(sampled["pass_at"]), sampled["average"]["value"]) == (4, ["2", "4"], 0.0)
+    rows = answers_in(tmp_path)
+    assert sorted((r["set"], r["way"], len(r["answers"]), len(r["texts"])) for r in rows) == (
+        [("first", "greedy", 1, 1)] * 5 + [("second", "greedy", 1, 1)] * 3 + [("second", "sampled", 4, 4)] * 3
+    )
+    page = (tmp_path / "evaluation.md").read_text()
+    assert "| set | problems | pass@1 | avg@4 | pass@2 of 4 | pass@4 of 4 | majority@4 | lengths | cut | undecided | not asked |" in page
+    assert "## first by level" in page and "\n| sums\\|&lt;b> | 3 | 0.0 [" in page
+
+
+def test_killed_in_the_middle_it_asks_only_what_is_missing(asking, tmp_path, capsys):
+    """What it was killed in the middle of is asked again; other weights are another evaluation."""
+    count = 300
+    data = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7", "id": f"q{i}"} for i in range(count)])
+    run_dir = tmp_path / "run"
+    arguments = [*asking, f"eval.data={data}", f"run_dir={run_dir}", "eval.max_new_tokens=60", "eval.samples=2", "rollout.concurrency=2"]
+    command, kept = [sys.executable, "-m", "megatron_oreal.evaluate", *arguments], run_dir / "answers.jsonl"
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not kept.exists() or kept.read_bytes().count(b"\n") < 21:
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read() if process.poll() is not None else "slow"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    before = answers_in(run_dir)
+    assert 20 <= len(before) < 2 * count and not (run_dir / "evaluation.json").exists()
+    with open(kept, "ab") as file:
+        file.write(b'{"set": "in", "id": "q29')  # as if it had been killed in the middle of a line
+    assert evaluate.main([*arguments, "eval.temperature=0.5"]) == 2
+    error = capsys.readouterr().err
+    assert "answers.jsonl is of another measurement (set in was {" in error and "choose another run_dir" in error
+    assert evaluate.main(arguments) == 0
+    assert f"going on: {len(before)} of {2 * count} are answered" in capsys.readouterr().out
+    after = answers_in(run_dir)
+    assert after[: len(before)] == before
+    assert len({(r["id"], r["way"]) for r in after}) == len(after) == 2 * count
+    assert json.loads((run_dir / "evaluation.json").read_text())["problems"] == count
+    (run_dir / "evaluation.json").unlink()  # all is answered: nobody is asked
+    assert evaluate.main([a if not a.startswith("rollout.urls") else "rollout.urls=[http://127.0.0.1:9]" for a in arguments]) == 0
+    assert json.loads((run_dir / "evaluation.json").read_text())["problems"] == count
+
+
+def test_a_checkpoint_with_other_weights_is_another_one(served_model, tiny_model):
+    other = tiny_model(seed=6, tokenizer=True, vocab_size=520, tie_word_embeddings=True)
+    assert evaluate.fingerprint(Path(served_model)) != evaluate.fingerprint(Path(other))
 
 
 def test_a_server_that_is_not_there_is_one_line(asking, questions, capsys, tmp_path):
@@ -48,13 +119,20 @@ def test_a_server_that_is_not_there_is_one_line(asking, questions, capsys, tmp_p
 class Undecided:
     """A verifier that can tell of the first question alone."""
 
-    def verify(self, trajectories, samples):
+    def verify(self, trajectories, samples, on_group):
         rest = Verdict(False, "judge: unclear", decided=False, left_out=True)
-        return [Group(t.prompt, [t], [Verdict(True, "equal") if t.prompt.id == "p0" else rest]) for t in trajectories]
+        return [Group(t.prompt, [t], [Verdict(True, "equal") if t.prompt.id == "s/0" else rest]) for t in trajectories]
+
+    def compare(self, answer, other):
+        raise AssertionError("nothing was sampled")
 
 
 def test_undecided_answers_are_not_right_and_are_reported(engines, served_model):
-    prompts = [Prompt(f"p{i}", "q", "7", [5 + i, 7, 9]) for i in range(4)]
-    rollout = Rollout(RolloutConfig(max_new_tokens=16, max_total_tokens=100), engines, load_tokenizer(served_model))
-    evaluation = Evaluator(prompts, rollout, Undecided(), 16, 100).evaluate(version=0)
-    assert (evaluation.pass_at_1, evaluation.undecided) == (0.25, 3)
+    tokenizer = load_tokenizer(served_model)
+    one = ProblemSet("s", [Problem(Question(f"{i}", f"What is {i}?", "7")) for i in range(4)], EvalSet("", samples=0))
+    rollout = Rollout(RolloutConfig(max_new_tokens=16, max_total_tokens=100), engines, tokenizer)
+    evaluator = Evaluator([one], askings([one], Template(tokenizer, ""), 16, 100), rollout, Undecided())
+    found = evaluator.evaluate(version=0)
+    assert (found.sets["s"].pass_at_1, found.sets["s"].undecided) == (0.25, 3)
+    assert found.metrics()["eval/pass_at_1"] == found.metrics()["eval/s/pass_at_1"] == 0.25
+    assert found.validation == []

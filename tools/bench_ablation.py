@@ -30,6 +30,7 @@ VARIANTS = {
     "+ behaviour cloning": WITHOUT_RM,
 }
 LAST = "+ token RM (OREAL)"
+VALIDATION = "eval.validation=100"  # as in launch/demo.sh: every variant trains on the same questions
 
 
 def run_demo(seed: int, work: Path, overrides: list[str]) -> dict:
@@ -41,6 +42,7 @@ def run_demo(seed: int, work: Path, overrides: list[str]) -> dict:
 def run_variant(name: str, seed: int, demo: Path, work: Path, overrides: list[str]) -> dict:
     """One variant from the same start and data, with as many policy updates as the demo makes."""
     given = [f"model.path={demo / 'sft' / 'hf'}", f"data.train={demo / 'train.jsonl'}", f"eval.data={demo / 'task' / 'heldout.jsonl'}"]
+    given.append(VALIDATION)
     plain = load(TrainConfig, "train", ["experiment=demo", *given, *overrides])
     updates = plain.steps - plain.policy.freeze_steps
     own = [*VARIANTS[name], f"steps={updates}", f"seed={seed}", f"run_dir={work}"]

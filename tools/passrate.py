@@ -14,12 +14,12 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import PassrateConfig, load
+from megatron_oreal.evaluation.kept import Kept
 from megatron_oreal.monitor.console import Console
 from megatron_oreal.prompts import Template, fitting, load_tokenizer, read_questions, read_rows, stop_token
 from megatron_oreal.rollout.engines import open_engines
@@ -36,43 +36,20 @@ class Rated:
     pass_rate: float | None  # None: every answer is undecided
     undecided: int  # answers that do not count, or count as wrong (verify.undecided)
 
+    @property
+    def key(self) -> str:
+        return self.id
 
-class Partial:
-    """The finished questions of a measurement, on disk: a line that says of what, then one line a question."""
+
+class Partial(Kept[Rated]):
+    """The finished questions of a measurement."""
 
     def __init__(self, path: Path, of: dict):
-        """Raises ValueError where the file belongs to another measurement than the one described by `of`."""
-        self._path, self._lock = path, Lock()
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        rows = [json.loads(line) for line in lines if line.endswith(b"\n")]  # a line without end: it was killed there
-        if rows:
-            self._compare(rows[0], of)
-        self.rated = {row["id"]: Rated(**row) for row in rows[1:]}
-        whole = b"".join(lines[: len(rows)]) or json.dumps(of).encode() + b"\n"
-        rewritten = path.with_name(path.name + ".new")
-        rewritten.write_bytes(whole)
-        rewritten.rename(path)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the measurement)
-
-    def _compare(self, begun: dict, of: dict) -> None:
-        differ = [name for name in of if begun.get(name) != of[name]]
-        if differ:
-            was = "; ".join(f"{name} was {begun.get(name)!r}, is {of[name]!r}" for name in differ)
-            raise ValueError(f"out: {self._path} is of another measurement ({was}); delete it to start again, or choose another out")
+        super().__init__(path, of, Rated, "out")
 
     def note(self, group: Group) -> None:
         """A question is finished (it may be said twice). From any thread."""
-        rated = Rated(group.prompt.id, group.pass_rate, sum(not v.decided for v in group.verdicts))
-        with self._lock:
-            if rated.id in self.rated:
-                return
-            self._file.write(json.dumps(asdict(rated)).encode() + b"\n")
-            self.rated[rated.id] = rated
-
-    def remove(self) -> None:
-        """It is all in the output."""
-        self._file.close()
-        self._path.unlink()
+        self.add(Rated(group.prompt.id, group.pass_rate, sum(not v.decided for v in group.verdicts)))
 
 
 def run(config: PassrateConfig) -> None:
@@ -85,17 +62,17 @@ def run(config: PassrateConfig) -> None:
     out = Path(config.out).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial(out.with_name(out.name + ".partial"), _settings(config))
-    left = [p for p in prompts if p.id not in partial.rated]
+    left = [p for p in prompts if p.id not in partial.rows]
     if len(left) < len(prompts):
         print(f"going on: {len(prompts) - len(left)} of {len(prompts)} questions are done", flush=True)
     if left:
         _rate(config, tokenizer, left, partial, len(prompts))
-    _write(config, out, partial.rated)
+    _write(config, out, partial.rows)
     partial.remove()
-    undecided = sum(rated.undecided for rated in partial.rated.values())
-    unrated = sum(rated.pass_rate is None for rated in partial.rated.values())
+    undecided = sum(rated.undecided for rated in partial.rows.values())
+    unrated = sum(rated.pass_rate is None for rated in partial.rows.values())
     print(
-        f"wrote {config.out}: {len(partial.rated) - unrated} pass rates, {len(questions) - len(prompts)} questions too long; "
+        f"wrote {config.out}: {len(partial.rows) - unrated} pass rates, {len(questions) - len(prompts)} questions too long; "
         f"{undecided} of {len(prompts) * config.rollout.samples} answers undecided, {unrated} questions without a pass rate for it"
     )
 
@@ -128,15 +105,15 @@ def _rate(config: PassrateConfig, tokenizer, prompts: Sequence[Prompt], partial:
 
         def done(group: Group) -> None:
             partial.note(group)
-            console.advance(len(partial.rated))
+            console.advance(len(partial.rows))
 
-        console.advance(len(partial.rated))
+        console.advance(len(partial.rows))
         for start in range(0, len(prompts), config.questions_at_once):
             some = prompts[start : start + config.questions_at_once]
             for group in verifier.verify(rollout.generate(some, version=0), config.rollout.samples, done):
                 done(group)  # should the thread that brought its last verdict not have come to it yet, or have failed to write
-            rates = [rated.pass_rate for rated in partial.rated.values() if rated.pass_rate is not None]
-            console.step(len(partial.rated), f"mean pass rate {sum(rates) / len(rates):.1%}" if rates else "no pass rate yet")
+            rates = [rated.pass_rate for rated in partial.rows.values() if rated.pass_rate is not None]
+            console.step(len(partial.rows), f"mean pass rate {sum(rates) / len(rates):.1%}" if rates else "no pass rate yet")
 
 
 def _write(config: PassrateConfig, out: Path, rated: dict[str, Rated]) -> None:

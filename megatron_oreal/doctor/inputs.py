@@ -5,6 +5,8 @@ from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.doctor.findings import LEFT_OUT, OK, Findings
+from megatron_oreal.evaluation.sets import read_sets
+from megatron_oreal.evaluation.validation import hold_out
 from megatron_oreal.learn.checkpoint import find_checkpoint
 from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
@@ -96,15 +98,15 @@ def _stop_word(word: str) -> Callable[[tuple[int]], str]:
     return lambda found: f"{word!r} is token {found[0]}"
 
 
-def _prompts(config: TrainConfig, tokenizer) -> tuple[int, int, int]:
+def _prompts(config: TrainConfig, tokenizer) -> tuple[int, int, int, int]:
     template = Template(tokenizer, config.data.system_prompt)
-    questions = read_questions(config.data.train)
-    prompts = fitting([template.prompt(q) for q in balance(questions, config.data.balance)], config.rollout.max_total_tokens)
+    held_out = hold_out(read_questions(config.data.train), config.eval.validation, config.seed)
+    prompts = fitting([template.prompt(q) for q in balance(held_out.train, config.data.balance)], config.rollout.max_total_tokens)
     PromptSource(prompts, config.seed)
-    held_out = len(read_questions(config.eval.data)) if config.eval.data else 0
-    return len(questions), len(prompts), held_out
+    tests = sum(len(one.problems) for one in read_sets(config.eval.resolved()))
+    return len(held_out.train), len(prompts), len(held_out.validation), tests
 
 
-def _questions(counts: tuple[int, int, int]) -> str:
-    questions, prompts, held_out = counts
-    return f"{questions} for training, {prompts} prompts an epoch; {held_out or 'none'} held out"
+def _questions(counts: tuple[int, int, int, int]) -> str:
+    questions, prompts, validation, tests = counts
+    return f"{questions} for training, {prompts} prompts an epoch; {validation or 'none'} for validation, {tests or 'none'} in test sets"

@@ -10,6 +10,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 import torch
@@ -20,7 +21,7 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch.distributed.checkpoint import CheckpointException
 
 from megatron_oreal.config import CheckpointConfig
-from megatron_oreal.evaluate import Evaluation
+from megatron_oreal.evaluation.figures import Evaluation
 from megatron_oreal.learn.background_save import BackgroundSave
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
@@ -39,16 +40,18 @@ class RunState:
     drawn: int = 0  # prompts drawn
     selector: str = ""  # state of selection's random generator, hexadecimal; empty: as at the start
     seconds: float = 0.0  # age of the run
-    evaluations: dict[int, Evaluation] = field(default_factory=dict)  # step -> held-out result
+    evaluations: dict[int, dict[str, Evaluation]] = field(default_factory=dict)  # step -> set -> figures
+    validation: dict[int, list[float]] = field(default_factory=dict)  # step -> score of each validation question
+    validation_set: str = ""  # which questions those are
     pending: TrainBatch | None = None  # sampled and selected for the next step, but not trained on yet
     unfinished: list[Unfinished] = field(default_factory=list)  # questions whose sampling goes on in the next step
     noted: dict[str, float] = field(default_factory=dict)  # metrics of that step so far
     unwritten: bool = False  # `noted` are those of `step` itself, which has no line in metrics.jsonl yet
 
     @property
-    def pass_at_1(self) -> float:
-        """Held-out result of these very weights; below every result where they were not evaluated."""
-        return self.evaluations[self.step].pass_at_1 if self.step in self.evaluations else -1.0
+    def score(self) -> float | None:
+        """Of these very weights on the validation set; None where there is none, or they were not evaluated. No test set counts."""
+        return fmean(self.validation[self.step]) if self.step in self.validation else None
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,9 @@ class Checkpoints:
         self._models = {"policy": learner.policy} | ({"token_rm": learner.token_rm} if learner.token_rm else {})
         self._saving: _Saving | None = None
 
-    def due(self, step: int) -> bool:
-        """Whether a checkpoint is wanted after this step."""
-        return step % self._config.interval == 0
+    def due(self, step: int, best: bool = False) -> bool:
+        """Whether a checkpoint is wanted after this step; `best`: it is the best so far."""
+        return step % self._config.interval == 0 or (best and self._config.keep_best > 0)
 
     def save(self, state: RunState) -> dict[str, float]:
         """Begin a checkpoint (rank 0's state counts): the tensors are copied when this returns, the files are written meanwhile.
@@ -217,9 +220,9 @@ def _set_aside(checkpoints: list[Path], after: Path) -> None:
 
 
 def _beyond(checkpoints: list[Path], config: CheckpointConfig) -> list[Path]:
-    """Those that are neither among the newest keep_last nor among the keep_best by held-out pass@1."""
-    results = {path: msgspec.json.decode((path / STATE).read_bytes(), type=RunState).pass_at_1 for path in checkpoints}
-    evaluated = [path for path in checkpoints if results[path] >= 0]
+    """Those that are neither among the newest keep_last nor among the keep_best by their score on the validation set."""
+    results = {path: msgspec.json.decode((path / STATE).read_bytes(), type=RunState).score for path in checkpoints}
+    evaluated = [path for path in checkpoints if results[path] is not None]
     best = sorted(evaluated, key=lambda path: (results[path], path.name), reverse=True)[: config.keep_best]
     return [path for path in checkpoints[: -config.keep_last] if path not in best]
 

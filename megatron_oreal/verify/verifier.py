@@ -99,6 +99,10 @@ class Verifier:
             self.tally = one_round.end()
         return [_group(of_prompt, samples) for of_prompt in arrived.values()]
 
+    def compare(self, answer: str, other: str) -> "Future[Verdict]":
+        """Whether two extracted answers are the same, by rule alone: what votes are counted by."""
+        return self._pool.check(answer, other)
+
     @property
     def worker_pids(self) -> list[int]:
         """Process ids of the workers now alive."""

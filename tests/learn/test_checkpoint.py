@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from megatron_oreal import config
-from megatron_oreal.evaluate import Evaluation
+from megatron_oreal.evaluation.figures import Evaluation, Sampled
+from megatron_oreal.evaluation.statistics import Estimate
 from megatron_oreal.learn.checkpoint import Checkpoints, RunState, find_checkpoint, list_checkpoints
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
@@ -28,11 +29,17 @@ def make_batch(step: int) -> TrainBatch:
 
 
 def stand(step: int) -> RunState:
-    """A state with everything in it: also what was sampled for the next step, or begun, and evaluations, the best at step 2."""
-    evaluations = {s: Evaluation(0.9 if s == 2 else 0.1 * s, 16, 0, 0.0, 0, 20.0, 1.0) for s in range(step + 1)}
+    """A state with everything in it: also what was sampled for the next step, or begun, and evaluations.
+
+    The validation set finds step 2 the best, the test set step 1.
+    """
+    sampled = Sampled(4, Estimate(0.5, 0.4, 0.6), {2: Estimate(0.7, 0.6, 0.8)}, Estimate(0.5, 0.4, 0.6), 0.0, 0, 20.0, 20.0, 30.0)
+    evaluations = {s: {"test": Evaluation(0.9 if s == 1 else 0.1 * s, 16, 0, 0.0, 0, 20.0, sampled=sampled)} for s in range(step + 1)}
+    validation = {s: [1.0, 1.0 if s == 2 else 0.1 * s] for s in range(step + 1)}
     prompt = Prompt("p", "q", "a", [1, 2], 0.25)
     begun = Unfinished(prompt, [Trajectory(prompt, 0, [3], [-0.5], "x", "cut", step, [Span(step - 1, 1)])])
-    return RunState(step, step, 7 * step, "ab", 3.5, evaluations, make_batch(step + 1), [begun], {"reward/mean": -0.5})
+    noted = {"reward/mean": -0.5}
+    return RunState(step, step, 7 * step, "ab", 3.5, evaluations, validation, "of these", make_batch(step + 1), [begun], noted)
 
 
 def train(run: config.TrainConfig, run_dir: str, resume: str | None, last: int, save_at: tuple[int, ...] = ()):
@@ -88,7 +95,7 @@ def test_resumed_equals_unbroken(ranks, tiny_model, tmp_path, before, after, exa
 def test_the_newest_and_the_best_are_kept_and_a_half_written_one_is_never_found(ranks, tiny_model, tmp_path):
     ranks(1, train, tiny_run(tiny_model(), {}), str(tmp_path), None, 5, (1, 2, 3, 4, 5))
     folder = tmp_path / "checkpoints"
-    assert [c.name for c in list_checkpoints(folder)] == ["step-00002", "step-00004", "step-00005"]  # 2 has the best result
+    assert [c.name for c in list_checkpoints(folder)] == ["step-00002", "step-00004", "step-00005"]  # 2 is best
     shutil.copytree(folder / "step-00005", folder / ".step-00006.partial")
     shutil.rmtree(folder / "step-00005" / "policy")
     (folder / "step-00005" / "state.json").unlink()  # no state: a save that was killed before its end

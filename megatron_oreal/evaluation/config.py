@@ -1,0 +1,91 @@
+"""What is evaluated, how it is asked, and what picks the best checkpoint."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+VALIDATION = "validation"
+"""The set held out of the training questions."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """One set of questions; what is None is as in `eval`."""
+
+    data: str  # JSONL, Parquet or Arrow file, or a folder with such files (a Hugging Face data set, downloaded or saved)
+    split: str | None = None  # of a folder; None: the only one, else test
+    samples: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    k: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class EvalSetsConfig:
+    """Sets and how they are asked: each question once greedily, and `samples` times at `temperature` where that is 2 or more."""
+
+    data: str | None = None  # one set, named by its file
+    sets: dict[str, str | EvalSet] = field(default_factory=dict)  # name -> file or folder, or all of an EvalSet
+    samples: int = 0  # 0 or 1: the greedy answer alone
+    temperature: float = 0.6
+    top_p: float = 0.95
+    k: list[int] = field(default_factory=list)  # the k of pass@k; empty: pass@samples
+    max_new_tokens: int = 14000
+
+    def __post_init__(self):
+        _require(self.max_new_tokens >= 1, f"eval.max_new_tokens={self.max_new_tokens} must be at least 1")
+        _require(self.data is None or self._own_name not in self.sets, f"eval.sets.{self._own_name}: eval.data has the same name")
+        for name, one in self.resolved().items():
+            _check(one, f"eval.sets.{name}" if name in self.sets else "eval")
+
+    @property
+    def _own_name(self) -> str:
+        return Path(self.data or "").stem
+
+    def resolved(self) -> dict[str, EvalSet]:
+        """All sets by name, eval.data first, with nothing but `split` left open."""
+        given = ({self._own_name: self.data} if self.data else {}) | self.sets
+        return {name: self.filled(EvalSet(one) if isinstance(one, str) else one) for name, one in given.items()}
+
+    def filled(self, one: EvalSet) -> EvalSet:
+        """With what stands in `eval` where it says nothing."""
+        own = {f.name: getattr(one, f.name) for f in fields(EvalSet)}
+        filled = {name: getattr(self, name) if value is None and name != "split" else value for name, value in own.items()}
+        if not filled["k"]:
+            filled["k"] = [filled["samples"]]
+        return EvalSet(**filled | {"k": filled["k"] if filled["samples"] > 1 else []})
+
+
+def _check(one: EvalSet, name: str) -> None:
+    _require(one.samples >= 0, f"{name}.samples={one.samples} must not be negative")
+    _require(one.temperature > 0, f"{name}.temperature={one.temperature} must be above 0: the greedy answer is asked anyway")
+    _require(0 < one.top_p <= 1, f"{name}.top_p={one.top_p} must be above 0 and at most 1")
+    _require(all(1 <= k <= one.samples for k in one.k), f"{name}.k={one.k}: each must lie between 1 and samples={one.samples}")
+
+
+@dataclass(frozen=True)
+class EvalConfig(EvalSetsConfig):
+    """Evaluation during training."""
+
+    interval: int = 10  # steps between evaluations; the start and the end are always evaluated
+    validation: int = 0  # questions held out of the training questions; they alone pick the best checkpoint; 0: none
+    validation_samples: int = 0  # 2 or more: their score is avg@n instead of the greedy answer's pass@1
+    patience: int | None = None  # so many evaluations in a row without improvement on them end the run; None: never
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(self.interval >= 1, f"eval.interval={self.interval} must be at least 1")
+        _require(self.validation >= 0, f"eval.validation={self.validation} must not be negative")
+        _require(self.validation_samples >= 0, f"eval.validation_samples={self.validation_samples} must not be negative")
+        _require(VALIDATION not in self.resolved(), f"eval.sets.{VALIDATION}: the name is that of the questions held out; choose another")
+        _require(self.patience is None or self.patience >= 1, f"eval.patience={self.patience} must be null or at least 1")
+        _require(self.patience is None or self.validation > 0, "eval.patience needs a validation set: set eval.validation")
+
+    @property
+    def of_validation(self) -> EvalSet:
+        """How the questions held out are asked."""
+        return self.filled(EvalSet(VALIDATION, samples=self.validation_samples, k=[self.validation_samples]))
