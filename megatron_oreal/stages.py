@@ -229,6 +229,7 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
         longest = rollout.max_total_tokens
         evaluator = Evaluator(inputs.held_out, asking, verifier, config.eval.max_new_tokens, longest) if inputs.held_out else None
         console = stack.enter_context(Console("OREAL", config.steps))
+        verifier.watch = lambda expected: console.sampling(ranks.ranges.stage, expected)
         for line in inputs.notes:
             console.say(line)
         yield Stages(
