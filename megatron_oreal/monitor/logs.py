@@ -25,22 +25,22 @@ def output_of_rank(run_dir: str | Path, rank: int) -> Iterator[None]:
     path = Path(run_dir) / "logs" / f"rank-{rank:05d}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        log = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed below)
     except OSError as error:
         raise NotWritten(f"run_dir: the log of rank {rank} cannot be written: {error}") from error
     before = [os.dup(descriptor) for descriptor in (1, 2)]
     original, sys.__stderr__ = sys.__stderr__, os.fdopen(os.dup(2), "w", buffering=1)
-    _turn(file, file)
-    os.close(file)
+    _turn(log.fileno(), log.fileno())
     try:
         yield
     except Exception:
-        traceback.print_exc()
+        traceback.print_exc(file=log)
         raise
     finally:
         _turn(*before)
         for descriptor in before:
             os.close(descriptor)
+        log.close()
         sys.__stderr__.close()
         sys.__stderr__ = original
 
