@@ -6,7 +6,8 @@ replay: trains one recorded step again, from the checkpoint before it: the metri
 """
 
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
@@ -53,7 +54,10 @@ def train_only(config: TrainConfig) -> None:
     from megatron_oreal.learn.parallel import Ranks
     from megatron_oreal.learn.step import Learner
     from megatron_oreal.monitor.console import Console, step_line
-    from megatron_oreal.monitor.metrics import MetricsLog, rollout_metrics
+    from megatron_oreal.monitor.meter import Meter
+    from megatron_oreal.monitor.metrics import rollout_metrics
+    from megatron_oreal.monitor.profiler import Profiler
+    from megatron_oreal.monitor.trackers import open_trackers
     from megatron_oreal.selection import Selector
 
     saved = step_of(find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume))
@@ -65,18 +69,26 @@ def train_only(config: TrainConfig) -> None:
         selector = Selector(config.objective, config.seed)
         if state.selector:
             selector.state = state.selector
-        log = MetricsLog(config.run_dir) if ranks.conducts else None
-        with Console("OREAL", config.steps) if ranks.conducts else nullcontext() as console:
+        meter = Meter(ranks, learner.cost, config.model.dtype)
+        with ExitStack() as stack, Profiler(config.profile, config.run_dir, ranks) as profiler:
+            if ranks.conducts:
+                console = stack.enter_context(Console("OREAL", config.steps))
+                log = stack.enter_context(open_trackers(config.monitor, config.run_dir, asdict(config), console.say))
             for step in [first] if replay else range(state.step + 1, config.steps + 1):
+                meter.begin()
+                profiler.begin(step)
                 started, noted, batch = time.perf_counter(), {}, None
                 if ranks.conducts:
                     groups = read_step(folder, step)
                     batch = selector.select(groups)
                     noted = rollout_metrics(groups, batch.counts)
-                turn = ranks.share(Turn(batch), Turn)
-                if turn.batch.samples:
-                    noted |= learner.train(turn.batch, step).metrics
-                if log:
+                batch = ranks.share(Turn(batch), Turn).batch
+                changed = False
+                if batch.samples:
+                    result = learner.train(batch, step)
+                    noted, changed = noted | result.metrics, result.policy_changed
+                noted |= meter.end(batch, changed)
+                if ranks.conducts:
                     noted["time/step"] = time.perf_counter() - started
                     console.step(step, step_line(noted))
                     log.write(step, noted)

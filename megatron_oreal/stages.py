@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import log
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.spec import Platform
+from megatron_oreal.monitor.config import MonitorConfig
 from megatron_oreal.monitor.console import Console, step_line
-from megatron_oreal.monitor.metrics import MetricsLog
+from megatron_oreal.monitor.trackers import Trackers, check_trackers, open_trackers
 from megatron_oreal.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.dispatch import Mishaps
@@ -45,6 +46,7 @@ class Inputs:
 def read_inputs(config: TrainConfig) -> Inputs:
     """Model folder, tokenizer, stop word and data files. Raises ValueError, one line, for the first thing wrong."""
     compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
+    check_trackers(config.monitor)
     find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
     open_model(config.model.path, "policy", config.parallel)
     read_key(config.verify.judge)
@@ -77,7 +79,9 @@ class Stages:
     selector: Selector | None = None
     evaluator: Evaluator | None = None
     console: Console | None = None
-    log: MetricsLog | None = None
+    monitor: MonitorConfig | None = None
+    settings: dict = field(default_factory=dict)  # the run's configuration, for the trackers
+    log: Trackers | None = None
     run_dir: Path | None = None
     started: float = field(default_factory=time.perf_counter)
     evaluations: dict[int, Evaluation] = field(default_factory=dict)  # step -> held-out result
@@ -140,7 +144,8 @@ class Stages:
             self.selector.state = state.selector
         self.started, self.evaluations = time.perf_counter() - state.seconds, dict(state.evaluations)
         self.unfinished = list(state.unfinished)
-        self.log = MetricsLog(self.run_dir, state.step if state.seconds else None, state.seconds)
+        after = state.step if state.seconds else None
+        self.log = open_trackers(self.monitor, self.run_dir, self.settings, self.console.say, after, state.seconds)
         if state.unwritten:  # its engines went away after the step was trained, before it was over
             self.log.write(state.step, state.noted)
         else:
@@ -188,6 +193,11 @@ class Stages:
         self.log.write(step, self._metrics)
         self._metrics = {}
 
+    def close_log(self, kind: type[BaseException] | None, *_) -> None:
+        """The run ends, with an error where there is a `kind`; as ExitStack calls it."""
+        if self.log:
+            self.log.close(failed=kind is not None)
+
     def say_how_to_resume(self, step: int) -> None:
         """The last line of a run that was asked to stop, and the file that says so to whoever started it (launch/slurm/job.sh)."""
         if self.console:
@@ -232,7 +242,7 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
         verifier.watch = lambda expected: console.sampling(ranks.ranges.stage, expected)
         for line in inputs.notes:
             console.say(line)
-        yield Stages(
+        stages = Stages(
             engines=engines,
             source=PromptSource(inputs.prompts, config.seed),
             rollout=asking,
@@ -241,9 +251,13 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
             evaluator=evaluator,
             console=console,
             run_dir=run_dir,
+            monitor=config.monitor,
+            settings=asdict(config),
             eval_interval=config.eval.interval,
             memory_is_shared=shared,
         )
+        stack.push(stages.close_log)
+        yield stages
 
 
 def _engines_here(config: TrainConfig, ranks: Ranks) -> range:

@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from megatron_oreal.config import ComputeConfig, ModelConfig, ParallelConfig, TrainConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.batch import MicroBatch
+from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
@@ -61,6 +62,7 @@ class Learner:
         if self.objective.token_rm:
             self.token_rm = Trainable(self.models.build("token_rm"), config.token_rm.optimizer, config.steps)
         self.reference = [chunk.requires_grad_(False).eval() for chunk in self.models.build("policy")] if self.objective.beta else None
+        self.cost = StepCost.of(self.models.hf, self.models.cost, self.objective.token_rm, bool(self.objective.beta))
 
     def train(self, train_batch: TrainBatch, step: int) -> StepResult:
         """One optimizer step of the token RM, and of the policy unless it is frozen at this step (counted from 1)."""

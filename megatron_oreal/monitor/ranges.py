@@ -38,12 +38,12 @@ class StageRanges:
         if not self._platform.is_cpu:
             torch.cuda.nvtx.range_pop()
         self._open.__exit__(None, None, None)
-        self._seconds[self._stage] = self.seconds(self._stage) + time.perf_counter() - self._since
+        self._seconds[self._stage] = self.seconds(self._stage)
         self._open, self._stage = None, ""
 
     def seconds(self, stage: str) -> float:
-        """In this stage since the last `restart`, the time since it was last entered apart."""
-        return self._seconds.get(stage, 0.0)
+        """In this stage since the last `restart`."""
+        return self._seconds.get(stage, 0.0) + (time.perf_counter() - self._since if stage == self._stage else 0.0)
 
     def restart(self) -> None:
         """From here on seconds count anew; a stage that is still open is left."""
