@@ -36,6 +36,8 @@ COMPARED = (
     "logprob/diff_max",
     "logprob/kl",
 )
+COUNTED = ("token_rm/accuracy", "token_rm/auc", "token_rm/calibration_error", "token_weight/share_zero", "token_weight/share_one")
+"""Of COMPARED, those that a rounding can move by a whole trajectory or token."""
 LAYOUTS = {  # name -> (ranks, parallel config)
     "tp1": (1, {}),
     "tp2": (2, {"tp": 2}),
