@@ -16,9 +16,11 @@ from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model.gpt import head_dim
+from megatron_oreal.model.spec import Platform
 from megatron_oreal.monitor.config import ProfileConfig
 from megatron_oreal.monitor.meter import TRAINING, Meter
 from megatron_oreal.monitor.profiler import Profiler
+from megatron_oreal.monitor.ranges import StageRanges
 from megatron_oreal.plan.devices import bf16_peak
 from megatron_oreal.trajectory import Sample, TrainBatch
 from tests.learn.test_oreal_step import FROZEN, STEPS, make_batches, train_config
@@ -116,3 +118,18 @@ def test_a_peak_is_stated_of_known_gpus_alone():
     assert bf16_peak("NVIDIA H100 80GB HBM3") == bf16_peak("NVIDIA H200") == 989e12
     assert bf16_peak("NVIDIA A100-SXM4-80GB") == 312e12
     assert [bf16_peak(name) for name in ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 4090")] == [None] * 3
+
+
+def test_nvtx_ranges_are_closed_before_the_next_is_opened(monkeypatch):
+    """Where there is no GPU, on stand-ins for CUDA's calls: what is pushed is popped, after the GPU has done the stage's work."""
+    said = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: said.append("wait"))
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", said.append)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: said.append("pop"))
+    stages = StageRanges(Platform(torch.device("cuda", 0), "nccl"))
+    for stage in ("rollout", "policy"):
+        stages.enter(stage)
+    stages.leave()
+    stages.restart()
+    assert said == ["rollout", "wait", "pop", "policy", "wait", "pop"]
+    assert stages.seconds("policy") == 0 and stages.stage == ""
