@@ -75,6 +75,7 @@ class Console:
             yield Sampled(expected, show)
         finally:
             self._progress.remove_task(task)
+            self._progress.refresh()  # at once: the next line would be printed above the bar as it was last drawn
 
     def table(self, title: str, rows: list[tuple[str, str]]) -> None:
         """Two columns of facts."""

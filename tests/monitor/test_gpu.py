@@ -41,7 +41,7 @@ def test_costs_and_trace_of_a_gpu(ranks, tiny_model, tmp_path):
         assert ("perf/mfu" in metrics) == (bf16_peak(torch.cuda.get_device_name()) is not None)
         assert 0 < metrics.get("perf/mfu", 0.1) < 1
     folder = Path(tmp_path) / "profile"
-    events = json.load(gzip.open(folder / "step-00002-rank-00000.json.gz"))["traceEvents"]
+    events = json.loads(gzip.decompress((folder / "step-00002-rank-00000.json.gz").read_bytes()))["traceEvents"]
     assert {"token_rm", "reference", "policy", "optimizer"} <= {e["name"] for e in events}
     assert any(e.get("cat") == "kernel" for e in events)
     snapshot = pickle.loads((folder / "step-00002-rank-00000.memory.pickle").read_bytes())

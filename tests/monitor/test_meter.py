@@ -74,7 +74,7 @@ def test_costs_are_of_all_ranks_and_traces_have_the_stages(ranks, tiny_model, tm
 
 
 def events(path: Path) -> list[dict]:
-    return json.load(gzip.open(path))["traceEvents"]
+    return json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
 
 
 def test_a_run_that_ends_early_leaves_its_trace_and_no_profile_is_no_file(ranks, tiny_model, tmp_path):
