@@ -43,11 +43,13 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of Weights & Biases. Steps that are done again after a resume stand there twice, with their `step`."""
+    """A run of Weights & Biases (seen with 0.31). Steps that are done again after a resume stand there twice, with their `step`."""
 
     def __init__(self, config: WandbConfig, run_dir: Path, settings: dict, after_step: int | None):
         import wandb
 
+        if config.mode == "online" and not wandb.login(prompt=False):  # else it would ask for a key in the middle of the progress bars
+            raise PermissionError("there is no API key: `wandb login`, or WANDB_API_KEY")
         kept = _Kept(run_dir / "wandb.id")
         known = kept.read() if after_step is not None else None
         self._run = wandb.init(
@@ -71,7 +73,7 @@ class Wandb:
 
 
 class MLflow:
-    """A run of an MLflow experiment."""
+    """A run of an MLflow experiment (seen with 3.17)."""
 
     def __init__(self, config: MLflowConfig, run_dir: Path, settings: dict, after_step: int | None):
         from mlflow import MlflowClient

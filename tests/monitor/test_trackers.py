@@ -52,7 +52,7 @@ def test_tensorboard_has_the_rows_and_forgets_those_that_are_done_again(tmp_path
     assert [path.name for path in (tmp_path / "without").iterdir()] == ["metrics.jsonl"]
 
 
-def test_wandb_offline_keeps_rows_under_one_id(tmp_path):
+def test_wandb_offline_keeps_rows_under_one_id(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
     config = MonitorConfig(tensorboard=False, wandb=WandbConfig("project"))
     assert write(config, tmp_path, range(1, 3)) == []
@@ -65,6 +65,9 @@ def test_wandb_offline_keeps_rows_under_one_id(tmp_path):
     while not (b"samples" in first.read_bytes() and all(b"loss/total" in path.read_bytes() for path in (first, second))):
         assert time.monotonic() < deadline, [path.read_bytes() for path in (first, second)]
         time.sleep(0.1)
+    monkeypatch.setenv("HOME", str(tmp_path))  # nobody is logged in there
+    (warning,) = write(MonitorConfig(tensorboard=False, wandb=WandbConfig("project", "online")), tmp_path / "online", range(1, 4))
+    assert warning.startswith("warning: wandb: PermissionError: there is no API key: `wandb login`") and len(rows(tmp_path / "online")) == 3
 
 
 def test_mlflow_keeps_rows_and_the_configuration_in_one_run(tmp_path, monkeypatch):
