@@ -41,16 +41,9 @@ def train_only(config: TrainConfig) -> None:
     Raises:
         ValueError: trajectories are missing, or the checkpoint is not the one before the step.
     """
-    from megatron_oreal.stages import read_inputs
+    first = _check(config)
 
-    read_inputs(config)
-    replay, folder = config.mode == "replay", Path(config.recorded)
-    if (Path(config.run_dir) / "checkpoints").exists():
-        raise ValueError(f"run_dir={config.run_dir}: holds a run, whose metrics mode={config.mode} would replace; name another folder")
-    first = config.replay_step if replay else 1
-    read_step(folder, first)  # what is wrong with it is said before any GPU is taken
-
-    from megatron_oreal.learn.checkpoint import Checkpoints, find_checkpoint, step_of
+    from megatron_oreal.learn.checkpoint import Checkpoints
     from megatron_oreal.learn.parallel import Ranks
     from megatron_oreal.learn.step import Learner
     from megatron_oreal.monitor.console import Console, step_line
@@ -60,9 +53,6 @@ def train_only(config: TrainConfig) -> None:
     from megatron_oreal.monitor.trackers import open_trackers
     from megatron_oreal.selection import Selector
 
-    saved = step_of(find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume))
-    if replay and saved != first - 1:
-        raise ValueError(f"resume: to replay step {first} the checkpoint after step {first - 1} is needed, this one is of {saved}")
     with Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks") as ranks:
         learner = Learner(config, ranks)
         state = Checkpoints(Path(config.run_dir), config.checkpoint, learner, ranks).restore(config.resume)
@@ -74,12 +64,12 @@ def train_only(config: TrainConfig) -> None:
             if ranks.conducts:
                 console = stack.enter_context(Console("OREAL", config.steps))
                 log = stack.enter_context(open_trackers(config.monitor, config.run_dir, asdict(config), console.say))
-            for step in [first] if replay else range(state.step + 1, config.steps + 1):
+            for step in [first] if config.mode == "replay" else range(state.step + 1, config.steps + 1):
                 meter.begin()
                 profiler.begin(step)
                 started, noted, batch = time.perf_counter(), {}, None
                 if ranks.conducts:
-                    groups = read_step(folder, step)
+                    groups = read_step(Path(config.recorded), step)
                     batch = selector.select(groups)
                     noted = rollout_metrics(groups, batch.counts)
                 batch = ranks.share(Turn(batch), Turn).batch
@@ -92,3 +82,20 @@ def train_only(config: TrainConfig) -> None:
                     noted["time/step"] = time.perf_counter() - started
                     console.step(step, step_line(noted))
                     log.write(step, noted)
+
+
+def _check(config: TrainConfig) -> int:
+    """What can be wrong is said before any GPU is taken. Returns the first step of the recorded ones."""
+    from megatron_oreal.learn.checkpoint import find_checkpoint, step_of
+    from megatron_oreal.stages import read_inputs
+
+    read_inputs(config)
+    replay, checkpoints = config.mode == "replay", Path(config.run_dir) / "checkpoints"
+    if checkpoints.exists():
+        raise ValueError(f"run_dir={config.run_dir}: holds a run, whose metrics mode={config.mode} would replace; name another folder")
+    first = config.replay_step if replay else 1
+    read_step(Path(config.recorded), first)
+    saved = step_of(find_checkpoint(checkpoints, config.resume))
+    if replay and saved != first - 1:
+        raise ValueError(f"resume: to replay step {first} the checkpoint after step {first - 1} is needed, this one is of {saved}")
+    return first
