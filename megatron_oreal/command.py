@@ -8,11 +8,13 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from omegaconf import OmegaConf
 
 from megatron_oreal.config import ParallelConfig
 from megatron_oreal.launcher import INTERRUPTED, LostPeer, NotWritten, run_local_ranks
+from megatron_oreal.monitor.logs import output_of_rank, warn_once
 from megatron_oreal.rollout.server import ServerError
 from megatron_oreal.stop import REQUESTS
 
@@ -37,7 +39,8 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
         ranks = _ranks_to_start(getattr(config, "parallel", None))
         if ranks > 1:
             return run_local_ranks(module, arguments, ranks)
-        run(config)
+        with _own_log(config):
+            run(config)
     except ValueError as error:
         return fail(2, error) if _first_of_its_host() else 2
     except (ServerError, LostPeer, NotWritten) as error:
@@ -53,6 +56,17 @@ def _ranks_to_start(parallel: ParallelConfig | None) -> int:
     return 0 if parallel is None or started_by_a_launcher else parallel.tp * parallel.pp * parallel.cp * (parallel.dp or 1)
 
 
+def _own_log(config) -> AbstractContextManager:
+    """Where a job has several training ranks, the output of all but the first is in files; what `fail` says is not."""
+    rank = int(_rank() or 0)
+    return output_of_rank(config.run_dir, rank) if rank and hasattr(config, "parallel") else nullcontext()
+
+
+def _rank() -> str | None:
+    """Of a job's process, from torchrun's variable or srun's."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+
+
 def _first_of_its_host() -> bool:
     """Whether this rank speaks for the ranks of its host: they read the same input, and find the same wrong with it."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
@@ -63,7 +77,8 @@ def _is_task_of_srun() -> bool:
 
 
 def quiet_libraries() -> None:
-    """Megatron-Core warns at import, once a rank, of every optional kernel that is not installed; those lines drown ours."""
+    """Each warning once; and none of Megatron-Core, which warns at import of every optional kernel that is not installed."""
+    warn_once()
     warnings.filterwarnings("ignore", module="megatron")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.getLogger("megatron").setLevel(logging.ERROR)
@@ -92,7 +107,7 @@ def end_with_parent() -> None:
 
 def fail(status: int, error: object) -> int:
     """Say in one line what is wrong, and which rank of a job says so; returns the status."""
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+    rank = _rank()
     sys.stderr.write(f"error{f' (rank {rank})' if rank else ''}: {error}\n")  # at once: other ranks write to the same terminal
     sys.stderr.flush()
     return status

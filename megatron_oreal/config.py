@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from megatron_oreal.evaluation.config import EvalConfig, EvalSetsConfig
 from megatron_oreal.model.split import Split
+from megatron_oreal.monitor.config import MonitorConfig, ProfileConfig
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.verify.config import VerifyConfig
@@ -188,6 +189,8 @@ class TrainConfig:
     learn: LearnConfig
     eval: EvalConfig
     checkpoint: CheckpointConfig
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     resume: str | None = None  # "auto": the newest checkpoint of run_dir, if any; or a checkpoint's folder
     record: bool = False  # write every step's trajectories to <run_dir>/trajectories, and the token weights of those trained on
     mode: str = "train"  # train | rollout_only | train_only | replay: see debug.py
@@ -242,6 +245,7 @@ class SftConfig:
     stop_word: str
     optimizer: OptimizerConfig
     learn: LearnConfig
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self):
         _require(self.steps > self.optimizer.warmup_steps, f"steps={self.steps} must be above optimizer.warmup_steps")

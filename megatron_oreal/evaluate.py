@@ -99,6 +99,7 @@ def _ask(config: EvaluateConfig, tokenizer, sets: Sequence[ProblemSet], asked: S
         verifier = stack.enter_context(Verifier(config.verify, run_dir / DISAGREEMENTS))
         engines.wait_ready()
         console = stack.enter_context(Console("evaluation", total))
+        verifier.watch = lambda expected: console.sampling("answers", expected)
 
         def take(one: Answered, group: Group) -> None:
             kept.add(one, reasons=[v.reason for v in group.verdicts], texts=[t.text for t in group.trajectories])

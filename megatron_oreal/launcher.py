@@ -24,7 +24,7 @@ class LostPeer(RuntimeError):
 
 
 class NotWritten(RuntimeError):
-    """A checkpoint or an export could not be written: one line."""
+    """A checkpoint, an export or a log could not be written: one line."""
 
 
 def run_local_ranks(module: str, arguments: Sequence[str], ranks: int) -> int:

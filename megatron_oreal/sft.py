@@ -5,12 +5,14 @@ Lines of the file have question and response. The result is a Hugging Face folde
 
 import sys
 import time
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import SftConfig, load
 from megatron_oreal.monitor.console import Console, step_line
-from megatron_oreal.monitor.metrics import MetricsLog
+from megatron_oreal.monitor.trackers import check_trackers, open_trackers
 from megatron_oreal.prompts import Template, load_tokenizer, read_rows, stop_token, text_field
 from megatron_oreal.trajectory import Sample
 
@@ -30,6 +32,7 @@ def read_examples(config: SftConfig) -> list[Sample]:
 
 def run(config: SftConfig) -> None:
     """Train, then write <run_dir>/hf."""
+    check_trackers(config.monitor)
     examples = read_examples(config)
 
     from megatron_oreal.learn.export import write_hf
@@ -44,10 +47,13 @@ def run(config: SftConfig) -> None:
     with Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks") as ranks:
         ranks.enter("load")
         learner = SupervisedLearner(config, ranks)
-        log = MetricsLog(config.run_dir) if ranks.conducts else None
         draws = epochs(len(examples), config.seed, config.examples_per_step)
         ranks.enter("train")
-        with Console("supervised", config.steps, quiet=not ranks.conducts) as console:
+        with ExitStack() as stack:
+            console = stack.enter_context(Console("supervised", config.steps, quiet=not ranks.conducts))
+            log = None
+            if ranks.conducts:
+                log = stack.enter_context(open_trackers(config.monitor, config.run_dir, asdict(config), console.say))
             console.say(compute.line())
             for step in range(1, config.steps + 1):
                 started = time.perf_counter()

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import log
 from pathlib import Path
 from statistics import fmean
@@ -20,8 +20,10 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.spec import Platform
+from megatron_oreal.monitor.config import MonitorConfig
 from megatron_oreal.monitor.console import Console, step_line
-from megatron_oreal.monitor.metrics import MetricsLog
+from megatron_oreal.monitor.recorded import FOLDER, write_weights
+from megatron_oreal.monitor.trackers import Trackers, check_trackers, open_trackers
 from megatron_oreal.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.dispatch import Mishaps
@@ -50,6 +52,7 @@ class Inputs:
 def read_inputs(config: TrainConfig) -> Inputs:
     """Model folder, tokenizer, stop word and data files. Raises ValueError, one line, for the first thing wrong."""
     compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
+    check_trackers(config.monitor)
     find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
     open_model(config.model.path, "policy", config.parallel)
     read_key(config.verify.judge)
@@ -90,13 +93,16 @@ class Stages:
     """The stages that only rank 0 has (None elsewhere), and what it reports."""
 
     engines: Engines | None = None
+    tokenizer: object | None = None
     source: PromptSource | None = None
     rollout: Rollout | None = None
     verifier: Verifier | None = None
     selector: Selector | None = None
     evaluator: Evaluator | None = None
     console: Console | None = None
-    log: MetricsLog | None = None
+    monitor: MonitorConfig | None = None
+    settings: dict = field(default_factory=dict)  # the run's configuration, for the trackers
+    log: Trackers | None = None
     run_dir: Path | None = None
     started: float = field(default_factory=time.perf_counter)
     evaluations: dict[int, dict[str, Evaluation]] = field(default_factory=dict)  # step -> set -> figures
@@ -153,6 +159,11 @@ class Stages:
         for some in metrics:
             self._metrics |= some
 
+    def record(self, step: int, batch: TrainBatch, token_weights: list[list[float]] | None) -> None:
+        """Keep what the token RM said of the trained trajectories, where trajectories are recorded."""
+        if self.run_dir and token_weights:
+            write_weights(self.run_dir / FOLDER, step, batch.samples, token_weights, self.tokenizer)
+
     def go_on_from(self, state: RunState) -> None:
         """Take up a run where it stood; a fresh state begins one."""
         if self.run_dir is None:
@@ -166,7 +177,8 @@ class Stages:
         if len(self.validation) < len(state.validation):
             self.console.say("eval.validation: other questions than before; what the earlier ones said is forgotten")
         self.unfinished = list(state.unfinished)
-        self.log = MetricsLog(self.run_dir, state.step if state.seconds else None, state.seconds)
+        after = state.step if state.seconds else None
+        self.log = open_trackers(self.monitor, self.run_dir, self.settings, self.console.say, after, state.seconds)
         if state.unwritten:  # its engines went away after the step was trained, before it was over
             self.log.write(state.step, state.noted)
         else:
@@ -233,6 +245,11 @@ class Stages:
         self.log.write(step, self._metrics)
         self._metrics = {}
 
+    def close_log(self, kind: type[BaseException] | None, *_) -> None:
+        """The run ends, with an error where there is a `kind`; as ExitStack calls it."""
+        if self.log:
+            self.log.close(failed=kind is not None)
+
     def say_how_to_resume(self, step: int) -> None:
         """The last line of a run that was asked to stop, and the file that says so to whoever started it (launch/slurm/job.sh)."""
         if self.console:
@@ -286,10 +303,12 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
         longest = rollout.max_total_tokens
         asked = askings(inputs.sets, Template(inputs.tokenizer, config.data.system_prompt), config.eval.max_new_tokens, longest)
         console = stack.enter_context(Console("OREAL", config.steps))
+        verifier.watch = lambda expected: console.sampling(ranks.ranges.stage, expected)
         for line in inputs.notes:
             console.say(line)
-        yield Stages(
+        stages = Stages(
             engines=engines,
+            tokenizer=inputs.tokenizer,
             source=PromptSource(inputs.prompts, config.seed),
             rollout=asking,
             verifier=verifier,
@@ -298,11 +317,15 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
             evaluator=Evaluator(inputs.sets, asked, asking, verifier) if inputs.sets else None,
             console=console,
             run_dir=run_dir,
+            monitor=config.monitor,
+            settings=asdict(config),
             eval_interval=config.eval.interval,
             patience=config.eval.patience,
             frozen_steps=config.policy.freeze_steps,
             memory_is_shared=shared,
         )
+        stack.push(stages.close_log)
+        yield stages
 
 
 def _engines_here(config: TrainConfig, ranks: Ranks) -> range:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from megatron_oreal.command import run_command
 from megatron_oreal.config import TrainConfig, load
 from megatron_oreal.debug import rollout_only, train_only
-from megatron_oreal.monitor.metrics import rollout_metrics
-from megatron_oreal.monitor.recorded import FOLDER, write_step, write_weights
+from megatron_oreal.monitor.metrics import rollout_metrics, sampled_tokens
+from megatron_oreal.monitor.recorded import FOLDER, write_step
 from megatron_oreal.selection import Enough
 from megatron_oreal.stop import StopSignal
 from megatron_oreal.trajectory import TrainBatch, Turn
@@ -43,6 +43,8 @@ def run(config: TrainConfig) -> None:
     from megatron_oreal.learn.parallel import Ranks
     from megatron_oreal.learn.publish import Publisher
     from megatron_oreal.learn.step import Learner
+    from megatron_oreal.monitor.meter import Meter
+    from megatron_oreal.monitor.profiler import Profiler
 
     stop, run_dir = StopSignal(), Path(config.run_dir)
     with Ranks(config.parallel, config.seed, run_dir / "stacks") as ranks, open_stages(config, inputs, ranks) as stages:
@@ -57,7 +59,8 @@ def run(config: TrainConfig) -> None:
         ranks.barrier()
         publisher = Publisher(config, learner.models, ranks, stages.engines)
         crew = Crew(ranks, stages.rollout, learner.policy.gpt, publisher, stop)
-        with publisher, crew.saved_if_it_fails(checkpoints, lambda: state):
+        meter, profiler = Meter(ranks, learner.cost, config.model.dtype), Profiler(config.profile, run_dir, ranks)
+        with publisher, profiler, crew.saved_if_it_fails(checkpoints, lambda: state):
             version, turn = state.version, Turn(state.pending)
             ranks.enter("sync")
             publisher.publish(learner.policy.gpt, version)  # a sync that cannot work is found out now, not when the policy first changes
@@ -68,7 +71,9 @@ def run(config: TrainConfig) -> None:
             for step in range(state.step + 1, config.steps + 1):
                 if found.enough:
                     break
-                started = time.perf_counter()
+                meter.begin()
+                profiler.begin(step)
+                started, changed = time.perf_counter(), False
                 turn = crew.conduct("rollout", version, collect, config, stages, step, version, state.pending)
                 if turn.stop:
                     state = stages.state(step - 1, version, turn.batch) if turn.batch else state
@@ -77,17 +82,18 @@ def run(config: TrainConfig) -> None:
                     asleep = stages.engines_sleep()
                     result = learner.train(turn.batch, step)
                     stages.note(result.metrics)
-                    if ranks.conducts and result.token_weights:
-                        write_weights(run_dir / FOLDER, step, turn.batch.samples, result.token_weights, inputs.tokenizer)
-                    version += result.policy_changed
+                    stages.record(step, turn.batch, result.token_weights)
+                    changed = result.policy_changed
+                    version += changed
                     state = stages.state(step, version, unwritten=True)
-                    if result.policy_changed or asleep:
+                    if changed or asleep:
                         ranks.enter("sync")
                         stages.note(publisher.publish(learner.policy.gpt, version))
                 found = crew.conduct("evaluate", version, stages.evaluate, version, step)
                 ranks.enter("checkpoint")
                 checkpoints.poll()
                 exports.poll()
+                stages.note(meter.end(turn.batch, changed))
                 stages.finish_step(step, time.perf_counter() - started)
                 state = stages.state(step, version)
                 if checkpoints.due(step, found.best) or found.enough:
@@ -121,11 +127,12 @@ def collect(config: TrainConfig, stages: "Stages", step: int, version: int, samp
     if config.record:
         write_step(Path(config.run_dir) / FOLDER, step, groups)
     batch = stages.selector.select(groups)
+    seconds = time.perf_counter() - started
     stages.note(
         rollout_metrics(groups, batch.counts),
         stages.leave(sampling),
         stages.verifier.tally.metrics(),
-        {"time/rollout": time.perf_counter() - started},
+        {"time/rollout": seconds, "perf/rollout_tokens_per_second": sampled_tokens(groups) / seconds},
     )
     return batch
 

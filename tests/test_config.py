@@ -64,6 +64,9 @@ def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
         ("verify.mode=ask", "verify.mode is 'ask', it must be rule or judge or rule_then_judge"),
         ("verify.undecided=right", "verify.undecided is 'right', it must be drop or wrong"),
         ("verify.mode=judge", "verify.judge.urls is [], it must be given where verify.mode=judge"),
+        ("monitor.wandb.mode=live", "monitor.wandb.mode='live' is not one of offline, online"),
+        ("profile.kind=nsys", "profile.kind='nsys' is not torch or null"),
+        ("profile.first=0", "profile.first=0 must be at least 1"),
         ("verify=rule_then_judge", "verify.judge.urls is [], it must be given where verify.mode=rule_then_judge"),
     ],
 )
@@ -138,11 +141,11 @@ def test_a_judge_is_set_on_the_command_line(capsys):
         assert message in capsys.readouterr().err
 
 
-def test_wrong_input_is_said_once_a_host(capsys, monkeypatch):
+def test_wrong_input_is_said_once_a_host(capsys, monkeypatch, tmp_path):
     for rank in ("8", "9"):
         for name, value in (("RANK", rank), ("WORLD_SIZE", "16"), ("LOCAL_RANK", str(int(rank) - 8))):
             monkeypatch.setenv(name, value)
-        assert train.main([*GIVEN, "model.path=no/such/folder"]) == 2
+        assert train.main([*GIVEN, "model.path=no/such/folder", f"run_dir={tmp_path}"]) == 2
     assert capsys.readouterr().err == "error (rank 8): model: no/such/folder is no Hugging Face model folder (config.json is missing)\n"
 
 

@@ -68,9 +68,14 @@ def test_what_is_sampled_alone_is_trained_on_alone(task, tmp_path):
     groups = read_step(folder, 2)
     assert [len(g.trajectories) for g in groups] == [4] * 3
     assert not (tmp_path / "sampled" / "hf").exists()
-    status, output = run(task, tmp_path / "trained", "debug=train_only", f"recorded={folder}", "steps=2")
+    profiled = ["profile=torch", "profile.first=2"]
+    status, output = run(task, tmp_path / "trained", "debug=train_only", f"recorded={folder}", "steps=2", *profiled)
     assert status == 0, output
     rows = metrics(tmp_path / "trained")
+    assert {"time/optimizer", "perf/tokens_per_second_per_gpu", "memory/peak_rss_gib", "token_rm/brier", "policy/entropy"} <= rows[2].keys()
+    files = sorted(path.name for path in (tmp_path / "trained" / "profile").iterdir())
+    assert files == [f"step-00002-rank-0000{rank}.json.gz" for rank in range(2)]
+    assert list((tmp_path / "trained" / "tensorboard").iterdir()) and (tmp_path / "trained" / "logs" / "rank-00001.log").exists()
     assert rows[2]["loss/token_rm"] > 0 and rows[2]["response/length_mean"] == metrics(tmp_path / "sampled")[2]["response/length_mean"]
     (folder / "step-00001.jsonl").write_text('{"prompt": 3}\n')
     status, output = run(task, tmp_path / "broken", "debug=train_only", f"recorded={folder}", "steps=2")

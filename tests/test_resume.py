@@ -74,7 +74,7 @@ class Run:
         """
         rows = [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
         assert len({row["step"] for row in rows}) == len(rows), "a step stands there twice"
-        varies = ("time/", "logprob/", "eval/seconds")
+        varies = ("time/", "perf/", "memory/", "logprob/", "eval/seconds")
         return {r["step"]: {k: v for k, v in r.items() if not k.startswith(varies)} for r in rows}
 
     def weights(self, folder: str = "hf") -> dict[str, torch.Tensor]:

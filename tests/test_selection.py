@@ -81,6 +81,7 @@ def test_enough_does_not_take_undecided_for_wrong():
 def test_metrics_leave_out_what_is_undecided():
     groups = [group("a", "+0-0+"), group("b", "0?0-0")]
     metrics = rollout_metrics(groups, Selector(Objective(), seed=0).select(groups).counts)
+    assert metrics["reward/pass_rate_hist/3"] == metrics["reward/pass_rate_hist/0"] == 0.5  # 2 of 3 are nearest to 3 of 5
     assert metrics["reward/pass_rate"] == 2 / 5 and metrics["reward/mean"] == -1 / 5
     assert (metrics["verify/undecided"], metrics["verify/left_out"], metrics["verify/undecided/rule"]) == (6, 5, 6)
     assert math.isnan(rollout_metrics([group("c", "00")], SelectionCounts())["reward/pass_rate"])
@@ -91,5 +92,8 @@ def test_metrics_are_over_all_samples():
     assert metrics["reward/pass_rate"] == 0.5
     assert metrics["reward/mean"] == 0
     assert metrics["verify/undecided"] == 1
-    assert metrics["response/incomplete"] == 0.5
-    assert metrics["response/length_max"] == 4
+    assert metrics["response/incomplete"] == metrics["response/truncated"] == 0.5
+    assert (metrics["response/length_max"], metrics["response/length_median"], metrics["response/length_mean"]) == (4, 2.5, 2.5)
+    histogram = {name: value for name, value in metrics.items() if name.startswith("reward/pass_rate_hist/")}
+    assert histogram == {f"reward/pass_rate_hist/{right}": 0 if right == 2 else 0.25 for right in range(5)}
+    assert list(rollout_metrics([group("e", "+" * 12)], SelectionCounts()))[2] == "reward/pass_rate_hist/00"

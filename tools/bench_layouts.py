@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE_S = 1800
-STAGES = ("time/rollout", "time/token_rm", "time/reference", "time/policy", "time/sync")
+STAGES = ("time/rollout", "time/token_rm", "time/reference", "time/policy", "time/optimizer", "time/sync")
 WARM_UP_STEPS = 3
 
 

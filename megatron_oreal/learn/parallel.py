@@ -16,6 +16,7 @@ from megatron_oreal.launcher import LostPeer
 from megatron_oreal.learn import megatron_cpu
 from megatron_oreal.learn.watch import Watch
 from megatron_oreal.model.spec import Platform
+from megatron_oreal.monitor.ranges import StageRanges
 from megatron_oreal.rollout.stores import listening_store
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Ranks:
         self.dp = config.data_parallel(self.placement.world_size)
         self.layout = f"tp{config.tp}-pp{config.pp}-vpp{config.vpp or 1}-cp{config.cp}-dp{self.dp}"
         self.platform = Platform.detect(self.placement.local_rank)
+        self.ranges = StageRanges(self.platform)
         megatron_cpu.install()
         if not self.platform.is_cpu:
             torch.cuda.set_device(self.platform.device)
@@ -79,7 +81,8 @@ class Ranks:
         return watch
 
     def enter(self, stage: str) -> None:
-        """What this rank does from here on, for the message should it be lost."""
+        """What this rank does from here on: for the clock, profilers, and the message should it be lost."""
+        self.ranges.enter(stage)
         if self._watch:
             self._watch.enter(stage)
 
@@ -142,6 +145,25 @@ class Ranks:
         """Element by element the maximum of a CPU tensor over all ranks."""
         dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self._control)
         return values
+
+    @property
+    def reports(self) -> bool:
+        """One of the ranks, one a data-parallel replica, that report what the last stage knows: the others know nothing, or the same."""
+        return (
+            parallel_state.is_pipeline_last_stage()
+            and parallel_state.get_tensor_model_parallel_rank() == 0
+            and parallel_state.get_context_parallel_rank() == 0
+        )
+
+    def rows(self, mine: torch.Tensor) -> torch.Tensor:
+        """[n, k] on the CPU, n its own on each rank -> the rows of all ranks, in rank order."""
+        counts = torch.zeros(self.placement.world_size, dtype=torch.int64)
+        counts[self.placement.rank] = len(mine)
+        ends = self.total(counts).cumsum(0)
+        whole = mine.new_zeros(int(ends[-1]), mine.shape[1])
+        end = int(ends[self.placement.rank])
+        whole[end - len(mine) : end] = mine
+        return self.total(whole)
 
     def hosts(self) -> tuple[int, int]:
         """(number of hosts, which of them this rank is on, from 0). Collective."""

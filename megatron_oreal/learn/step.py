@@ -1,43 +1,26 @@
 """The OREAL step on Megatron ranks: token RM, reference, policy, with exactly the functions of `oreal/`."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from megatron.core import parallel_state
 from torch import Tensor
 from transformers import AutoConfig
 
 from megatron_oreal.config import ComputeConfig, ModelConfig, ParallelConfig, TrainConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.batch import MicroBatch
+from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.sums import Sums
 from megatron_oreal.model import gpt, hf_weights
 from megatron_oreal.model.blueprint import dims_of
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.oreal import Counts, TokenWeights, importance_weights, mismatch, policy_loss, token_rm_loss, token_weights
 from megatron_oreal.trajectory import RIGHT, Sample, TrainBatch
-
-# What the last stage adds up -> (name in metrics.jsonl, the count over the global batch that divides it).
-TOKEN_RM_METRICS = {
-    "token_rm": ("loss/token_rm", None),
-    "agree": ("token_rm/accuracy", "trajectories"),
-    "weight_right": ("token_weight/positive", "right_tokens"),
-    "weight_wrong": ("token_weight/negative", "wrong_tokens"),
-}
-POLICY_METRICS = {
-    "total": ("loss/total", None),
-    "positive": ("loss/positive", None),
-    "negative": ("loss/negative", None),
-    "kl": ("loss/kl", None),
-    "entropy": ("policy/entropy", "tokens"),
-}
-# Of the response tokens whose engine log-probability is known, divided by their number.
-MISMATCH_METRICS = {"difference": "logprob/diff_mean", "mismatch": "logprob/kl", "capped": "logprob/capped_share"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +64,7 @@ class Learner:
         if self.objective.token_rm:
             self.token_rm = Trainable(self.models.build("token_rm"), config.token_rm.optimizer, config.steps)
         self.reference = [chunk.requires_grad_(False).eval() for chunk in self.models.build("policy")] if self.objective.beta else None
+        self.cost = StepCost.of(self.models.hf, self.models.cost, self.objective.token_rm, bool(self.objective.beta))
 
     def train(self, train_batch: TrainBatch, step: int) -> StepResult:
         """One optimizer step of the token RM, and of the policy unless it is frozen at this step (counted from 1)."""
@@ -95,44 +79,39 @@ class Learner:
             self.objective.score_position,
         )
         frozen = self.token_rm is not None and step <= self.config.policy.freeze_steps
-        sums, timer, weights, recorded = _Sums(), _Timer(), None, None
+        sums, weights, recorded = Sums(), None, None
         if self.token_rm:
             self.ranks.enter("token_rm")
             weights = self._train_token_rm(micro_batches, counts, sums)
-            timer.lap("time/token_rm")
             if self.config.record:
                 recorded = weights_of_batch(train_batch.samples, micro_batches, weights, self.ranks)
         if not frozen:
             self.ranks.enter("reference")
             ref_logprobs = self._reference_logprobs(micro_batches)
-            timer.lap("time/reference")
             self.ranks.enter("policy")
             self._train_policy(micro_batches, counts, weights, ref_logprobs, sums)
-            timer.lap("time/policy")
         elif self.config.policy.warmup_counts_frozen:
             self.policy.tick()
-        reported = (TOKEN_RM_METRICS if self.token_rm else {}) | ({} if frozen else POLICY_METRICS)
-        metrics = sums.reduce(self.ranks, counts, reported) | sums.local | timer.laps
+        metrics = sums.local
+        if self.token_rm:
+            metrics |= sums.token_rm_metrics(self.ranks, counts)
         if not frozen:
-            metrics |= sums.reduce_mismatch(self.ranks)
+            metrics |= sums.policy_metrics(self.ranks, counts)
         return StepResult(metrics, not frozen, recorded)
 
-    def _train_token_rm(self, micro_batches: list[MicroBatch], counts: Counts, sums: "_Sums") -> list[TokenWeights]:
+    def _train_token_rm(self, micro_batches: list[MicroBatch], counts: Counts, sums: Sums) -> list[TokenWeights]:
         """Backward and update; returns the token weights of its scores before the update, one a micro-batch (last stage)."""
 
         def loss(micro: MicroBatch, scores: Tensor):
             value = token_rm_loss(scores, micro.lengths, micro.rewards, counts)
             weights = token_weights(scores, micro.lengths, self.objective)
-            right = _per_token(micro.rewards == RIGHT, micro.lengths)
-            sums.add(
-                token_rm=value.detach(),
-                agree=_agreement(scores.detach(), micro),
-                weight_right=(weights.positive * right).sum(),
-                weight_wrong=(weights.negative * ~right).sum(),
-            )
+            sums.add(token_rm=value.detach())
+            sums.add_scores(_means(scores.detach(), micro.lengths), micro.rewards)
+            sums.add_weights(weights, _per_token(micro.rewards == RIGHT, micro.lengths))
             return value, weights
 
         weights = self.token_rm.backward(micro_batches, "scores", loss)
+        self.ranks.enter("optimizer")
         self.token_rm.tick()
         sums.local |= {"grad_norm/token_rm": self.token_rm.update(), "lr/token_rm": self.token_rm.lr}
         return weights
@@ -143,14 +122,14 @@ class Learner:
             return [None] * len(micro_batches)
         return pipeline.run(self.reference, micro_batches, "logprobs", lambda _, out: (None, out[0]), backward=False)
 
-    def _train_policy(self, micro_batches, counts: Counts, weights, ref_logprobs, sums: "_Sums") -> None:
+    def _train_policy(self, micro_batches, counts: Counts, weights, ref_logprobs, sums: Sums) -> None:
         """Backward and update of the policy under the token weights."""
 
         def loss(micro: MicroBatch, output: Tensor):
             logprobs, entropy, cap = output[0], output[1].detach(), self.objective.importance_cap
             apart = mismatch(logprobs, micro.rollout_logprobs, cap)
             sums.add(known=apart.tokens, difference=apart.difference, mismatch=apart.kl, capped=apart.capped)
-            sums.largest = apart.largest if sums.largest is None else torch.maximum(sums.largest, apart.largest)
+            sums.largest(difference=apart.largest)
             parts = policy_loss(
                 logprobs,
                 ref_logprobs[micro.index],
@@ -167,6 +146,7 @@ class Learner:
             return parts.total, None
 
         self.policy.backward(micro_batches, "logprobs", loss)
+        self.ranks.enter("optimizer")
         self.policy.tick()
         sums.local |= {"grad_norm/policy": self.policy.update(), "lr/policy": self.policy.lr}
 
@@ -175,72 +155,9 @@ def _per_token(values: Tensor, lengths: list[int]) -> Tensor:
     return values.repeat_interleave(torch.tensor(lengths, dtype=torch.long, device=values.device))
 
 
-def _agreement(scores: Tensor, micro: MicroBatch) -> Tensor:
-    """How many trajectories the sign of the mean score gets right."""
-    if not micro.lengths:
-        return scores.new_zeros(())
-    means = torch.stack([part.mean() for part in scores.split(micro.lengths)])
-    return ((means > 0) == (micro.rewards == RIGHT)).sum()
-
-
-class _Timer:
-    """Seconds of one stage after another."""
-
-    def __init__(self):
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self._last
-        self._last = now
-
-
-class _Sums:
-    """Adds up what the last stage's micro-batches report; over all ranks each sum is divided by its global count once."""
-
-    def __init__(self):
-        self.local: dict[str, float] = {}  # values that every rank already agrees on
-        self._values: dict[str, Tensor | float] = {}
-        self.largest: Tensor | None = None  # difference of log-probabilities
-
-    def add(self, **values: Tensor) -> None:
-        for name, value in values.items():
-            self._values[name] = self._values.get(name, 0.0) + value
-
-    def reduce(self, ranks: Ranks, counts: Counts, names: dict[str, tuple[str, str | None]]) -> dict[str, float]:
-        """The metrics on every rank: only the last stage's first TP rank contributes, or values would count twice."""
-        totals = last_stage_total([float(self._values.get(name, 0.0)) for name in names], ranks)
-        per = [max(getattr(counts, count), 1) if count else 1 for _, count in names.values()]
-        return {metric: total / n for (metric, _), total, n in zip(names.values(), totals, per, strict=True)}
-
-    def reduce_mismatch(self, ranks: Ranks) -> dict[str, float]:
-        """The metrics of trainer against engine, on every rank; none where no token's engine log-probability is known."""
-        known, *totals = last_stage_total([float(self._values.get(n, 0.0)) for n in ("known", *MISMATCH_METRICS)], ranks)
-        largest = float(ranks.largest(torch.tensor([float(self.largest) if self.largest is not None else 0.0])))
-        if not known:
-            return {}
-        return {metric: total / known for metric, total in zip(MISMATCH_METRICS.values(), totals, strict=True)} | {
-            "logprob/diff_max": largest
-        }
-
-
-def last_stage_total(values: list[float], ranks: Ranks) -> list[float]:
-    """Sums over the data-parallel ranks of what the last stage knows, on every rank.
-
-    Only the last stage's first TP and CP rank contributes: the others hold nothing, or the same values again.
-    """
-    mine = torch.tensor(values, dtype=torch.float64)
-    return ranks.total(mine if _counted() else torch.zeros_like(mine)).tolist()
-
-
-def _counted() -> bool:
-    """Is this the last stage's first TP and CP rank?"""
-    return (
-        parallel_state.is_pipeline_last_stage()
-        and parallel_state.get_tensor_model_parallel_rank() == 0
-        and parallel_state.get_context_parallel_rank() == 0
-    )
+def _means(scores: Tensor, lengths: list[int]) -> Tensor:
+    """Each trajectory's mean score: [n]."""
+    return torch.stack([part.mean() for part in scores.split(lengths)]) if lengths else scores[:0]
 
 
 def weights_of_batch(
@@ -253,7 +170,7 @@ def weights_of_batch(
     lengths = [len(s.response_ids) for s in samples]
     total = torch.zeros(sum(lengths))
     parts = total.split(lengths)  # views: each sample's part is filled in by one rank
-    for micro, of_micro in zip(micro_batches, weights, strict=True) if _counted() else ():
+    for micro, of_micro in zip(micro_batches, weights, strict=True) if ranks.reports else ():
         used = torch.where(_per_token(micro.rewards == RIGHT, micro.lengths), of_micro.positive, of_micro.negative)
         for place, values in zip(micro.members, used.float().cpu().split(micro.lengths) if micro.lengths else (), strict=True):
             parts[place].copy_(values)

@@ -10,7 +10,8 @@ from megatron_oreal.learn import batch
 from megatron_oreal.learn.batch import MicroBatch
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.step import Models, last_stage_total
+from megatron_oreal.learn.step import Models
+from megatron_oreal.learn.sums import last_stage_total
 from megatron_oreal.trajectory import Sample
 
 

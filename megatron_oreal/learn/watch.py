@@ -92,7 +92,6 @@ class Watch(threading.Thread):
         path = self._folder / f"rank-{self._rank:05d}.txt"
         with open(path, "w") as file:
             faulthandler.dump_traceback(file, all_threads=True)
-        print(
-            f"error (rank {self._rank}): {verdict}; this rank was in stage {self._stage}, its stacks: {path}", file=sys.stderr, flush=True
-        )
+        line = f"error (rank {self._rank}): {verdict}; this rank was in stage {self._stage}, its stacks: {path}"
+        print(line, file=sys.__stderr__, flush=True)  # the terminal, where sys.stderr is the rank's own log
         os._exit(1)

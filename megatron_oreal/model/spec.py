@@ -35,6 +35,11 @@ class Platform:
         if not self.is_cpu:
             torch.cuda.empty_cache()
 
+    def wait(self) -> None:
+        """Until the GPU has computed what it was asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def transformer_options(self) -> dict:
         """Fields of TransformerConfig that depend on the platform alone: fused kernels need CUDA."""
         fused = not self.is_cpu

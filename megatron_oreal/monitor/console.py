@@ -1,8 +1,17 @@
-"""What a person sees: a progress bar with one live line a step in a terminal, plain lines elsewhere."""
+"""What a person sees: progress bars and one line a step in a terminal, plain lines elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from megatron_oreal.monitor.sampled import Sampled
+
+REDRAWN_A_SECOND = 4
+PLAIN_LINE_S = 60.0
+"""Between lines on a rollout in progress, where there is no terminal: it may last half an hour."""
 
 
 class Console:
@@ -10,10 +19,18 @@ class Console:
 
     def __init__(self, what: str, steps: int, quiet: bool = False):
         self._console = RichConsole(highlight=False, soft_wrap=True, quiet=quiet)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=self._console, disable=quiet or not self._console.is_terminal)
-        self._task = self._progress.add_task(what, total=steps)
-        self.steps = steps
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        plain = quiet or not self._console.is_terminal
+        self._progress = Progress(*columns, console=self._console, disable=plain, refresh_per_second=REDRAWN_A_SECOND)
+        self._task = self._progress.add_task(what, total=steps, detail="")
+        self._plain, self.steps = plain, steps
 
     def __enter__(self) -> "Console":
         self._progress.start()
@@ -40,6 +57,26 @@ class Console:
         self._progress.update(self._task, completed=number)
         self.say(f"step {number:>{len(str(self.steps))}}/{self.steps}  {line}")
 
+    @contextmanager
+    def sampling(self, what: str, expected: int) -> Iterator[Sampled]:
+        """A second bar, for as long as `expected` trajectories are sampled and verified; tell it of each. Elsewhere a line a minute."""
+        task = self._progress.add_task(what, total=expected or None, detail="")
+        last_line = 0.0
+
+        def show(state: Sampled) -> None:
+            nonlocal last_line
+            if task in self._progress.task_ids:  # not after the end: a verdict may come late where sampling failed
+                self._progress.update(task, completed=state.trajectories, detail=state.rates())
+            if self._plain and state.seconds >= last_line + PLAIN_LINE_S:
+                last_line = state.seconds
+                self.say(f"{what} {state.line()}")
+
+        try:
+            yield Sampled(expected, show)
+        finally:
+            self._progress.remove_task(task)
+            self._progress.refresh()  # at once: the next line would be printed above the bar as it was last drawn
+
     def table(self, title: str, rows: list[tuple[str, str]]) -> None:
         """Two columns of facts."""
         table = Table(title=title, show_header=False)
@@ -58,9 +95,11 @@ def step_line(metrics: dict[str, float]) -> str:
         ("neg", "loss/negative", "{:.3f}"),
         ("kl", "loss/kl", "{:.4f}"),
         ("rm", "loss/token_rm", "{:.3f}"),
+        ("auc", "token_rm/auc", "{:.2f}"),
         ("|g|", "grad_norm/policy", "{:.2f}"),
         ("sft", "loss/sft", "{:.4f}"),
         ("eval", "eval/pass_at_1", "{:.1%}"),
+        ("val", "eval/validation/score", "{:.1%}"),
         ("s", "time/step", "{:.1f}"),
     )
     return "  ".join(f"{label} {form.format(metrics[name])}" for label, name, form in shown if name in metrics)

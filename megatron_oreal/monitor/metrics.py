@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
-from megatron_oreal.trajectory import NEITHER, RIGHT, Group, SelectionCounts, Verdict
+from megatron_oreal.trajectory import NEITHER, RIGHT, Group, SelectionCounts, Trajectory, Verdict
 
 
 class MetricsLog:
@@ -50,6 +51,25 @@ def _stale_tokens(group: Group) -> int:
     )
 
 
+def sampled_tokens(groups: Sequence[Group]) -> int:
+    """Response tokens that came since the iteration began."""
+    return sum(len(t.token_ids) - sum(span.tokens for span in t.earlier) for g in groups for t in g.trajectories)
+
+
+def _versions_behind(trajectories: Sequence[Trajectory]) -> int:
+    """How many versions the oldest token lies behind the newest."""
+    versions = [version for t in trajectories for version in (t.version, *(span.version for span in t.earlier))]
+    return max(versions) - min(versions)
+
+
+def _pass_rate_histogram(groups: Sequence[Group]) -> dict[str, float]:
+    """Share of the questions with 0, 1, ... K right ones of K samples; the nearest of them where verdicts are left out."""
+    samples = max(len(g.trajectories) for g in groups)
+    told = [round(g.pass_rate * samples) for g in groups if g.pass_rate is not None]
+    width = len(str(samples))
+    return {f"reward/pass_rate_hist/{right:0{width}}": told.count(right) / max(len(told), 1) for right in range(samples + 1)}
+
+
 def rollout_metrics(groups: Sequence[Group], counts: SelectionCounts) -> dict[str, float]:
     """What an iteration's trajectories looked like, over all questions and samples; rewards over those that are right or wrong."""
     trajectories = [t for g in groups for t in g.trajectories]
@@ -60,13 +80,17 @@ def rollout_metrics(groups: Sequence[Group], counts: SelectionCounts) -> dict[st
     return {
         "reward/mean": _mean(rewards),
         "reward/pass_rate": _mean([r == RIGHT for r in rewards]),
+        **_pass_rate_histogram(groups),
         "verify/undecided": sum(not v.decided for v in verdicts),
         "verify/left_out": sum(v.left_out for v in verdicts),
         **{f"verify/undecided/{reason}": times for reason, times in sorted(Counter(_reasons(verdicts)).items())},
         "response/length_mean": sum(lengths) / len(lengths),
+        "response/length_median": median(lengths),
         "response/length_max": max(lengths),
+        "response/truncated": sum(t.finish == "length" for t in trajectories) / len(trajectories),
         "response/incomplete": sum(not t.complete for t in trajectories) / len(trajectories),
         "response/stale_tokens": stale / max(sum(lengths), 1),
+        "response/versions_behind": _versions_behind(trajectories),
         "select/questions": counts.questions,
         "select/kept": counts.kept,
         "select/dropped_all_right": counts.dropped_all_right,

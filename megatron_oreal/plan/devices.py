@@ -29,3 +29,13 @@ DEVICES = {
     # NVIDIA H200 data sheet: as H100, with 141 GB (10^9) at 4.8 TB/s, of which torch sees some 139.8 GiB with ECC.
     "h200": Device(139.8, 989e12, 4.8e12, 450e9, 50e9),
 }
+
+
+def bf16_peak(name: str) -> float | None:
+    """FLOPs a second of the GPU that CUDA calls so ("NVIDIA H100 80GB HBM3"); None for one that is not in the table.
+
+    PCIe cards of the same names are slower, and not in it.
+    """
+    if "PCIE" in name.upper() or "NVL" in name:
+        return None
+    return next((device.bf16_flops for key, device in DEVICES.items() if key.partition("-")[0].upper() in name), None)

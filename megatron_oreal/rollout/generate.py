@@ -148,6 +148,10 @@ class InFlight:
         finally:  # where the caller has lost interest, or a request failed, the server is to stop sampling as well
             self._worker.cancel()
 
+    def __length_hint__(self) -> int:
+        """How many trajectories come, unless sampling is cut."""
+        return len(self._asked) * self._sampling.samples
+
     def stop_early(self) -> None:
         """Cut what is still being sampled: the iteration ends soon, `unfinished` says with what. From any thread."""
         self._worker.call(self._stop)

@@ -4,11 +4,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from operator import length_hint
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from megatron_oreal.monitor.sampled import Sampled
 from megatron_oreal.trajectory import Group, Trajectory, Verdict
 from megatron_oreal.verify.answer import final_answer
 from megatron_oreal.verify.audit import Audit
@@ -59,6 +62,8 @@ class Verifier:
         self._judge = _open_judge(config)
         self.tally = Tally()
         """Of the last call of verify."""
+        self.watch: Callable[[int], AbstractContextManager[Sampled]] = lambda expected: nullcontext(Sampled(expected))
+        """Opened in each call of verify with the number of trajectories to come (0: not known); told of each, and of each verdict."""
         self._pool = Pool(config)
 
     def verify(
@@ -79,24 +84,18 @@ class Verifier:
         Raises:
             ValueError: another prompt did not get exactly the samples 0 .. samples-1; names it.
         """
-        arrived: dict[str, dict[int, tuple[Trajectory, Future[Verdict]]]] = {}
-        one_round = _Round(self._config, self._pool, self._judge, self._audit)
-        try:
-            for trajectory in trajectories:
-                of_prompt = arrived.setdefault(trajectory.prompt.id, {})
-                if trajectory.index in of_prompt:
-                    raise ValueError(f"prompt {trajectory.prompt.id!r}: sample {trajectory.index} came twice")
-                of_prompt[trajectory.index] = (trajectory, one_round.begin(trajectory))
-                if on_group and len(of_prompt) == samples:
-                    _when_judged(of_prompt, samples, on_group)
-            for prompt_id in cut():
-                arrived.pop(prompt_id, None)
-            for prompt_id, of_prompt in arrived.items():
-                if sorted(of_prompt) != list(range(samples)):
-                    raise ValueError(f"prompt {prompt_id!r}: samples {_listed(of_prompt)} came, 0 to {samples - 1} were expected")
-            one_round.finish([future for of_prompt in arrived.values() for _, future in of_prompt.values()])
-        finally:
-            self.tally = one_round.end()
+        with self.watch(length_hint(trajectories)) as watched:
+            one_round = _Round(self._config, self._pool, self._judge, self._audit, watched)
+            try:
+                arrived = _arrivals(trajectories, samples, one_round, on_group)
+                for prompt_id in cut():
+                    arrived.pop(prompt_id, None)
+                for prompt_id, of_prompt in arrived.items():
+                    if sorted(of_prompt) != list(range(samples)):
+                        raise ValueError(f"prompt {prompt_id!r}: samples {_listed(of_prompt)} came, 0 to {samples - 1} were expected")
+                one_round.finish([future for of_prompt in arrived.values() for _, future in of_prompt.values()])
+            finally:
+                self.tally = one_round.end()
         return [_group(of_prompt, samples) for of_prompt in arrived.values()]
 
     def compare(self, answer: str, other: str) -> "Future[Verdict]":
@@ -132,14 +131,20 @@ def _open_judge(config: VerifyConfig) -> "Judge | None":
 class _Round:
     """One call of verify."""
 
-    def __init__(self, config: VerifyConfig, pool: Pool, judge: "Judge | None", audit: Audit):
-        self._config, self._pool, self._judge, self._audit = config, pool, judge, audit
+    def __init__(self, config: VerifyConfig, pool: Pool, judge: "Judge | None", audit: Audit, watched: Sampled):
+        self._config, self._pool, self._judge, self._audit, self._watched = config, pool, judge, audit, watched
         self._over = False  # the judge is not asked any more
         self._lock = Lock()
         self._tally = Tally()
 
     def begin(self, trajectory: Trajectory) -> "Future[Verdict]":
         """Start what leads to the verdict; returns at once."""
+        self._watched.arrived(trajectory)
+        verdict = self._begin(trajectory)
+        verdict.add_done_callback(lambda done: None if done.exception() else self._watched.judged(done.result()))
+        return verdict
+
+    def _begin(self, trajectory: Trajectory) -> "Future[Verdict]":
         if not trajectory.complete:
             return done(Verdict(False, "incomplete"))
         answer = final_answer(trajectory.text)
@@ -209,6 +214,21 @@ class _Round:
         if verdict.decided or self._config.undecided == "wrong":
             return verdict
         return Verdict(False, verdict.reason, decided=False, left_out=True)
+
+
+def _arrivals(
+    trajectories: Iterable[Trajectory], samples: int, one_round: _Round, on_group: Callable[[Group], None] | None
+) -> "dict[str, dict[int, tuple[Trajectory, Future[Verdict]]]]":
+    """Prompt id -> sample -> the trajectory, and its verdict to come; returns when the last trajectory has arrived."""
+    arrived: dict[str, dict[int, tuple[Trajectory, Future[Verdict]]]] = {}
+    for trajectory in trajectories:
+        of_prompt = arrived.setdefault(trajectory.prompt.id, {})
+        if trajectory.index in of_prompt:
+            raise ValueError(f"prompt {trajectory.prompt.id!r}: sample {trajectory.index} came twice")
+        of_prompt[trajectory.index] = (trajectory, one_round.begin(trajectory))
+        if on_group and len(of_prompt) == samples:
+            _when_judged(of_prompt, samples, on_group)
+    return arrived
 
 
 def _pass_errors_on(verdict: "Future[Verdict]", work: Callable[[], None]) -> None:

@@ -15,8 +15,29 @@ from megatron_oreal.trajectory import Sample, TrainBatch
 from tests.settings import optimizer, tiny_run
 
 STEPS, FROZEN = 4, 1
-FIRST = ("loss/token_rm", "grad_norm/token_rm", "token_weight/positive")
-COMPARED = (*FIRST, "loss/positive", "loss/negative", "loss/kl", "grad_norm/policy", "logprob/diff_mean", "logprob/diff_max", "logprob/kl")
+WEIGHTS = tuple(f"token_weight/{name}" for name in ("positive", "negative", "mean", "std", "max", "share_zero", "share_one", "effective"))
+FIRST = (
+    "loss/token_rm",
+    "grad_norm/token_rm",
+    "token_rm/accuracy",
+    "token_rm/auc",
+    "token_rm/brier",
+    "token_rm/calibration_error",
+    *WEIGHTS,
+)
+COMPARED = (
+    *FIRST,
+    "policy/entropy",
+    "loss/positive",
+    "loss/negative",
+    "loss/kl",
+    "grad_norm/policy",
+    "logprob/diff_mean",
+    "logprob/diff_max",
+    "logprob/kl",
+)
+COUNTED = ("token_rm/accuracy", "token_rm/auc", "token_rm/calibration_error", "token_weight/share_zero", "token_weight/share_one")
+"""Of COMPARED, those that a rounding can move by a whole trajectory or token."""
 LAYOUTS = {  # name -> (ranks, parallel config)
     "tp1": (1, {}),
     "tp2": (2, {"tp": 2}),
@@ -81,7 +102,7 @@ def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, t
             for group in adam[name].param_groups:
                 group["lr"] = _lr(step + 1, options)
             adam[name].zero_grad()
-        numbers, weights = {}, []
+        numbers, weights, told = {}, [], []
         loss = 0.0
         for s in batch.samples:
             ids = torch.tensor([s.prompt_ids + s.response_ids])
@@ -89,6 +110,7 @@ def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, t
             score = (hidden @ head.t())[len(s.prompt_ids) - 1 : -1, 0]
             label = torch.tensor(1.0 if s.reward > 0 else 0.0)
             loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(score.mean(), label) / len(batch.samples)
+            told.append((score.mean().item(), s.reward > 0))
             q = torch.stack([score[: t + 1].mean() for t in range(len(score))]).sigmoid().detach()
             weights.append(((q if s.reward > 0 else 1 - q) * 2 - 1).clamp(0, 1))
         loss.backward()
@@ -98,12 +120,17 @@ def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, t
         numbers["token_weights"] = [w.tolist() for w in weights]
         right = sum(len(s.response_ids) for s in batch.samples if s.reward > 0)
         wrong = sum(len(s.response_ids) for s in batch.samples if s.reward < 0)
-        numbers["token_weight/positive"] = sum(w.sum().item() for w, s in zip(weights, batch.samples, strict=True) if s.reward > 0) / right
+        for kind, sign, tokens in (("positive", 1, right), ("negative", -1, wrong)):
+            numbers[f"token_weight/{kind}"] = (
+                sum(w.sum().item() for w, s in zip(weights, batch.samples, strict=True) if s.reward == sign) / tokens
+            )
+        numbers |= _weight_statistics(torch.cat(weights).double()) | _calibration(told)
         if step >= FROZEN:
             positive = negative = kl = 0.0
-            apart = []
+            apart, entropies = [], []
             for s, w in zip(batch.samples, weights, strict=True):
-                logp, logr = (_response_logprobs(m, s) for m in (policy, ref))
+                (logp, entropy), (logr, _) = (_response_logprobs(m, s) for m in (policy, ref))
+                entropies.append(entropy.detach())
                 if s.logprobs:
                     apart.append(logp.detach() - torch.tensor(s.logprobs))
                     if settings.objective.importance_cap is not None:
@@ -117,6 +144,7 @@ def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, t
             (positive + negative + kl).backward()
             numbers |= {"loss/positive": positive.item(), "loss/negative": negative.item(), "loss/kl": kl.item()}
             apart = torch.cat(apart)
+            numbers["policy/entropy"] = torch.cat(entropies).mean().item()
             numbers |= {"logprob/diff_mean": apart.abs().mean().item(), "logprob/diff_max": apart.abs().max().item()}
             numbers["logprob/kl"] = (apart.exp() - 1 - apart).mean().item()
             numbers["logprob/capped_share"] = (apart.exp() > (settings.objective.importance_cap or math.inf)).float().mean().item()
@@ -141,10 +169,36 @@ def _lr(step: int, options: config.OptimizerConfig) -> float:
     return options.min_lr + (options.lr - options.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _response_logprobs(model, sample: Sample) -> torch.Tensor:
+def _response_logprobs(model, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the response tokens, and the entropies of their distributions."""
     ids = torch.tensor([sample.prompt_ids + sample.response_ids])
-    logits = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1]
-    return logits.log_softmax(-1).gather(1, torch.tensor(sample.response_ids)[:, None])[:, 0]
+    distributions = torch.distributions.Categorical(logits=model(ids).logits[0, len(sample.prompt_ids) - 1 : -1])
+    return distributions.log_prob(torch.tensor(sample.response_ids)), distributions.entropy()
+
+
+def _weight_statistics(weights: torch.Tensor) -> dict[str, float]:
+    """Of the weights in use."""
+    return {
+        "token_weight/mean": weights.mean().item(),
+        "token_weight/std": weights.std(correction=0).item(),
+        "token_weight/max": weights.max().item(),
+        "token_weight/share_zero": (weights == 0).double().mean().item(),
+        "token_weight/share_one": (weights == 1).double().mean().item(),
+        "token_weight/effective": (weights.sum() ** 2 / (weights.square().sum() * len(weights))).nan_to_num().item(),
+    }
+
+
+def _calibration(told: list[tuple[float, bool]]) -> dict[str, float]:
+    """By the definitions: pairs for the AUC, a loop over ten bins. `told`: mean score of a trajectory, whether it is right."""
+    pairs = [(a > b) + (a == b) / 2 for a, right in told if right for b, other in told if not other]
+    forecasts = [(1 / (1 + math.exp(-score)), right) for score, right in told]
+    bins = [[(p, right) for p, right in forecasts if math.floor(10 * p) == i] for i in range(10)]
+    return {
+        "token_rm/accuracy": sum((score > 0) == right for score, right in told) / len(told),
+        "token_rm/auc": sum(pairs) / len(pairs),
+        "token_rm/brier": sum((p - right) ** 2 for p, right in forecasts) / len(told),
+        "token_rm/calibration_error": sum(abs(sum(p - right for p, right in inside)) for inside in bins) / len(told),
+    }
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

@@ -3,7 +3,6 @@
 
 const FIRST = ["reward", "eval", "loss", "token_rm", "token_weight", "policy", "grad_norm", "lr", "response", "logprob", "perf", "memory"];
 const PALETTE = ["#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#76b7b2", "#e15759", "#edc948", "#9c755f", "#ff9da7", "#8cd17d", "#bab0ac"];
-const BESIDES = { "eval/seconds": "evaluation" }; // parts of a step whose names do not begin with time/
 const INSIDE = { "time/verify_tail": "time/rollout" }; // parts of others, as is time/a_b of time/a
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -81,7 +80,6 @@ function partsOf({ metrics }, rows) {
   const parts = names
     .filter((name) => !names.includes(within(name)))
     .map((name) => ({ name: name.slice("time/".length), values: rows.map((i) => metrics[name][i] ?? 0) }));
-  for (const [name, shown] of Object.entries(BESIDES)) if (name in metrics) parts.push({ name: shown, values: rows.map((i) => metrics[name][i] ?? 0) });
   const whole = metrics["time/step"];
   const other = rows.map((i, at) => Math.max((whole[i] ?? 0) - parts.reduce((sum, part) => sum + part.values[at], 0), 0));
   parts.push({ name: "other", values: other });
