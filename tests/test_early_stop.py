@@ -66,5 +66,5 @@ def test_it_stops_early_keeps_the_best_and_takes_more_patience_later(tmp_path):
     assert "stopped early after step 5: 4 evaluations without improvement since step 0" in output
     assert [row["step"] for row in rows(run_dir / "metrics.jsonl")] == [0, 1, 2, 3, 4, 5]
 
-    trained = {group["prompt"]["question"].replace(" ?", "?") for file in (run_dir / "trajectories").iterdir() for group in rows(file)}
+    trained = {group["prompt"]["question"].replace(" ?", "?") for file in (run_dir / "trajectories").glob("step-*") for group in rows(file)}
     assert 0 < len(trained) <= 6  # of 12, of which 6 are held out
