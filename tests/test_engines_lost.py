@@ -59,6 +59,7 @@ def wait_for_step(run: subprocess.Popen, run_dir: Path, step: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_the_only_engine_killed_in_mid_rollout_gets_the_current_weights_and_finishes(task, tmp_path):
     """The weights that the policy had learnt by then were nowhere but in the ranks."""
     run = start(task, tmp_path, "parallel=pp2", "rollout.ready_timeout_s=240")

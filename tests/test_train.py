@@ -56,7 +56,7 @@ def wait_until_gone(processes: list[psutil.Process], seconds: float) -> None:
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs the data folder beside the checkout: real questions are not shipped")
-@pytest.mark.parametrize(("data", "layout"), [("gsm8k_train_2000", "tp2"), ("math_train_2000", "pp2")])
+@pytest.mark.parametrize(("data", "layout"), [("gsm8k_train_2000", "tp2"), pytest.param("math_train_2000", "pp2", marks=pytest.mark.slow)])
 def test_two_steps_on_real_questions(task, tmp_path, data, layout):
     """Long prompts and LaTeX; keep=all, because the small model is never right and would have nothing to train on."""
     source = tmp_path / "questions.jsonl"

@@ -9,6 +9,7 @@ from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.evaluation.validation import Standing, hold_out, improves, overlaps, standing
 from megatron_oreal.learn.checkpoint import RunState
+from megatron_oreal.monitor.config import MonitorConfig
 from megatron_oreal.monitor.console import Console
 from megatron_oreal.prompts import PromptSource, Question
 from megatron_oreal.stages import Stages
@@ -90,7 +91,8 @@ def test_noise_is_no_improvement():
 def test_scores_of_other_questions_are_forgotten(tmp_path, capsys, now, kept):
     source = PromptSource([Prompt("p", "q", "7", [1])], seed=0)
     with Console("run", 20) as console:
-        stages = Stages(run_dir=tmp_path, source=source, console=console, validation_set=now, patience=1)
+        given = {"run_dir": tmp_path, "source": source, "console": console, "monitor": MonitorConfig(tensorboard=False)}
+        stages = Stages(**given, validation_set=now, patience=1)
         stages.go_on_from(RunState(step=10, seconds=1.0, validation={0: [1.0], 10: [0.0]}, validation_set="these"))
         assert stages.validation == kept
         assert stages.evaluate(version=0, step=10).enough == bool(kept)
