@@ -19,6 +19,7 @@ from megatron_oreal.model import gpt, hf_weights
 from megatron_oreal.model.blueprint import dims_of
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import HFFolder
+from megatron_oreal.model.spec import Platform
 from megatron_oreal.oreal import Counts, TokenWeights, importance_weights, mismatch, policy_loss, token_rm_loss, token_weights
 from megatron_oreal.trajectory import RIGHT, Sample, TrainBatch
 
@@ -95,7 +96,7 @@ class Learner:
             self.objective.score_position,
         )
         frozen = self.token_rm is not None and step <= self.config.policy.freeze_steps
-        sums, timer, weights, recorded = _Sums(), _Timer(), None, None
+        sums, timer, weights, recorded = _Sums(), _Timer(self.ranks.platform), None, None
         if self.token_rm:
             self.ranks.enter("token_rm")
             weights = self._train_token_rm(micro_batches, counts, sums)
@@ -184,13 +185,14 @@ def _agreement(scores: Tensor, micro: MicroBatch) -> Tensor:
 
 
 class _Timer:
-    """Seconds of one stage after another."""
+    """Seconds of one stage after another, with all that a GPU was given to do by then done."""
 
-    def __init__(self):
-        self.laps: dict[str, float] = {}
+    def __init__(self, platform: Platform):
+        self._platform, self.laps = platform, {}
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        self._platform.wait()  # else a GPU's work would count as the next stage's
         now = time.perf_counter()
         self.laps[name] = now - self._last
         self._last = now

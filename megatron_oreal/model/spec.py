@@ -35,6 +35,11 @@ class Platform:
         if not self.is_cpu:
             torch.cuda.empty_cache()
 
+    def wait(self) -> None:
+        """Return when the device has done all that it was given to do."""
+        if not self.is_cpu:
+            torch.cuda.synchronize(self.device)
+
     def transformer_options(self) -> dict:
         """Fields of TransformerConfig that depend on the platform alone: fused kernels need CUDA."""
         fused = not self.is_cpu
