@@ -6,7 +6,7 @@
 # KIT is a folder of wheels and sglang-*.tar.xz for the machine's own Python, installed into /tmp/site where they are not there already.
 set -uo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SITE=/tmp/site
 MOST_SECONDS=580
 # Of an SGLang whose optional kernels were left out.
@@ -85,7 +85,7 @@ if [[ ${1:-} == --dry-run ]]; then
     shift
 fi
 (($# >= 3)) || fail "usage: gpu_checks.sh [--dry-run] KIT OUT PART...   parts: ${!LIMIT[*]}"
-KIT=$1 OUT=$2
+KIT=$(realpath -m "$1") OUT=$(realpath -m "$2")
 shift 2
 total=0
 for part in "$@"; do
@@ -95,6 +95,7 @@ done
 ((total <= MOST_SECONDS)) || fail "the limits of $* add up to $total s, and a call has $MOST_SECONDS: do it in several"
 [[ -d $KIT ]] || fail "KIT=$KIT is no folder"
 mkdir -p "$OUT" || exit 2
+cd "$ROOT" || exit 2
 
 export PYTHONPATH=$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH} TORCHDYNAMO_DISABLE=1 OMP_NUM_THREADS=4
 export KIT OUT DRY SITE

@@ -22,10 +22,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 KV_HEADS = 2
 PROMPTS = [Prompt(str(n), "q", "a", [7 + n, 8, 9, 10]) for n in range(8)]
-SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": KV_HEADS, "head_dim": 64, "vocab_size": 520}
-MEAN_APART, MOST_APART = 0.08, 0.6
-"""Of log-probabilities in bfloat16, in standard deviations of the exact ones. A trainer on CPU in bfloat16 was 0.027 and 0.14 of one
-apart from float32 (tests/learn/test_gpu.py's model), a wrong model is more than one."""
+SIZES = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": KV_HEADS, "head_dim": 64, "vocab_size": 520}
+MEAN_APART, MOST_APART = 0.12, 0.8
+"""Of log-probabilities in bfloat16, in standard deviations of the exact ones: for this model the trainer's local layers on a CPU, in
+bfloat16, were 0.041 and 0.21 of one from float32, and a wrong model is about one and several."""
 
 
 def make(tiny_model, seed: int) -> str:
