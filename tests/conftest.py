@@ -19,6 +19,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=SHARED_GOLDEN if SHARED_GOLDEN.is_dir() else SHIPPED_GOLDEN,
         help="folder of *.npz files that the OREAL objective is run against (default: ../shared/golden, else the shipped copies)",
     )
+    parser.addoption(
+        "--engine-args",
+        nargs="+",
+        default=["mem-fraction-static=0.3"],
+        metavar="FLAG=VALUE",
+        help="flags of SGLang for the tests on a GPU, as in rollout.server_args",
+    )
 
 
 DEADLINE_S = 180

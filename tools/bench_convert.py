@@ -62,11 +62,11 @@ def write_model(folder: Path, size: str, dtype_name: str) -> None:
     config.save_pretrained(folder)
     specs = {name: TensorSpec(dtype, shape) for name, shape in hf_shapes(config, "policy").items()}
     shards = plan_shards(specs, SHARD_BYTES)
-    write_shards(folder, shards, _random({n: s.shape for n, s in specs.items()}, dtype))
+    write_shards(folder, shards, random_tensors({n: s.shape for n, s in specs.items()}, dtype))
     write_index(folder)
 
 
-def _random(shapes: dict[str, tuple[int, ...]], dtype) -> Iterator[tuple[str, object]]:
+def random_tensors(shapes: dict[str, tuple[int, ...]], dtype) -> Iterator[tuple[str, object]]:
     """Tensors cut from one block of random numbers at moving places: no two are alike, and 3 GB take seconds."""
     import torch
 

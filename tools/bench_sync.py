@@ -4,7 +4,8 @@
 
 Real Megatron ranks (no optimizer) publish a policy of random weights to real engines. Between the rounds, with ranks and engines idle, the
 same number of bytes travels barely: broadcast in buckets from one process to as many others as there are engine ranks (gloo on CPU, NCCL
-on GPUs); for the disk written to one file and read by each engine's process. Medians; `proof` (checksums on both sides) is part of `sync`.
+on GPUs); for the disk written to one file and read by each engine's process; for `tensor` on a GPU copied from one place of its memory to
+another. Medians; `proof` (checksums on both sides) is part of `sync`.
 `same work`: the broadcast again, in which every process also does what a proven sync cannot do without: receive into memory of its own,
 copy that into the weights, hash all bytes at both ends. On a host whose cores do all of this that is the bound, not the bare broadcast.
 """
@@ -48,9 +49,9 @@ def settings(arguments, model: Path, run_dir: Path, way: str):
         "rollout.sync_bucket_mb": BUCKET_MB,
         "rollout.sync_timeout_s": DEADLINE_S,
         "rollout.ready_timeout_s": DEADLINE_S,
-        "+rollout.server_args.mem-fraction-static": 0.3,
     }
-    return load(TrainConfig, "train", [f"{name}={value}" for name, value in overrides.items()])
+    flags = [f"+rollout.server_args.{flag}" for flag in arguments.server_args]
+    return load(TrainConfig, "train", [*(f"{name}={value}" for name, value in overrides.items()), *flags])
 
 
 def join(rank: int, world: int, port: int) -> None:
@@ -158,6 +159,29 @@ def bare_disk(folder: Path, size: int, readers: int) -> float:
     return seconds
 
 
+def has_gpu() -> bool:
+    """Here, and so everywhere on this host."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def bare_copy(size: int) -> float:
+    """Seconds to copy so many bytes from one place of the GPU's memory to another: what a hand-over does at least."""
+    import torch
+
+    weights = torch.empty(size, dtype=torch.uint8, device="cuda")
+    copy = torch.empty_like(weights)
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    copy.copy_(weights)
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    del weights, copy
+    torch.cuda.empty_cache()
+    return seconds
+
+
 class Team:
     """Processes that wait for turns."""
 
@@ -194,7 +218,12 @@ def measure(arguments, model: Path, run_dir: Path, size: int, way: str) -> dict[
     try:
         for number in range(arguments.rounds + 1):
             sync, proof = ranks.turn(number + 1)
-            bare_s, same_work = (bare_disk(run_dir, size, receivers), math.nan) if way == "disk" else bare.turn(number)
+            if way == "disk":
+                bare_s, same_work = bare_disk(run_dir, size, receivers), math.nan
+            elif way == "tensor" and has_gpu():
+                bare_s, same_work = bare_copy(size), math.nan
+            else:
+                bare_s, same_work = bare.turn(number)
             rows.append((sync, proof, bare_s, same_work))
     finally:
         ranks.end()
@@ -209,6 +238,8 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=["distributed", "tensor", "disk"])
     for name, default in (("tp", 1), ("pp", 1), ("engines", 2), ("engine-tp", 1), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    flags = {"nargs": "+", "default": ["mem-fraction-static=0.3"], "metavar": "FLAG=VALUE"}
+    parser.add_argument("--server-args", **flags, help="further flags of SGLang, without the leading dashes")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")

@@ -1,13 +1,18 @@
 """The GPU's own path on one GPU: Transformer Engine layers on packed sequences, bf16, fp8. It has never been run yet."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from megatron_oreal.config import ComputeConfig, ModelConfig, TrainConfig
+from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.step import Learner
+from megatron_oreal.learn.step import Learner, Models
+from megatron_oreal.model.split import Split
+from megatron_oreal.trajectory import Sample
 from tests.learn.test_oreal_step import COMPARED, COUNTED, make_batches, train_config, train_plainly
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -36,6 +41,33 @@ def train_on_gpu(runs: list[TrainConfig]) -> list[list[dict[str, float]]]:
         results.append([{name: m[name] for name in COMPARED if name in m and name not in COUNTED} for m in steps])
     ranks.stop()
     return results
+
+
+def logprobs_of(settings: TrainConfig, samples: list[Sample], on_cpu: bool = False) -> list[float]:
+    """[all response tokens] of a policy with the folder's weights, all samples packed into one micro-batch.
+
+    `on_cpu`: by Megatron's local layers, in a process that sees no GPU.
+    """
+    if on_cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    ranks = Ranks(settings.parallel, settings.seed)
+    assert ranks.platform.is_cpu == on_cpu
+    policy = Models(settings.model, settings.parallel, settings.compute, ranks).build("policy")
+    micro = batch.pack(samples, 0, Split(), "previous", ranks.platform.device)
+    policy = [chunk.requires_grad_(False).eval() for chunk in policy]
+    [values] = pipeline.run(policy, [micro], "logprobs", lambda _, out: (None, out[0]), backward=False)
+    ranks.stop()
+    return values.float().tolist()
+
+
+def logprobs_by_transformers(model: str, samples: list[Sample]) -> torch.Tensor:
+    """[all response tokens] in float32 on the CPU, a sample at a time."""
+    whole, parts = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), []
+    for s in samples:
+        with torch.no_grad():
+            logits = whole(torch.tensor([s.prompt_ids + s.response_ids])).logits[0, len(s.prompt_ids) - 1 : -1]
+        parts.append(logits.log_softmax(-1).gather(1, torch.tensor(s.response_ids)[:, None])[:, 0])
+    return torch.cat(parts)
 
 
 def assert_near(got: list[dict], expected: list[dict], rel: float) -> None:
@@ -74,3 +106,20 @@ def test_bfloat16_and_fp8_follow_float32(ranks, model, compute, rel):
     expected = ranks(1, train_on_gpu, runs[:1])[0][0]  # a process each: Megatron takes one attention a process
     got = ranks(1, train_on_gpu, runs[1:])[0][0]
     assert_near(got, expected, rel)
+
+
+def test_transformer_engine_local_layers_and_transformers_give_the_same_logprobs(ranks, model, record_property):
+    samples = make_batches()[0].samples
+    exact = logprobs_by_transformers(model, samples)
+    assert exact.std() > 0.5, "a model whose log-probabilities hardly differ would agree with anything"
+    cases = {  # what -> (dtype, back end, on the CPU, most of the mean difference, most of the largest)
+        "local layers, float32": ("float32", ComputeConfig(), True, 1e-5, 1e-4),
+        "Transformer Engine, float32": ("float32", UNFUSED, False, 5e-3, 0.05),  # it multiplies in TF32
+        "Transformer Engine, bfloat16": ("bfloat16", ComputeConfig(), False, 0.15, 1.0),  # local layers on a CPU: 0.054 and 0.27
+    }
+    for what, (dtype, compute, on_cpu, mean, most) in cases.items():
+        [got] = ranks(1, logprobs_of, settings_of(model, dtype, compute), samples, on_cpu)
+        apart = (torch.tensor(got) - exact).abs()
+        record_property(what, f"mean {apart.mean():.6f}, max {apart.max():.6f}")
+        print(f"{what}: mean {apart.mean():.6f}, max {apart.max():.6f}")
+        assert apart.mean() < mean and apart.max() < most, what

@@ -1,0 +1,135 @@
+"""What bench_step.py measures, each implementation in a process of its own: seconds of the stages of an OREAL step, peak memory, losses.
+
+Not called by hand: bench_step.py writes the model's folder, calls `step_measure WAY FOLDER ASKED [TRACE]`, and reads the line that is
+printed last.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from megatron_oreal.command import quiet_libraries
+from megatron_oreal.config import TrainConfig, load
+from megatron_oreal.learn.packing import plan
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.step import Learner
+from megatron_oreal.monitor.ranges import StageRanges
+from megatron_oreal.trajectory import TrainBatch
+from tools.plain_step import PlainLearner, Stopwatch
+from tools.step_figures import STAGES, Asked, Measured
+
+CEILING_SIZE = {"cuda": 8192, "cpu": 512}
+
+
+def settings(folder: Path, asked: Asked) -> TrainConfig:
+    """The configuration of a run that trains everything from its first step, at rates that a few steps show."""
+    overrides = {
+        "model.path": folder,
+        "model.dtype": asked.dtype,
+        "data.train": "unused",
+        "compute.recompute": asked.recompute,
+        "policy.freeze_steps": 0,
+        "policy.optimizer.lr": 1e-4,
+        "token_rm.optimizer.lr": 1e-3,
+        "learn.tokens_per_micro_batch": asked.tokens,
+        "rollout.max_total_tokens": asked.tokens,
+        "rollout.max_new_tokens": asked.tokens - 1,
+    }
+    return load(TrainConfig, "train", [f"{name}={value}" for name, value in overrides.items()])
+
+
+def measure_ours(config: TrainConfig, asked: Asked, trace: Path | None) -> Measured:
+    """Warm-up, steps, and one more under the profiler where a folder for its trace is given."""
+    with Ranks(config.parallel, config.seed) as ranks:
+        learner, device, samples = Learner(config, ranks), ranks.platform.device, asked.samples
+        rows = []
+        _forget_peak(device)
+        for number in range(1, asked.warm_up + asked.steps + 1):
+            ranks.ranges.restart()
+            watch = Stopwatch(device)
+            metrics = learner.train(TrainBatch(samples), number).metrics
+            ranks.ranges.leave()
+            watch.lap("step")
+            rows.append(_stages(ranks.ranges, watch.seconds["step"]))
+        packed = plan([s.length for s in samples], 1, asked.tokens, learner.models.cost)[0]
+        measured = _measured(device, rows[asked.warm_up :], metrics, sum(map(bool, packed)))
+        if trace:
+            profile(lambda: learner.train(TrainBatch(samples), number + 1), trace, device)
+        return replace(measured, ceiling=ceiling(device))
+
+
+def _stages(ranges: StageRanges, step: float) -> dict[str, float]:
+    """Seconds of STAGES, from the clocks of the step itself."""
+    row = {stage: ranges.seconds(stage) for stage in STAGES if stage != "else"}
+    return row | {"else": step - sum(row.values())}
+
+
+def measure_plain(config: TrainConfig, asked: Asked, _: Path | None) -> Measured:
+    """The same steps by plain_step."""
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    learner, rows, samples = PlainLearner(config, device), [], asked.samples
+    _forget_peak(device)
+    for number in range(1, asked.warm_up + asked.steps + 1):
+        watch = Stopwatch(device)
+        seconds, losses = learner.train(samples, number)
+        watch.lap("step")
+        rows.append(seconds | {"else": watch.seconds["step"] - sum(seconds.values())})
+    return _measured(device, rows[asked.warm_up :], losses, len(samples))
+
+
+def _forget_peak(device: torch.device) -> None:
+    """What building the models held for a moment is not the step's."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _measured(device: torch.device, rows: list[dict[str, float]], losses: dict[str, float], micro_batches: int) -> Measured:
+    cuda = device.type == "cuda"
+    medians = {stage: statistics.median(row[stage] for row in rows) for stage in STAGES}
+    peak = torch.cuda.max_memory_allocated() if cuda else None
+    return Measured(torch.cuda.get_device_name() if cuda else "CPU", medians, micro_batches, peak, losses)
+
+
+def ceiling(device: torch.device) -> float:
+    """FLOP/s of a square product, the median of ten."""
+    size, dtype = CEILING_SIZE[device.type], torch.bfloat16 if device.type == "cuda" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(13):
+        watch = Stopwatch(device)
+        torch.mm(a, b)
+        watch.lap("product")
+        seconds.append(watch.seconds["product"])
+    return 2.0 * size**3 / statistics.median(seconds[3:])
+
+
+def profile(step: Callable, folder: Path, device: torch.device) -> None:
+    """One step's trace into `folder`, and its dearest kernels on stderr."""
+    cuda = device.type == "cuda"
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
+    ) as recorded:
+        step()
+    recorded.export_chrome_trace(str(folder / "step.json.gz"))
+    order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    print(recorded.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=70), file=sys.stderr, flush=True)
+
+
+WAYS = {"ours": measure_ours, "plain": measure_plain}
+
+
+def main() -> None:
+    way, folder, asked, *trace = sys.argv[1:]
+    quiet_libraries()
+    told = Asked(**json.loads(asked))
+    print(json.dumps(asdict(WAYS[way](settings(Path(folder), told), told, Path(trace[0]) if trace else None))))
+
+
+if __name__ == "__main__":
+    main()
