@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import time
-import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from megatron_oreal.rollout.server import Endpoint, ServerError
 from megatron_oreal.rollout.stores import Turns, is_on_this_host, listening_store, own_address
 
 POLL_S = 0.0005
+BEGUN_S = 5.0
 Bucket = Sequence[tuple[str, Tensor]]
 
 
@@ -88,20 +88,29 @@ class Broadcast:
             "weight_version": str(version),
         }
         pieces = [flattened(bucket).to(self._device)] if self._flattens else [t.detach().contiguous() for _, t in bucket]
-        with self._turns.turn(self._timeout_s):
-            answers = Background(partial(post_all, self._engines, "/update_weights_from_distributed", self._timeout_s, body))
-            works: list[dist.Work] = []
-            # In a thread: NCCL connects at the first broadcast, and would wait there for an engine that refused the call.
-            begun = Background(partial(_broadcast_all, pieces, self._group, works))
-            try:
-                answers.wait_with(lambda: begun.done() and all(w.is_completed() for w in works), self._timeout_s, "broadcasting weights")
-                begun.result()
-                for work in works:
-                    work.wait()
-            except RuntimeError as error:  # a ServerError is one as well
-                works.clear()  # each holds the group's connections, see leave()
-                traceback.clear_frames(error.__traceback__)
-                raise error if isinstance(error, ServerError) else ServerError(f"broadcasting weights: {error}") from error
+        try:
+            with self._turns.turn(self._timeout_s):
+                self._broadcast(pieces, body)
+        except RuntimeError as error:  # a ServerError is one as well
+            failure = error if isinstance(error, ServerError) else ServerError(f"broadcasting weights: {error}")
+        else:
+            return
+        # Without the frames that it came through: they hold the group, and whoever keeps the error would keep its connections, see leave().
+        failure.__traceback__ = failure.__context__ = failure.__cause__ = None
+        raise failure
+
+    def _broadcast(self, pieces: Sequence[Tensor], body: dict) -> None:
+        answers = Background(partial(post_all, self._engines, "/update_weights_from_distributed", self._timeout_s, body))
+        works: list[dist.Work] = []
+        # In a thread: NCCL connects at the first broadcast, and would wait there for an engine that refused the call.
+        begun = Background(partial(_broadcast_all, pieces, self._group, works))
+        try:
+            answers.wait_with(lambda: begun.done() and all(w.is_completed() for w in works), self._timeout_s, "broadcasting weights")
+            begun.result()
+            for work in works:
+                work.wait()
+        finally:
+            begun.join(BEGUN_S)  # where an engine refuses at once it is still at it, and would hold the group
 
     def end(self, version: int) -> None:
         post_all(self._engines, "/end_weight_update", self._timeout_s)
