@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from megatron_oreal.launcher import free_port
+from megatron_oreal.learn.parallel import _is_lost_peer
 from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.rollout.engines import EnginesGone
 from megatron_oreal.rollout.server import Server
 
 ROOT = Path(__file__).parents[1]
@@ -97,3 +99,10 @@ def test_a_killed_rank_ends_the_job_and_is_named(overrides, tmp_path, victim, st
     stacks = (tmp_path / "run" / "stacks" / f"rank-{1 - victim:05d}.txt").read_text()
     assert "train.py" in stacks
     assert seconds < ENDS_WITHIN_S
+
+
+def test_a_connection_with_an_engine_that_broke_is_no_lost_rank():
+    """Which of its words an engine's last failure has is chance."""
+    assert _is_lost_peer(RuntimeError("[../gloo/transport/tcp/pair.cc] Connection reset by peer"))
+    assert not _is_lost_peer(EnginesGone("rollout: no engine is left (http://127.0.0.1:1: Connection reset by peer)"))
+    assert not _is_lost_peer(ValueError("config: no"))

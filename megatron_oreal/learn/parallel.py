@@ -17,6 +17,7 @@ from megatron_oreal.learn import megatron_cpu
 from megatron_oreal.learn.watch import Watch
 from megatron_oreal.model.spec import Platform
 from megatron_oreal.monitor.ranges import StageRanges
+from megatron_oreal.rollout.server import ServerError
 from megatron_oreal.rollout.stores import listening_store
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ class Ranks:
         """
         if error is None:
             self.stop()
-        elif isinstance(error, Exception) and any(words in str(error) for words in LOST_PEER):
+        elif _is_lost_peer(error):
             if self._watch:
                 self._watch.wait_for_verdict()
             raise LostPeer(f"lost another rank ({str(error).splitlines()[0][:120]})") from error
@@ -198,3 +199,8 @@ def _init_default_group(placement: Placement, backend: str, timeout: timedelta) 
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
         return
     dist.init_process_group(backend, rank=placement.rank, world_size=placement.world_size, timeout=timeout)
+
+
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether a connection between ranks broke. One with an engine is another matter, whose error may say the same words."""
+    return isinstance(error, Exception) and not isinstance(error, ServerError) and any(words in str(error) for words in LOST_PEER)

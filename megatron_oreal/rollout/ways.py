@@ -88,16 +88,16 @@ class Broadcast:
             "weight_version": str(version),
         }
         pieces = [flattened(bucket).to(self._device)] if self._flattens else [t.detach().contiguous() for _, t in bucket]
-        try:
-            with self._turns.turn(self._timeout_s):
+        failure = None
+        with self._turns.turn(self._timeout_s):
+            try:
                 self._broadcast(pieces, body)
-        except RuntimeError as error:  # a ServerError is one as well
-            failure = error if isinstance(error, ServerError) else ServerError(f"broadcasting weights: {error}")
-        else:
-            return
-        # Without the frames that it came through: they hold the group, and whoever keeps the error would keep its connections, see leave().
-        failure.__traceback__ = failure.__context__ = failure.__cause__ = None
-        raise failure
+            except RuntimeError as error:  # a ServerError is one as well
+                failure = error if isinstance(error, ServerError) else ServerError(f"broadcasting weights: {error}")
+        if failure:
+            # Without the frames that it came through: they hold the group, and who keeps the error would keep its connections, see leave().
+            failure.__traceback__ = failure.__context__ = failure.__cause__ = None
+            raise failure
 
     def _broadcast(self, pieces: Sequence[Tensor], body: dict) -> None:
         answers = Background(partial(post_all, self._engines, "/update_weights_from_distributed", self._timeout_s, body))
