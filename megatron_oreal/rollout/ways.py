@@ -27,6 +27,7 @@ from megatron_oreal.rollout.stores import Turns, is_on_this_host, listening_stor
 
 POLL_S = 0.0005
 BEGUN_S = 5.0
+"""For enqueueing a bucket's broadcasts; NCCL may hang in it where an engine is lost, and is aborted then, see Broadcast.leave()."""
 Bucket = Sequence[tuple[str, Tensor]]
 
 
@@ -166,13 +167,13 @@ class HandOver:
 
     def _placed(self, bucket: Bucket) -> Bucket:
         """The same tensors as views of one piece of memory that can be handed over."""
+        size = sum(t.nbytes for _, t in bucket)
         if self._device.type == "cuda":
             from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
 
             monkey_patch_torch_reductions()  # a device is named by its UUID: its number differs from process to process
-            flat = torch.empty(sum(t.nbytes for _, t in bucket), dtype=torch.uint8, device=self._device)
+            flat = torch.empty(size, dtype=torch.uint8, device=self._device)
         else:
-            size = sum(t.nbytes for _, t in bucket)
             if self._flat.nbytes < size:
                 with _shared_by_name():
                     self._flat = torch.empty(size, dtype=torch.uint8).share_memory_()
