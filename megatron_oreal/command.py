@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, nullcontext
 from omegaconf import OmegaConf
 
 from megatron_oreal.config import ParallelConfig
-from megatron_oreal.launcher import INTERRUPTED, LostPeer, NotWritten, run_local_ranks
+from megatron_oreal.errors import LostPeer, NotWritten, ServerError
+from megatron_oreal.launcher import INTERRUPTED, run_local_ranks
 from megatron_oreal.monitor.logs import output_of_rank, warn_once
-from megatron_oreal.rollout.server import ServerError
 from megatron_oreal.stop import REQUESTS
 
 PR_SET_PDEATHSIG = 1

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from megatron.core.models.gpt import GPTModel
 
+from megatron_oreal.engines.engines import EnginesGone
 from megatron_oreal.learn.checkpoint import Checkpoints, RunState
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.publish import Publisher
-from megatron_oreal.rollout.engines import EnginesGone
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.stop import StopSignal
+from megatron_oreal.sync.publisher import Publisher
 from megatron_oreal.trajectory import TrainBatch, Turn
 
 

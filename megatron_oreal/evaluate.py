@@ -17,15 +17,15 @@ from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import EvaluateConfig, load
+from megatron_oreal.data.prompts import Template, load_tokenizer, stop_token
+from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.evaluation.answers import Answered
 from megatron_oreal.evaluation.evaluator import Asking, Evaluator, askings
 from megatron_oreal.evaluation.figures import Report, report
-from megatron_oreal.evaluation.kept import Kept
 from megatron_oreal.evaluation.markdown import as_json, as_markdown
+from megatron_oreal.evaluation.saved_answers import Kept
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.monitor.console import Console
-from megatron_oreal.prompts import Template, load_tokenizer, stop_token
-from megatron_oreal.rollout.engines import open_engines
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group
 from megatron_oreal.verify import Verifier

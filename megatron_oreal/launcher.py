@@ -19,14 +19,6 @@ INTERRUPTED = 130
 PORTS = range(20000, 32000)
 
 
-class LostPeer(RuntimeError):
-    """Another rank is gone: one line; its own error, if it had one, says why."""
-
-
-class NotWritten(RuntimeError):
-    """A checkpoint, an export or a log could not be written: one line."""
-
-
 def run_local_ranks(module: str, arguments: Sequence[str], ranks: int) -> int:
     """Run `python -m module arguments` in so many ranks; the exit status of the first that failed, else 0.
 

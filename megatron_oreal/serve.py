@@ -14,9 +14,9 @@ from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import ModelConfig, TrainConfig, load
+from megatron_oreal.engines.supervisor import Keeper
+from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.keeper import Keeper
-from megatron_oreal.rollout.server import ServerError
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import SftConfig, load
+from megatron_oreal.data.prompts import Template, load_tokenizer, read_rows, stop_token, text_field
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.trackers import check_trackers, open_trackers
-from megatron_oreal.prompts import Template, load_tokenizer, read_rows, stop_token, text_field
 from megatron_oreal.trajectory import Sample
 
 
@@ -40,7 +40,7 @@ def run(config: SftConfig) -> None:
     from megatron_oreal.learn.supervised import SupervisedLearner, epochs
     from megatron_oreal.model.blueprint import open_model
     from megatron_oreal.model.compute import Compute
-    from megatron_oreal.model.spec import Platform
+    from megatron_oreal.model.platform import Platform
 
     compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
     open_model(config.model.path, "policy", config.parallel)

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 
 from megatron_oreal.config import TrainConfig
+from megatron_oreal.data.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
+from megatron_oreal.engines.engines import Engines, external_engines, kept_here
 from megatron_oreal.evaluation.config import VALIDATION
 from megatron_oreal.evaluation.evaluator import Evaluator, askings
 from megatron_oreal.evaluation.figures import Evaluation
@@ -19,15 +21,13 @@ from megatron_oreal.learn.checkpoint import RunState, find_checkpoint
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
-from megatron_oreal.model.spec import Platform
+from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.config import MonitorConfig
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.recorded import FOLDER, write_weights
 from megatron_oreal.monitor.trackers import Trackers, check_trackers, open_trackers
-from megatron_oreal.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.dispatch import Mishaps
-from megatron_oreal.rollout.engines import Engines, external_engines, kept_here
 from megatron_oreal.rollout.generate import InFlight, Rollout
 from megatron_oreal.selection import Selector
 from megatron_oreal.trajectory import Prompt, TrainBatch, Turn, Unfinished

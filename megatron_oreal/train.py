@@ -41,10 +41,10 @@ def run(config: TrainConfig) -> None:
     from megatron_oreal.learn.checkpoint import Checkpoints
     from megatron_oreal.learn.export import HFExports
     from megatron_oreal.learn.parallel import Ranks
-    from megatron_oreal.learn.publish import Publisher
     from megatron_oreal.learn.step import Learner
     from megatron_oreal.monitor.meter import Meter
     from megatron_oreal.monitor.profiler import Profiler
+    from megatron_oreal.sync.publisher import Publisher
 
     stop, run_dir = StopSignal(), Path(config.run_dir)
     with Ranks(config.parallel, config.seed, run_dir / "stacks") as ranks, open_stages(config, inputs, ranks) as stages:

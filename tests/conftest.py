@@ -137,8 +137,8 @@ def served_model(tiny_model):
 @pytest.fixture(scope="session")
 def server(served_model, tmp_path_factory):
     """A real SGLang server on CPU, for all tests that need one."""
+    from megatron_oreal.engines.server import Server
     from megatron_oreal.rollout.config import RolloutConfig
-    from megatron_oreal.rollout.server import Server
 
     config = RolloutConfig(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=400)
     with Server(config, served_model, "float32", tmp_path_factory.mktemp("server")) as running:

@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 import psutil
 
 from megatron_oreal import config
+from megatron_oreal.engines.engines import Engines
+from megatron_oreal.engines.server import Endpoint
 from megatron_oreal.oreal import Objective
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.engines import Engines
-from megatron_oreal.rollout.server import Endpoint
 
 
 def optimizer(lr: float = 3e-3, **changes) -> config.OptimizerConfig:

@@ -4,9 +4,9 @@ import pytest
 
 from megatron_oreal.config import ParallelConfig
 from megatron_oreal.crew import Crew
+from megatron_oreal.engines.engines import EnginesGone
 from megatron_oreal.learn.checkpoint import RunState
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.rollout.engines import EnginesGone
 from megatron_oreal.stop import StopSignal
 from megatron_oreal.trajectory import TrainBatch
 

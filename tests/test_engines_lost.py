@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from megatron_oreal.engines.server import Server
+from megatron_oreal.engines.supervisor import folder_of, registered
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.keeper import folder_of, registered
-from megatron_oreal.rollout.server import Server
 from tests.settings import process_group_of
 
 ROOT = Path(__file__).parents[1]

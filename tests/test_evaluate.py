@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from megatron_oreal import evaluate
+from megatron_oreal.data.prompts import Question, Template, load_tokenizer
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.evaluator import Evaluator, askings
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
-from megatron_oreal.prompts import Question, Template, load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Verdict

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from megatron_oreal.engines.engines import EnginesGone
+from megatron_oreal.engines.server import Server
 from megatron_oreal.launcher import free_port
 from megatron_oreal.learn.parallel import _is_lost_peer
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.engines import EnginesGone
-from megatron_oreal.rollout.server import Server
 
 ROOT = Path(__file__).parents[1]
 LOST_AFTER_S = 6  # more than a busy machine keeps a thread from its turn

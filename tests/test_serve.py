@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megatron_oreal import serve
-from megatron_oreal.rollout.keeper import folder_of, registered
+from megatron_oreal.engines.supervisor import folder_of, registered
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 400

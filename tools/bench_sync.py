@@ -66,10 +66,10 @@ def publishing_rank(rank: int, world: int, port: int, config, turns, results) ->
     from megatron_oreal.command import quiet_libraries
 
     quiet_libraries()
+    from megatron_oreal.engines.engines import Engines
     from megatron_oreal.learn.parallel import Ranks
-    from megatron_oreal.learn.publish import Publisher
     from megatron_oreal.learn.step import Models
-    from megatron_oreal.rollout.engines import Engines
+    from megatron_oreal.sync.publisher import Publisher
 
     with Ranks(config.parallel, config.seed) as ranks:
         models = Models(config.model, config.parallel, config.compute, ranks)
@@ -247,7 +247,7 @@ def main() -> None:
     from bench_convert import write_model
     from make_demo import make_tokenizer
 
-    from megatron_oreal.rollout.engines import open_engines
+    from megatron_oreal.engines.engines import open_engines
 
     with tempfile.TemporaryDirectory() as folder:
         model, run_dir = Path(folder) / "model", Path(folder) / "run"

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import PassrateConfig, load
-from megatron_oreal.evaluation.kept import Kept
+from megatron_oreal.data.prompts import Template, fitting, load_tokenizer, read_questions, read_rows, stop_token
+from megatron_oreal.engines.engines import open_engines
+from megatron_oreal.evaluation.saved_answers import Kept
 from megatron_oreal.monitor.console import Console
-from megatron_oreal.prompts import Template, fitting, load_tokenizer, read_questions, read_rows, stop_token
-from megatron_oreal.rollout.engines import open_engines
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Prompt
 from megatron_oreal.verify import Verifier

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
+from megatron_oreal.data.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
 from megatron_oreal.doctor.findings import LEFT_OUT, OK, Findings
 from megatron_oreal.evaluation.sets import read_sets
 from megatron_oreal.evaluation.validation import hold_out
@@ -11,8 +12,7 @@ from megatron_oreal.learn.checkpoint import find_checkpoint
 from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import check_folder
-from megatron_oreal.model.spec import Platform
-from megatron_oreal.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
+from megatron_oreal.model.platform import Platform
 from megatron_oreal.serve import Serving
 from megatron_oreal.stages import check_placement
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_oreal.doctor.findings import ERROR, OK, Finding, Findings
-from megatron_oreal.model.spec import Platform
+from megatron_oreal.model.platform import Platform
 
 MEET_S = 120.0
 PAIR_S = 60.0

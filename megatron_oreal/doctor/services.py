@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, OK, WARNING, Findings
-from megatron_oreal.rollout.engines import external_engines
+from megatron_oreal.engines.engines import external_engines
 from megatron_oreal.verify.config import JudgeConfig
 from megatron_oreal.verify.judge import read_key
 from megatron_oreal.verify.judge_hosts import Hosts

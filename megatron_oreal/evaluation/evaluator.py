@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from megatron_oreal.data.prompts import Template, fitting
 from megatron_oreal.evaluation.answers import Answered, Key, Way, answered
 from megatron_oreal.evaluation.config import VALIDATION
 from megatron_oreal.evaluation.figures import Evaluation, metrics, report, scores
 from megatron_oreal.evaluation.sets import ProblemSet
-from megatron_oreal.prompts import Template, fitting
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.trajectory import Group, Prompt
 from megatron_oreal.verify import Verifier

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, variance
 
+from megatron_oreal.data.prompts import Question
 from megatron_oreal.evaluation.config import VALIDATION, EvalConfig
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
-from megatron_oreal.prompts import Question
 
 
 @dataclass(frozen=True)

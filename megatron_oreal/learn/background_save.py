@@ -13,7 +13,7 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
-from megatron_oreal.launcher import NotWritten
+from megatron_oreal.errors import NotWritten
 
 
 class BackgroundSave:

@@ -20,7 +20,7 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from megatron_oreal.config import CheckpointConfig
-from megatron_oreal.launcher import NotWritten
+from megatron_oreal.errors import NotWritten
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights

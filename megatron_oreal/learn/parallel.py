@@ -12,13 +12,12 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
 from megatron_oreal.config import ParallelConfig
-from megatron_oreal.launcher import LostPeer
+from megatron_oreal.errors import LostPeer, ServerError
 from megatron_oreal.learn import megatron_cpu
 from megatron_oreal.learn.watch import Watch
-from megatron_oreal.model.spec import Platform
+from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.ranges import StageRanges
-from megatron_oreal.rollout.server import ServerError
-from megatron_oreal.rollout.stores import listening_store
+from megatron_oreal.sync.stores import listening_store
 
 T = TypeVar("T")
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # as gloo and NCCL put it

@@ -21,7 +21,7 @@ from megatron_oreal.model import gpt, hf_weights
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import HFFolder, read_config
 from megatron_oreal.model.hf_weights import Dims, Entry
-from megatron_oreal.model.spec import Platform
+from megatron_oreal.model.platform import Platform
 
 HEADS = {"ForCausalLM": "policy", "ForTokenClassification": "token_rm", "ForSequenceClassification": "token_rm"}
 TE_STATES = ("final_layernorm.weight", "q_layernorm.weight", "k_layernorm.weight")

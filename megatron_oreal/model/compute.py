@@ -8,7 +8,7 @@ import torch
 from megatron.core.transformer.enums import AttnBackend
 
 from megatron_oreal.config import ComputeConfig
-from megatron_oreal.model.spec import Platform
+from megatron_oreal.model.platform import Platform
 
 FP8_TOKENS = 16
 """Transformer Engine's FP8 matrix products want dimensions that are multiples of 16, tokens among them."""

@@ -1,6 +1,6 @@
 """Norm and attention for the CPU layer spec, where Megatron's local ones refuse sequence parallelism or packed sequences.
 
-On GPU the Transformer Engine spec brings its own (see spec.py); nothing here is used there.
+On GPU the Transformer Engine spec brings its own (see platform.py); nothing here is used there.
 """
 
 import torch

@@ -14,7 +14,7 @@ from torch import Tensor
 from megatron_oreal.config import ParallelConfig
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.logprobs import vocab_parallel_logprobs
-from megatron_oreal.model.spec import Platform
+from megatron_oreal.model.platform import Platform
 
 Role = Literal["policy", "token_rm"]
 FAMILIES = {  # model_type of the HF config -> (bias on q, k, v; norm on q and k)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from megatron_oreal.launcher import NotWritten
+from megatron_oreal.errors import NotWritten
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from megatron_oreal.model.spec import Platform
+from megatron_oreal.model.platform import Platform
 
 
 class StageRanges:

@@ -13,7 +13,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_oreal.model.spec import Platform
+from megatron_oreal.model.platform import Platform
 
 
 class FusedKernels(Platform):

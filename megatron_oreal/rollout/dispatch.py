@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from megatron_oreal.engines.engines import Engines
+from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.engines import Engines
-from megatron_oreal.rollout.server import Endpoint, ServerError
 
 ATTEMPTS = 5
 """Of one question, on whichever engines. A question that fails so often may be what kills them."""

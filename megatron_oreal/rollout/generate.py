@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import aiohttp
 
+from megatron_oreal.engines.engines import Engines
+from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.dispatch import ATTEMPTS, Dispatch, Mishaps, Request, Stopped
-from megatron_oreal.rollout.engines import Engines
-from megatron_oreal.rollout.server import ServerError
 from megatron_oreal.trajectory import Prompt, Span, Trajectory, Unfinished
 
 JOIN_S = 10.0

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_oreal.rollout.server import ServerError
+from megatron_oreal.errors import ServerError
 from megatron_oreal.verify.config import JudgeConfig
 from megatron_oreal.verify.judge_cache import JudgeCache
 from megatron_oreal.verify.judge_hosts import HostFailed, Hosts, NoHost, Refused

@@ -2,13 +2,13 @@
 
 import pytest
 
+from megatron_oreal.data.prompts import Question
 from megatron_oreal.evaluation.answers import Answer, Answered
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.figures import metrics, report, scores
-from megatron_oreal.evaluation.kept import Kept
+from megatron_oreal.evaluation.saved_answers import Kept
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.evaluation.votes import groups
-from megatron_oreal.prompts import Question
 from megatron_oreal.verify import Verifier, VerifyConfig
 
 SET = ProblemSet(

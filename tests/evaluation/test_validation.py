@@ -5,13 +5,13 @@ from statistics import fmean
 
 import pytest
 
+from megatron_oreal.data.prompts import PromptSource, Question
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.evaluation.validation import Standing, hold_out, improves, overlaps, standing
 from megatron_oreal.learn.checkpoint import RunState
 from megatron_oreal.monitor.config import MonitorConfig
 from megatron_oreal.monitor.console import Console
-from megatron_oreal.prompts import PromptSource, Question
 from megatron_oreal.stages import Stages
 from megatron_oreal.trajectory import Prompt
 

@@ -11,7 +11,7 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import cpu_layers, hf_weights
 from megatron_oreal.model.compute import Compute
-from megatron_oreal.model.spec import Platform
+from megatron_oreal.model.platform import Platform
 from megatron_oreal.trajectory import Sample, TrainBatch
 from tests.settings import optimizer, tiny_run
 

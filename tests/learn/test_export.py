@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal.config import CheckpointConfig
-from megatron_oreal.launcher import NotWritten
+from megatron_oreal.errors import NotWritten
 from megatron_oreal.learn import export
 from megatron_oreal.learn.export import HFExports
 from megatron_oreal.learn.parallel import Ranks

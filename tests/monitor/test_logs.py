@@ -48,7 +48,7 @@ def test_rank_0_speaks_and_the_others_write_to_files(tmp_path):
 @pytest.mark.parametrize(
     ("end", "status", "line"),
     [
-        ("from megatron_oreal.launcher import LostPeer; raise LostPeer('lost another rank')", 1, "error (rank 1): lost another rank\n"),
+        ("from megatron_oreal.errors import LostPeer; raise LostPeer('lost another rank')", 1, "error (rank 1): lost another rank\n"),
         ("raise KeyboardInterrupt", 130, "error (rank 1): interrupted\n"),
         ("print('error (rank 1): lost rank 0', file=sys.__stderr__, flush=True); os._exit(1)", 1, "error (rank 1): lost rank 0\n"),
     ],

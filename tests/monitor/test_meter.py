@@ -16,7 +16,7 @@ from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model.gpt import head_dim
-from megatron_oreal.model.spec import Platform
+from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.config import ProfileConfig
 from megatron_oreal.monitor.meter import TRAINING, Meter
 from megatron_oreal.monitor.profiler import Profiler

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal.prompts import load_tokenizer
+from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.selection import Enough

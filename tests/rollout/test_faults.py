@@ -10,11 +10,11 @@ import time
 import psutil
 import pytest
 
-from megatron_oreal.prompts import load_tokenizer
+from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.engines.engines import open_engines
+from megatron_oreal.engines.server import Endpoint
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.engines import open_engines
 from megatron_oreal.rollout.generate import Rollout
-from megatron_oreal.rollout.server import Endpoint
 from megatron_oreal.trajectory import Prompt
 from tests.settings import engines_at, process_group_of
 

@@ -8,11 +8,12 @@ import pytest
 import requests
 import torch
 
+from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.errors import ServerError
 from megatron_oreal.launcher import free_port
-from megatron_oreal.prompts import load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
-from megatron_oreal.rollout.server import Endpoint, ServerError
 from megatron_oreal.trajectory import Prompt
 from tests.settings import engines_at
 

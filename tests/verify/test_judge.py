@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import requests
 
+from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.errors import ServerError
 from megatron_oreal.launcher import free_port
 from megatron_oreal.monitor.metrics import rollout_metrics
-from megatron_oreal.prompts import load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
-from megatron_oreal.rollout.server import ServerError
 from megatron_oreal.trajectory import Prompt, SelectionCounts, Trajectory
 from megatron_oreal.verify import JudgeConfig, Verifier, VerifyConfig
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from megatron_oreal.engines.server import Server
+from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.server import Server, ServerError
 from megatron_oreal.trajectory import Prompt, Trajectory
 from megatron_oreal.verify import JudgeConfig, Verifier, VerifyConfig
 

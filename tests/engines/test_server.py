@@ -12,15 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from megatron_oreal.engines.server import Server
+from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.server import Server, ServerError
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
 import threading, time
 from pathlib import Path
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.server import Server
+from megatron_oreal.engines.server import Server
 server = Server(RolloutConfig(max_new_tokens=100, max_total_tokens=200, ready_timeout_s=300), {model!r}, "float32", Path({folder!r}))
 if {sampling}:
     server.wait_ready()

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import requests
 
+from megatron_oreal.errors import ServerError
 from megatron_oreal.launcher import free_port
 from megatron_oreal.rollout.config import RolloutConfig
 
@@ -31,10 +32,6 @@ CPU_FLAGS = {
     "mem-fraction-static": 0.1,
     "max-total-tokens": 65536,
 }
-
-
-class ServerError(RuntimeError):
-    """The server did not start, or refused a call; one line that says which, with what status, and where its log is."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ class Server:
             **(CPU_FLAGS if _no_cuda() else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory}),
             **config.server_args,
         }
-        command = [sys.executable, "-m", "megatron_oreal.rollout.sglang_cpu", *_as_arguments(flags)]
+        command = [sys.executable, "-m", "megatron_oreal.engines.sglang_cpu", *_as_arguments(flags)]
         with open(_private(self._log), "ab") as log:
             self._process = subprocess.Popen(
                 command,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import torch.distributed as dist
 
-from megatron_oreal.rollout.server import ServerError
+from megatron_oreal.errors import ServerError
 
 POLL_S = 0.001
 

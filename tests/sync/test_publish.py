@@ -9,20 +9,20 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal import config
+from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.engines.server import Server
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.publish import Publisher
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.model.split import Split
 from megatron_oreal.oreal import Objective
-from megatron_oreal.prompts import load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
-from megatron_oreal.rollout.server import Server
-from megatron_oreal.rollout.stores import Turns
-from megatron_oreal.rollout.sync import WeightSync
+from megatron_oreal.sync.publisher import Publisher
+from megatron_oreal.sync.sender import WeightSync
+from megatron_oreal.sync.stores import Turns
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
 from tests.settings import engines_at, tiny_run
 

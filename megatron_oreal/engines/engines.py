@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from megatron_oreal.engines.control import Notices
+from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.engines.supervisor import Keeper, Registered, folder_of, registered
+from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.keeper import Keeper, Registered, folder_of, registered
-from megatron_oreal.rollout.notices import Notices
-from megatron_oreal.rollout.server import Endpoint, ServerError
 
 POLL_S = 0.1
 PROBE_S = 5.0

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_oreal.rollout.checksum import EngineChecksums, WrongWeights
+from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.server import Endpoint, ServerError
-from megatron_oreal.rollout.stores import Turns
-from megatron_oreal.rollout.ways import Background, Broadcast, Bucket, Disk, HandOver, Way, buckets, post_all
+from megatron_oreal.sync.prove import EngineChecksums, WrongWeights
+from megatron_oreal.sync.stores import Turns
+from megatron_oreal.sync.ways import Background, Broadcast, Bucket, Disk, HandOver, Way, buckets, post_all
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 

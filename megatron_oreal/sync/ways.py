@@ -19,11 +19,12 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor
 
+from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.errors import ServerError
 from megatron_oreal.model.hf_files import TensorSpec
 from megatron_oreal.model.hf_writer import ShardWriter
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.server import Endpoint, ServerError
-from megatron_oreal.rollout.stores import Turns, is_on_this_host, listening_store, own_address
+from megatron_oreal.sync.stores import Turns, is_on_this_host, listening_store, own_address
 
 POLL_S = 0.0005
 BEGUN_S = 5.0

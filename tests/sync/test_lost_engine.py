@@ -10,16 +10,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.engines.engines import Engines, open_engines
 from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.publish import Publisher
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.oreal import Objective
-from megatron_oreal.prompts import load_tokenizer
-from megatron_oreal.rollout import ways
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.engines import Engines, open_engines
 from megatron_oreal.rollout.generate import Rollout, Sampling
+from megatron_oreal.sync import ways
+from megatron_oreal.sync.publisher import Publisher
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
 from tests.settings import engines_at, process_group_of, tiny_run
 

@@ -14,14 +14,15 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 
 from megatron_oreal.config import TrainConfig
+from megatron_oreal.engines.engines import Engines, EnginesGone
+from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.errors import ServerError
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
-from megatron_oreal.rollout.checksum import WrongWeights
-from megatron_oreal.rollout.engines import Engines, EnginesGone
-from megatron_oreal.rollout.server import Endpoint, ServerError
-from megatron_oreal.rollout.stores import Turns, listening_store
-from megatron_oreal.rollout.sync import WeightSync
+from megatron_oreal.sync.prove import WrongWeights
+from megatron_oreal.sync.sender import WeightSync
+from megatron_oreal.sync.stores import Turns, listening_store
 
 ATTEMPTS = 4
 """Of a publication. Each but the first follows the loss of an engine, or one failure that nothing explains."""

@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
+from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.errors import ServerError
 from megatron_oreal.model.hf_files import HFFolder
-from megatron_oreal.prompts import load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
-from megatron_oreal.rollout.server import ServerError
-from megatron_oreal.rollout.stores import Turns
-from megatron_oreal.rollout.sync import WeightSync
+from megatron_oreal.sync.sender import WeightSync
+from megatron_oreal.sync.stores import Turns
 from megatron_oreal.trajectory import Prompt
 
 KV_HEADS = 2

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from megatron_oreal.engines.control import Told, write_privately
+from megatron_oreal.engines.server import Endpoint, Server
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.notices import Told, write_privately
-from megatron_oreal.rollout.server import Endpoint, Server
 
 POLL_S = 0.5
 PROBE_S = 5.0

@@ -7,13 +7,13 @@ import torch
 import torch.distributed as dist
 
 from megatron_oreal.config import ComputeConfig, ModelConfig
+from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.engines.server import Server
 from megatron_oreal.model.hf_files import HFFolder
-from megatron_oreal.prompts import load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
-from megatron_oreal.rollout.server import Server
-from megatron_oreal.rollout.stores import Turns
-from megatron_oreal.rollout.sync import WeightSync
+from megatron_oreal.sync.sender import WeightSync
+from megatron_oreal.sync.stores import Turns
 from megatron_oreal.trajectory import Prompt, Sample, Trajectory
 from tests.learn.test_gpu import logprobs_by_transformers, logprobs_of
 from tests.settings import engines_at, tiny_run

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from megatron_oreal.rollout.server import Endpoint, ServerError
+from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.errors import ServerError
 
 VOCAB_MULTIPLE = 64
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")

@@ -1,6 +1,6 @@
 """CPU shim: lets unmodified SGLang 0.5.21 run on a torch without CUDA. Does nothing where CUDA is.
 
-`python -m megatron_oreal.rollout.sglang_cpu <SGLang server flags>` starts a server; where CUDA is, it is SGLang's own launcher.
+`python -m megatron_oreal.engines.sglang_cpu <SGLang server flags>` starts a server; where CUDA is, it is SGLang's own launcher.
 
 SGLang imports triton, torchvision and its kernel library at start although a dense model on the torch_native attention backend
 calls none of them. Here they are stubs: a stub's attributes are stubs again, and a kernel that is called after all raises.

@@ -5,16 +5,17 @@ import time
 import msgspec
 import pytest
 
-from megatron_oreal.rollout import notices
+from megatron_oreal.engines import control
+from megatron_oreal.engines.control import Notices, Told, write_privately
+from megatron_oreal.engines.engines import Engines
+from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.engines.supervisor import Registered, folder_of
+from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.engines import Engines
-from megatron_oreal.rollout.keeper import Registered, folder_of
-from megatron_oreal.rollout.notices import Notices, Told, write_privately
-from megatron_oreal.rollout.server import Endpoint, ServerError
 
 
 def test_a_run_that_ends_or_falls_silent_is_over_an_earlier_one_is_not_meant(tmp_path, monkeypatch):
-    monkeypatch.setattr(notices, "PULSE_S", 0.1)
+    monkeypatch.setattr(control, "PULSE_S", 0.1)
     earlier = Notices(tmp_path)
     earlier.over()
     told = Told(tmp_path, silent_s=0.5)
