@@ -14,7 +14,7 @@ from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import ModelConfig, TrainConfig, load
-from megatron_oreal.engines.supervisor import Keeper
+from megatron_oreal.engines.supervisor import Supervisor
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
 
@@ -54,16 +54,16 @@ def run(config: Serving) -> None:
         ServerError: none of them comes up.
     """
     signal.signal(signal.SIGUSR1, lambda signum, frame: None)  # not SIG_IGN, which SGLang would inherit
-    keeper = Keeper(config.rollout, config.model.path, config.model.dtype, Path(config.run_dir), config.numbers)
-    keeper.start()
+    supervisor = Supervisor(config.rollout, config.model.path, config.model.dtype, Path(config.run_dir), config.numbers)
+    supervisor.start()
     try:
         with suppress(KeyboardInterrupt):  # told to end, which is no failure: the ranks may be saving
-            while keeper.is_alive():
-                keeper.join(1)  # a signal gets its turn
-                if len(keeper.failures) == len(config.numbers):
-                    raise ServerError(keeper.failures[0])
+            while supervisor.is_alive():
+                supervisor.join(1)  # a signal gets its turn
+                if len(supervisor.failures) == len(config.numbers):
+                    raise ServerError(supervisor.failures[0])
     finally:
-        keeper.stop()
+        supervisor.stop()
 
 
 def main(arguments: list[str] | None = None) -> int:

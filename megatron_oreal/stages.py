@@ -11,7 +11,7 @@ from statistics import fmean
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.data.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
-from megatron_oreal.engines.engines import Engines, external_engines, kept_here
+from megatron_oreal.engines.engines import Engines, external_engines, supervised_here
 from megatron_oreal.evaluation.config import VALIDATION
 from megatron_oreal.evaluation.evaluator import Evaluator, askings
 from megatron_oreal.evaluation.figures import Evaluation
@@ -292,7 +292,7 @@ def open_stages(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Iterator[S
     with ExitStack() as stack:
         if rollout.placement == "colocated":
             numbers = _engines_here(config, ranks)
-            stack.enter_context(kept_here(rollout, config.model.path, config.model.dtype, run_dir, numbers))
+            stack.enter_context(supervised_here(rollout, config.model.path, config.model.dtype, run_dir, numbers))
         if not ranks.conducts:
             yield Stages(memory_is_shared=shared)
             return

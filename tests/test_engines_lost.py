@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_oreal.engines.registry import read_registry, registry_folder
 from megatron_oreal.engines.server import Server
-from megatron_oreal.engines.supervisor import folder_of, registered
 from megatron_oreal.rollout.config import RolloutConfig
 from tests.settings import process_group_of
 
@@ -65,7 +65,7 @@ def test_the_only_engine_killed_in_mid_rollout_gets_the_current_weights_and_fini
     run = start(task, tmp_path, "parallel=pp2", "rollout.ready_timeout_s=240")
     wait_for_step(run, tmp_path, 2)  # the policy is at version 1 now
     time.sleep(1.0)  # in the middle of step 3's rollout
-    (engine,) = registered(folder_of(tmp_path)).values()
+    (engine,) = read_registry(registry_folder(tmp_path)).values()
     os.killpg(process_group_of(engine.endpoint), signal.SIGKILL)
     output, _ = run.communicate(timeout=DEADLINE_S)
     assert run.returncode == 0, output
@@ -75,7 +75,7 @@ def test_the_only_engine_killed_in_mid_rollout_gets_the_current_weights_and_fini
     assert hit["rollout/engines_rejoined"] == 1 and hit["rollout/moved"] >= 8
     assert hit["policy/version"] in (1, 2)
     assert sum(row["rollout/engines_lost"] for row in steps.values()) == 1
-    (engine,) = registered(folder_of(tmp_path)).values()
+    (engine,) = read_registry(registry_folder(tmp_path)).values()
     assert engine.start == 1
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megatron_oreal import serve
-from megatron_oreal.engines.supervisor import folder_of, registered
+from megatron_oreal.engines.registry import read_registry, registry_folder
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 400
@@ -50,7 +50,7 @@ def test_a_run_finds_engines_of_other_hosts_and_leaves_its_tail_for_the_next_ste
             host.kill()
     steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [s["rollout/engines"] for s in steps] == [2] * 3
-    assert len(registered(folder_of(run_dir))) == 2
+    assert len(read_registry(registry_folder(run_dir))) == 2
     assert all(s["rollout/unfinished"] >= 1 and s["rollout/abandoned"] == 0 for s in steps)
     assert all(s["select/questions"] + s["rollout/unfinished"] == 10 for s in steps)  # 8 needed, 10 begun or resumed
     assert any(s["response/stale_tokens"] > 0 for s in steps[1:])

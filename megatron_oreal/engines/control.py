@@ -1,14 +1,15 @@
-"""What rank 0 tells the keepers of the engines, on whichever hosts they are, through files in the run's folder of engines.
+"""What rank 0 tells the supervisors of the engines, on whichever hosts they are, through files in the run's folder of engines.
 
 `<number>.lost` asks for a restart, `hold` for none until it is gone, `pulse` changes as long as the run lives.
 """
 
-import os
 import secrets
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from megatron_oreal.engines.registry import write_privately
 
 PULSE_S = 5.0
 SILENT_S = 90.0
@@ -18,7 +19,7 @@ PULSE = "pulse"
 OVER = "over"
 
 
-class Notices:
+class ControlWriter:
     """Rank 0's side. The run's pulse goes on in a thread until over() is called, or this process ends in whatever way."""
 
     def __init__(self, folder: Path):
@@ -56,8 +57,8 @@ class Notices:
         write_privately(self._folder / PULSE, f"{self._run} {count}".encode())
 
 
-class Told:
-    """A keeper's side: what rank 0 wants of it. A file that cannot be read says nothing new."""
+class ControlReader:
+    """A supervisor's side: what rank 0 wants of it. A file that cannot be read says nothing new."""
 
     def __init__(self, folder: Path, silent_s: float = SILENT_S):
         """`silent_s`: without a new pulse, after which the run counts as over."""
@@ -88,12 +89,3 @@ class Told:
             return (self._folder / name).read_text()
         except OSError:
             return ""
-
-
-def write_privately(path: Path, content: bytes) -> None:
-    """Whole or not at all; only its owner may read it."""
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    descriptor = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    partial.rename(path)

@@ -1,6 +1,6 @@
 """The engines of a run as rank 0 sees them: found, put aside when they are lost, and back in service with the next weights.
 
-An engine of our own that is lost (it ended, hangs, or answers nonsense) is killed and started again at once, by the keeper of its host.
+An engine of our own that is lost (it ended, hangs, or answers nonsense) is killed and started again at once, by the supervisor of its host.
 It has the weights of the model folder then, so it is asked for samples only after the next sync. An external engine that is lost is
 tried again at each sync.
 """
@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from megatron_oreal.engines.control import Notices
-from megatron_oreal.engines.server import Endpoint
-from megatron_oreal.engines.supervisor import Keeper, Registered, folder_of, registered
+from megatron_oreal.engines.control import ControlWriter
+from megatron_oreal.engines.endpoint import Endpoint
+from megatron_oreal.engines.registry import RegistryEntry, read_registry, registry_folder
+from megatron_oreal.engines.supervisor import Supervisor
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
 
@@ -32,11 +33,11 @@ class Engines:
     def __init__(self, config: RolloutConfig, run_dir: Path, external: Sequence[Endpoint] = ()):
         """`external`: those that somebody else started, and no others; our own are registered in `run_dir`."""
         self._config, self._lock = config, threading.Lock()
-        self._external = {n: Registered(n, 0, endpoint) for n, endpoint in enumerate(external)}
-        self._folder = None if external else folder_of(run_dir)
-        self._read: tuple[float, dict[int, Registered]] = (0.0, {})  # when, what
-        self._stale = self._known()  # of an attempt at this run that was killed, where the keepers of this one come later than we
-        self._notices = Notices(self._folder) if self._folder else None
+        self._external = {n: RegistryEntry(n, 0, endpoint) for n, endpoint in enumerate(external)}
+        self._folder = None if external else registry_folder(run_dir)
+        self._read: tuple[float, dict[int, RegistryEntry]] = (0.0, {})  # when, what
+        self._stale = self._known()  # of an attempt at this run that was killed, where the supervisors of this one come later than we
+        self._control = ControlWriter(self._folder) if self._folder else None
         self._lost: dict[Endpoint, str] = {}  # why, of those that were given up
         self._serving: list[Endpoint] = []
         self._asleep: list[Endpoint] = []
@@ -72,7 +73,7 @@ class Engines:
             with suppress(ServerError):
                 engine.endpoint.post("/continue_generation", timeout_s=PROBE_S)
 
-    def _not_ready(self, known: dict[int, Registered], ready: list[Endpoint], expected: int) -> str:
+    def _not_ready(self, known: dict[int, RegistryEntry], ready: list[Endpoint], expected: int) -> str:
         seconds = f"{self._config.ready_timeout_s:.0f} s"
         late = [e.endpoint for e in known.values() if e.endpoint not in ready]
         if self._external:
@@ -80,7 +81,7 @@ class Engines:
         named = ", ".join(f"{e.url}{e.where()}" for e in late) or f"only {len(known)} of {expected} engines were started"
         return f"SGLang did not answer within rollout.ready_timeout_s={seconds}: {named}"
 
-    def _known(self) -> dict[int, Registered]:
+    def _known(self) -> dict[int, RegistryEntry]:
         """Read at most every POLL_S: many ask, and the folder may lie on a slow file system."""
         if self._external:
             return self._external
@@ -88,7 +89,7 @@ class Engines:
             when, what = self._read
             if time.monotonic() - when > POLL_S:
                 with suppress(OSError):  # being written, or a file system that is away for a moment: what was known still holds
-                    what = registered(self._folder)
+                    what = read_registry(self._folder)
                 self._read = (time.monotonic(), what)
             return what
 
@@ -121,8 +122,8 @@ class Engines:
             self._lost[endpoint] = why
             self.lost += 1
         for engine in self._known().values():
-            if engine.endpoint == endpoint and self._notices:
-                self._notices.restart(engine.number, engine.start)
+            if engine.endpoint == endpoint and self._control:
+                self._control.restart(engine.number, engine.start)
         return True
 
     def look(self, endpoints: list[Endpoint]) -> list[Endpoint]:
@@ -155,10 +156,10 @@ class Engines:
         """
         ready = [e.endpoint for e in self._known().values() if e.ready and e.endpoint not in self._lost]
         for engine in self._known().values():
-            if engine.endpoint not in ready and self._notices:
-                self._notices.restart(engine.number, engine.start)
-        if self._notices:
-            self._notices.hold()
+            if engine.endpoint not in ready and self._control:
+                self._control.restart(engine.number, engine.start)
+        if self._control:
+            self._control.hold()
         idle = self._all_that_can(f"/flush_cache?timeout={self._config.sync_timeout_s:.0f}", ready)  # they refuse while they work
         self._asleep = self._all_that_can("/release_memory_occupation", idle)
 
@@ -166,8 +167,8 @@ class Engines:
         """The memory is theirs again. Nothing happens where they are awake."""
         asleep, self._asleep = self._asleep, []
         self._all_that_can("/resume_memory_occupation", [e for e in asleep if e not in self._lost])
-        if self._notices:
-            self._notices.go_on()
+        if self._control:
+            self._control.go_on()
 
     def _all_that_can(self, path: str, endpoints: list[Endpoint]) -> list[Endpoint]:
         """Make a call to these engines; who cannot answer it is given up."""
@@ -196,7 +197,7 @@ class Engines:
                 raise EnginesGone(self._why_none())
             time.sleep(POLL_S)
 
-    def _is_back(self, engine: Registered) -> bool:
+    def _is_back(self, engine: RegistryEntry) -> bool:
         if self._external:
             return engine.endpoint.works(PROBE_S)
         return engine.ready and not engine.failed and engine.endpoint not in self._lost
@@ -215,9 +216,9 @@ class Engines:
         return f"rollout: no engine is left ({reasons}); the run can go on with resume=auto once there is one"
 
     def close(self) -> None:
-        """Tell the keepers that the run is over."""
-        if self._notices:
-            self._notices.over()
+        """Tell the supervisors that the run is over."""
+        if self._control:
+            self._control.over()
 
 
 def external_engines(config: RolloutConfig) -> list[Endpoint]:
@@ -232,7 +233,7 @@ def external_engines(config: RolloutConfig) -> list[Endpoint]:
 @contextmanager
 def open_engines(config: RolloutConfig, model_path: str, dtype: str, run_dir: Path) -> Iterator[Engines]:
     """The engines of whoever is alone on one host: started or found here, stopped on the way out."""
-    with kept_here(config, model_path, dtype, run_dir, range(config.engines)):
+    with supervised_here(config, model_path, dtype, run_dir, range(config.engines)):
         engines = Engines(config, run_dir, external_engines(config))
         try:
             yield engines
@@ -241,14 +242,14 @@ def open_engines(config: RolloutConfig, model_path: str, dtype: str, run_dir: Pa
 
 
 @contextmanager
-def kept_here(config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, numbers: range) -> Iterator[None]:
+def supervised_here(config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, numbers: range) -> Iterator[None]:
     """Where engines are colocated, those with these numbers run on this host."""
     if config.placement != "colocated" or not numbers:
         yield
         return
-    keeper = Keeper(config, model_path, dtype, run_dir, numbers)
-    keeper.start()
+    supervisor = Supervisor(config, model_path, dtype, run_dir, numbers)
+    supervisor.start()
     try:
         yield
     finally:
-        keeper.stop()
+        supervisor.stop()

@@ -1,19 +1,14 @@
-"""A host's engines: started, watched, started again where they end or are given up, and registered in a folder of the run.
-
-The folder is how rank 0 finds them, on whichever hosts they are: `<run_dir>/engines/<number>.json`, readable by the run's user alone
-(each holds a key). What rank 0 says to the keepers stands in the same folder, see notices.py.
-"""
+"""A host's engines: started, watched, started again where they end or are given up, and registered in a folder of the run."""
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from megatron_oreal.engines.control import Told, write_privately
-from megatron_oreal.engines.server import Endpoint, Server
+from megatron_oreal.engines.control import ControlReader
+from megatron_oreal.engines.endpoint import Endpoint
+from megatron_oreal.engines.registry import RegistryEntry, register, registry_folder
+from megatron_oreal.engines.server import Server
 from megatron_oreal.rollout.config import RolloutConfig
 
 POLL_S = 0.5
@@ -23,31 +18,22 @@ FAILED_STARTS = 3
 """Restarts in a row that do not become ready, after which an engine is left alone."""
 
 
-@dataclass(frozen=True)
-class Registered:
-    """What is known of an engine."""
-
-    number: int
-    start: int  # how often it was started before
-    endpoint: Endpoint
-    ready: bool = False  # it has answered once
-    failed: str = ""  # why it will not come up
-
-
-class Keeper(threading.Thread):
+class Supervisor(threading.Thread):
     """The thread that starts a host's servers and lives as long as they do (the kernel ends a server with the thread that forked it)."""
 
     def __init__(self, config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, numbers: range):
         """`numbers`: which of the run's engines are this host's."""
         super().__init__(name="engines", daemon=True)
-        self._folder = folder_of(run_dir)
+        self._folder = registry_folder(run_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
         for number in numbers:  # of an earlier attempt at this run
             for name in (f"{number}.json", f"{number}.lost"):
                 (self._folder / name).unlink(missing_ok=True)
-        self._told, self._done = Told(self._folder), threading.Event()
-        self._kept = [
-            _Kept(self._folder, self._told, number, config.ready_timeout_s, self._maker(config, model_path, dtype, run_dir, number, place))
+        self._control, self._done = ControlReader(self._folder), threading.Event()
+        self._engines = [
+            _Supervised(
+                self._folder, self._control, number, config.ready_timeout_s, self._maker(config, model_path, dtype, run_dir, number, place)
+            )
             for place, number in enumerate(numbers)
         ]
 
@@ -58,30 +44,30 @@ class Keeper(threading.Thread):
     def run(self) -> None:
         try:
             while True:
-                for kept in self._kept:
-                    kept.look()
-                if self._done.wait(POLL_S) or self._told.over:
+                for engine in self._engines:
+                    engine.look()
+                if self._done.wait(POLL_S) or self._control.over:
                     break
         finally:
-            for kept in self._kept:
-                kept.stop()
+            for engine in self._engines:
+                engine.stop()
 
     @property
     def failures(self) -> list[str]:
         """Of the engines that were left alone, why they do not come up."""
-        return [kept.failed for kept in self._kept if kept.failed]
+        return [engine.failed for engine in self._engines if engine.failed]
 
     def stop(self) -> None:
         """End the servers."""
         self._done.set()
-        self.join(JOIN_S * len(self._kept))
+        self.join(JOIN_S * len(self._engines))
 
 
-class _Kept:
+class _Supervised:
     """One engine of this host. Where starting it fails for good it is left alone, and says so; the others live on."""
 
-    def __init__(self, folder: Path, told: Told, number: int, ready_timeout_s: float, make: Callable[[int], Server]):
-        self._folder, self._told, self._number, self._timeout_s, self._make = folder, told, number, ready_timeout_s, make
+    def __init__(self, folder: Path, control: ControlReader, number: int, ready_timeout_s: float, make: Callable[[int], Server]):
+        self._folder, self._control, self._number, self._timeout_s, self._make = folder, control, number, ready_timeout_s, make
         self._server: Server | None = None  # None: it is to be started
         self._ready, self._start, self._failures, self._deadline = False, 0, 0, 0.0
         self.failed = ""
@@ -94,7 +80,7 @@ class _Kept:
             self._begin()
         elif not self._ready and self._server.ended:
             self._failed_start(self._server.not_ready)
-        elif self._server.ended or self._told.restart(self._number, self._start):
+        elif self._server.ended or self._control.restart(self._number, self._start):
             self._end()
         elif not self._ready and self._server.endpoint.healthy(PROBE_S):
             self._ready, self._failures = True, 0
@@ -103,7 +89,7 @@ class _Kept:
             self._failed_start(self._server.late)
 
     def _begin(self) -> None:
-        if self._start and self._told.held:
+        if self._start and self._control.held:
             return
         try:
             self._server = self._make(self._start)
@@ -128,21 +114,9 @@ class _Kept:
 
     def _register(self) -> None:
         endpoint = self._server.endpoint if self._server else Endpoint("")
-        entry = Registered(self._number, self._start, endpoint, self._ready, self.failed)
-        write_privately(self._folder / f"{self._number}.json", msgspec.json.encode(entry))
+        register(self._folder, RegistryEntry(self._number, self._start, endpoint, self._ready, self.failed))
 
     def stop(self) -> None:
         """End the server."""
         if self._server:
             self._server.stop()
-
-
-def folder_of(run_dir: Path) -> Path:
-    """Where a run's engines are registered."""
-    return run_dir / "engines"
-
-
-def registered(folder: Path) -> dict[int, Registered]:
-    """The engines registered so far, by number. Raises OSError where the folder's file system is away."""
-    entries = [msgspec.json.decode(path.read_bytes(), type=Registered) for path in folder.glob("[0-9]*.json")]
-    return {entry.number: entry for entry in sorted(entries, key=lambda entry: entry.number)}

@@ -14,10 +14,10 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron_oreal.config import ParallelConfig
 from megatron_oreal.errors import LostPeer, ServerError
 from megatron_oreal.learn import megatron_cpu
+from megatron_oreal.learn.stores import listening_store
 from megatron_oreal.learn.watch import Watch
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.ranges import StageRanges
-from megatron_oreal.sync.stores import listening_store
 
 T = TypeVar("T")
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # as gloo and NCCL put it
@@ -72,13 +72,20 @@ class Ranks:
         self._watch = self._open_watch(stacks, config) if stacks and self.placement.world_size > 1 else None
 
     def _open_watch(self, stacks: Path, config: ParallelConfig) -> Watch:
-        address = os.environ["MASTER_ADDR"]
-        store = listening_store(address, config.timeout_s) if self.conducts else None
-        port = self.share(store.port if store else None, int)
-        store = store or dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=config.lost_after_s))
+        store = self.open_store(config.timeout_s, config.lost_after_s)
         watch = Watch(self.placement.rank, self.placement.world_size, store, stacks, config.lost_after_s)
         watch.start()
         return watch
+
+    def open_store(self, timeout_s: float, client_timeout_s: float | None = None) -> dist.Store:
+        """A store in which all ranks meet beside their groups; rank 0 keeps it. Collective.
+
+        `client_timeout_s`: deadline of a call from another rank, where it is not `timeout_s`.
+        """
+        address = os.environ["MASTER_ADDR"]
+        store = listening_store(address, timeout_s) if self.conducts else None
+        port = self.share(store.port if store else None, int)
+        return store or dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=client_timeout_s or timeout_s))
 
     def enter(self, stage: str) -> None:
         """What this rank does from here on: for the clock, profilers, and the message should it be lost."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import Engines
-from megatron_oreal.engines.server import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
 

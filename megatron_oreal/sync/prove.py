@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
 
 VOCAB_MULTIPLE = 64
@@ -65,7 +65,7 @@ class EngineChecksums:
         return [_hash(shard(rank)) for rank in range(self._tp)]
 
     def compare(self, answer, endpoint: Endpoint) -> tuple[int, int]:
-        """(tensors compared, tensors that the engine has); see WeightSync.verify."""
+        """(tensors compared, tensors that the engine has); see WeightSender.compare."""
         assert not self._waiting, f"parts of fused parameters were never sent: {', '.join(self._waiting)}"
         ranks = [rank["checksums"] for rank in answer["ranks"]]
         if len(ranks) != self._tp:

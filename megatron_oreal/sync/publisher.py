@@ -1,11 +1,14 @@
-"""The policy's weights into the engines: every pipeline stage exports its part, its first rank sends it, all stages at the same time."""
+"""The policy's weights into the engines: pause, send, prove, continue.
 
-import os
+gather (tensors whole, in buckets) -> carry (buckets on their way while the next is gathered) -> deliver (broadcast, hand_over or disk)
+-> prove (checksums). Every pipeline stage gathers its part, and its first rank sends it, all stages at the same time.
+"""
+
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,15 +17,15 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 
 from megatron_oreal.config import TrainConfig
+from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import Engines, EnginesGone
-from megatron_oreal.engines.server import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
+from megatron_oreal.sync.broadcast import TicketLock
+from megatron_oreal.sync.carry import WeightSender
 from megatron_oreal.sync.prove import WrongWeights
-from megatron_oreal.sync.sender import WeightSync
-from megatron_oreal.sync.stores import Turns, listening_store
 
 ATTEMPTS = 4
 """Of a publication. Each but the first follows the loss of an engine, or one failure that nothing explains."""
@@ -35,19 +38,11 @@ class Publisher:
         self._config, self._models, self._ranks, self._engines = config.rollout, models, ranks, engines
         self._folder, self._model = Path(config.run_dir) / "sync", Path(config.model.path)
         self._stage = parallel_state.get_pipeline_model_parallel_rank()
-        self._turns = Turns(self._store())
-        self._sync: WeightSync | None = None  # this rank's connection, on the senders
+        one_sender = parallel_state.get_pipeline_model_parallel_world_size() == 1
+        self._turns = TicketLock(dist.HashStore() if one_sender else ranks.open_store(config.rollout.sync_timeout_s))
+        self._sender: WeightSender | None = None  # this rank's connection, where it sends
         self._connected: list[Endpoint] = []
         self._proof_s = 0.0  # of the publication in progress: what comparing checksums took
-
-    def _store(self) -> dist.Store:
-        """One store for all senders; rank 0 keeps it."""
-        if parallel_state.get_pipeline_model_parallel_world_size() == 1:
-            return dist.HashStore()
-        timeout_s, address = self._config.sync_timeout_s, os.environ["MASTER_ADDR"]
-        store = listening_store(address, timeout_s) if self._ranks.conducts else None
-        port = self._ranks.share(store.port if store else None, int)
-        return store or dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=timeout_s))
 
     def publish(self, policy: Sequence[GPTModel], version: int) -> dict[str, float]:
         """The engines have the policy's weights, proven by checksum, and are at `version` when this returns.
@@ -95,14 +90,14 @@ class Publisher:
 
     def _attempt(self, policy: Sequence[GPTModel], version: int, engines: list[Endpoint]) -> ServerError | None:
         """Why it failed on this rank; None where it did not. Ranks go on together, as far as none of them has failed."""
-        opens = self._stage == 0
-        steps: list[Callable[[], object]] = [
-            lambda: self._connect(engines),
-            lambda: self._sync.open() if self._sync and opens else None,
-            lambda: self._send(policy, version),
-            lambda: self._sync.close(version) if self._sync and opens else None,
-            lambda: self._prove(),
-        ]
+        steps = (
+            partial(self._connect, engines),
+            self._pause,
+            partial(self._send, policy, version),
+            partial(self._commit, version),
+            self._prove,
+            partial(self._resume, version),
+        )
         for step in steps:
             failure = None
             try:
@@ -126,30 +121,47 @@ class Publisher:
         if self._ranks.is_sender:
             device, name = self._ranks.platform.device, f"stage{self._stage}"
             places = self._folder, self._model
-            self._sync = WeightSync(engines, self._config, name, *places, device, self._turns, self._models.dims.groups)
+            self._sender = WeightSender(engines, self._config, name, *places, device, self._turns, self._models.dims.groups)
         self._connected = engines
+
+    @property
+    def _speaker(self) -> WeightSender | None:
+        """The sender that speaks to the engines for all senders: that of the first pipeline stage; None on other ranks."""
+        return self._sender if self._stage == 0 else None
+
+    def _pause(self) -> None:
+        if self._speaker:
+            self._speaker.pause()
 
     def _send(self, policy: Sequence[GPTModel], version: int) -> None:
         if not self._ranks.is_first_replica:
             return
         tensors = hf_weights.export(policy, self._models.dims)
-        if self._sync:
-            self._sync.send(tensors, version)
+        if self._sender:
+            self._sender.send(tensors, version)
         else:
             for _ in tensors:  # takes part in the gathering over TP
                 pass
 
+    def _commit(self, version: int) -> None:
+        if self._speaker:
+            self._speaker.commit(version)
+
+    def _resume(self, version: int) -> None:
+        if self._speaker:
+            self._speaker.resume(version)
+
     def _prove(self) -> None:
         started, compared, held, answers, failure = time.perf_counter(), 0, 0, [], None
         try:
-            answers = self._sync.checksums() if self._ranks.conducts else []
+            answers = self._sender.checksums() if self._ranks.conducts else []
         except ServerError as error:
             failure = error
         answers = self._ranks.share(answers, list[dict])
         if failure:
             raise failure
         try:
-            compared, held = self._sync.verify(answers) if self._sync and answers else (0, 0)
+            compared, held = self._sender.compare(answers) if self._sender and answers else (0, 0)
         except WrongWeights as error:
             failure = error
         total = int(self._ranks.total(torch.tensor([compared], dtype=torch.int64)))
@@ -180,10 +192,10 @@ class Publisher:
 
     def disconnect(self) -> None:
         """Leave the groups with the engines."""
-        sync, self._sync, self._connected = self._sync, None, []
-        if sync:
+        sender, self._sender, self._connected = self._sender, None, []
+        if sender:
             with suppress(ServerError):
-                sync.disconnect()
+                sender.disconnect()
 
 
 def _warn_of_retry(attempt: int, failure: ServerError) -> None:

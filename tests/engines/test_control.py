@@ -1,48 +1,48 @@
-"""What rank 0 and the keepers know of each other through the run's folder."""
+"""What rank 0 and the supervisors know of each other through the run's folder."""
 
 import time
 
 import msgspec
 import pytest
 
-from megatron_oreal.engines import control
-from megatron_oreal.engines.control import Notices, Told, write_privately
+from megatron_oreal.engines import control as control_files
+from megatron_oreal.engines.control import ControlReader, ControlWriter
+from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import Engines
-from megatron_oreal.engines.server import Endpoint
-from megatron_oreal.engines.supervisor import Registered, folder_of
+from megatron_oreal.engines.registry import RegistryEntry, registry_folder, write_privately
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
 
 
 def test_a_run_that_ends_or_falls_silent_is_over_an_earlier_one_is_not_meant(tmp_path, monkeypatch):
-    monkeypatch.setattr(control, "PULSE_S", 0.1)
-    earlier = Notices(tmp_path)
+    monkeypatch.setattr(control_files, "PULSE_S", 0.1)
+    earlier = ControlWriter(tmp_path)
     earlier.over()
-    told = Told(tmp_path, silent_s=0.5)
-    assert not told.over
-    run = Notices(tmp_path)
+    control = ControlReader(tmp_path, silent_s=0.5)
+    assert not control.over
+    run = ControlWriter(tmp_path)
     for _ in range(8):  # longer than silent_s
         time.sleep(0.1)
-        assert not told.over
+        assert not control.over
     run.over()
-    assert told.over
-    told, killed = Told(tmp_path, silent_s=0.5), Notices(tmp_path)
-    assert not told.over
+    assert control.over
+    control, killed = ControlReader(tmp_path, silent_s=0.5), ControlWriter(tmp_path)
+    assert not control.over
     killed._done.set()  # its process is gone
     time.sleep(0.2)
-    assert not told.over
+    assert not control.over
     time.sleep(0.6)
-    assert told.over
+    assert control.over
 
 
 @pytest.fixture
 def registry(tmp_path):
-    """register(number, **what is known): as a keeper does it."""
-    folder = folder_of(tmp_path)
+    """register(number, **what is known): as a supervisor does it."""
+    folder = registry_folder(tmp_path)
     folder.mkdir()
 
-    def register(number: int, **known) -> Registered:
-        entry = Registered(number, endpoint=Endpoint(f"http://127.0.0.1:{9 + number}"), **{"start": 0, **known})
+    def register(number: int, **known) -> RegistryEntry:
+        entry = RegistryEntry(number, endpoint=Endpoint(f"http://127.0.0.1:{9 + number}"), **{"start": 0, **known})
         write_privately(folder / f"{number}.json", msgspec.json.encode(entry))
         return entry
 
@@ -58,7 +58,7 @@ def test_an_engine_that_is_back_but_not_yet_in_service_can_be_given_up(registry,
     assert engines.for_sync() == [well.endpoint, back.endpoint]
     assert engines.give_up(back.endpoint, "it hangs") and not engines.give_up(back.endpoint, "it hangs")
     assert engines.for_sync() == [well.endpoint]
-    assert Told(folder_of(tmp_path)).restart(1, 1) and not Told(folder_of(tmp_path)).restart(0, 0)
+    assert ControlReader(registry_folder(tmp_path)).restart(1, 1) and not ControlReader(registry_folder(tmp_path)).restart(0, 0)
     engines.close()
 
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import open_engines
-from megatron_oreal.engines.server import Endpoint
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Prompt
@@ -33,7 +33,7 @@ PROMPTS = [Prompt(f"p{i}", "q", "a", [5 + i, 7, 9, 11]) for i in range(12)]
 
 @pytest.fixture(scope="module")
 def pair(served_model, tmp_path_factory):
-    """Two engines of a run, with their keeper."""
+    """Two engines of a run, with their supervisor."""
     with open_engines(CONFIG, served_model, "float32", tmp_path_factory.mktemp("run")) as engines:
         engines.wait_ready()
         yield engines

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal.data.prompts import load_tokenizer, stop_token
+from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import EnginesGone
-from megatron_oreal.engines.server import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling

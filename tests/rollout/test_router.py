@@ -9,7 +9,7 @@ import requests
 import torch
 
 from megatron_oreal.data.prompts import load_tokenizer
-from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.launcher import free_port
 from megatron_oreal.rollout.config import RolloutConfig

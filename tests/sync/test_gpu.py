@@ -12,8 +12,8 @@ from megatron_oreal.engines.server import Server
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
-from megatron_oreal.sync.sender import WeightSync
-from megatron_oreal.sync.stores import Turns
+from megatron_oreal.sync.broadcast import TicketLock
+from megatron_oreal.sync.carry import WeightSender
 from megatron_oreal.trajectory import Prompt, Sample, Trajectory
 from tests.learn.test_gpu import logprobs_by_transformers, logprobs_of
 from tests.settings import engines_at, tiny_run
@@ -89,12 +89,13 @@ def test_a_sleeping_engine_frees_its_memory_and_takes_new_weights_when_it_wakes(
     assert asleep - awake > 0.8 * held
     assert abs(again - awake) < 0.05 * held
     folders, device = (tmp_path / "sync", Path(new)), torch.device("cuda", 0)
-    sync = WeightSync([engine], config, "test", *folders, device, Turns(dist.HashStore()), KV_HEADS)
+    sync = WeightSender([engine], config, "test", *folders, device, TicketLock(dist.HashStore()), KV_HEADS)
     source = HFFolder(new)
-    sync.open()
+    sync.pause()
     sync.send(((name, source[name][:].to(device, torch.bfloat16)) for name in source), 1)
-    sync.close(1)
-    compared, holds = sync.verify(sync.checksums())
+    sync.commit(1)
+    sync.resume(1)
+    compared, holds = sync.compare(sync.checksums())
     assert compared == holds
     sync.disconnect()
     trajectories = sampled(config, engine, new)

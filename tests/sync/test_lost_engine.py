@@ -18,7 +18,9 @@ from megatron_oreal.learn.step import Learner
 from megatron_oreal.oreal import Objective
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
-from megatron_oreal.sync import ways
+from megatron_oreal.sync import broadcast
+from megatron_oreal.sync.disk import Disk
+from megatron_oreal.sync.hand_over import HandOver
 from megatron_oreal.sync.publisher import Publisher
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
 from tests.settings import engines_at, process_group_of, tiny_run
@@ -45,13 +47,13 @@ def publish_while_one_dies(run, how: signal.Signals, way: type) -> tuple | None:
         learner = Learner(run, ranks)
         learner.train(TrainBatch(SAMPLES), 1)
         write_hf(learner.policy.gpt, learner.models, Path(run.run_dir) / how.name, ranks)
-        begin = ways._broadcast_all
+        begin = broadcast._broadcast_all
 
         def begin_late(*arguments):  # a dead engine refuses its call before the broadcast to the others has begun: they are in it already
             time.sleep(0.3)
             begin(*arguments)
 
-        ways._broadcast_all = begin_late
+        broadcast._broadcast_all = begin_late
         engines = Engines(run.rollout, Path(run.run_dir)) if ranks.conducts else None
         if engines:
             engines.wait_ready()
@@ -91,7 +93,7 @@ def test_an_engine_lost_in_mid_sync_is_left_out_and_taken_in_again(ranks, run_di
         objective=Objective(token_rm=False),
         policy=dataclasses.replace(tiny_run(served_model).policy, freeze_steps=0),
     )
-    kind = {"distributed": ways.Broadcast, "tensor": ways.HandOver, "disk": ways.Disk}[way]
+    kind = {"distributed": broadcast.Broadcast, "tensor": HandOver, "disk": Disk}[way]
     victim, first, survivors, second, serving, rejoined = ranks(2, publish_while_one_dies, run, how, kind)[0]
     assert first["sync/attempts"] in (2, 3)  # the second without the victim; one failure more is allowed where all else is slow
     assert len(survivors) == 1 and victim not in survivors

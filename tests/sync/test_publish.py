@@ -20,9 +20,9 @@ from megatron_oreal.model.split import Split
 from megatron_oreal.oreal import Objective
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
+from megatron_oreal.sync.broadcast import TicketLock
+from megatron_oreal.sync.carry import WeightSender
 from megatron_oreal.sync.publisher import Publisher
-from megatron_oreal.sync.sender import WeightSync
-from megatron_oreal.sync.stores import Turns
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
 from tests.settings import engines_at, tiny_run
 
@@ -83,12 +83,15 @@ def restored(server, served_model, tmp_path):
     """Whatever a test does to the session's server, the next one finds the model that it started with."""
     yield
     folders = tmp_path / "sync", Path(served_model)
-    sync = WeightSync([server.endpoint], RolloutConfig(), "restore", *folders, torch.device("cpu"), Turns(dist.HashStore()), kv_heads=2)
+    sync = WeightSender(
+        [server.endpoint], RolloutConfig(), "restore", *folders, torch.device("cpu"), TicketLock(dist.HashStore()), kv_heads=2
+    )
     source = HFFolder(served_model)
-    sync.open()
+    sync.pause()
     sync.send(((name, source[name][:]) for name in source), 0)
-    sync.close(0)
-    sync.verify(sync.checksums())
+    sync.commit(0)
+    sync.resume(0)
+    sync.compare(sync.checksums())
     sync.disconnect()
 
 

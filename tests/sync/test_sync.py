@@ -13,8 +13,8 @@ from megatron_oreal.errors import ServerError
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
-from megatron_oreal.sync.sender import WeightSync
-from megatron_oreal.sync.stores import Turns
+from megatron_oreal.sync.broadcast import TicketLock
+from megatron_oreal.sync.carry import WeightSender
 from megatron_oreal.trajectory import Prompt
 
 KV_HEADS = 2
@@ -34,13 +34,13 @@ def new_model(tiny_model):
 
 @pytest.fixture
 def connect(server, served_model, tmp_path):
-    """connect(sender, **changes) -> WeightSync; disconnected at the end."""
-    opened, turns = [], Turns(dist.HashStore())
+    """connect(sender, **changes) -> WeightSender; disconnected at the end."""
+    opened, turns = [], TicketLock(dist.HashStore())
 
-    def make(sender: str = "test", **changes) -> WeightSync:
+    def make(sender: str = "test", **changes) -> WeightSender:
         config = dataclasses.replace(CONFIG, **changes)
         folders = tmp_path / "sync", Path(served_model)
-        opened.append(WeightSync([server.endpoint], config, sender, *folders, torch.device("cpu"), turns, KV_HEADS))
+        opened.append(WeightSender([server.endpoint], config, sender, *folders, torch.device("cpu"), turns, KV_HEADS))
         return opened[-1]
 
     yield make
@@ -48,11 +48,12 @@ def connect(server, served_model, tmp_path):
         sync.disconnect()
 
 
-def push(senders: list[tuple[WeightSync, dict]], version: int) -> None:
-    senders[0][0].open()
+def push(senders: list[tuple[WeightSender, dict]], version: int) -> None:
+    senders[0][0].pause()
     for sync, part in senders:
         sync.send(part.items(), version)
-    senders[-1][0].close(version)
+    senders[-1][0].commit(version)
+    senders[-1][0].resume(version)
 
 
 def assert_serves(engines, folder: str) -> None:
@@ -71,7 +72,7 @@ def test_after_a_sync_the_server_has_the_new_weights(server, engines, connect, s
     sync = connect(sync=way)
     for version, folder in ((1, new_model), (2, served_model)):
         push([(sync, tensors(folder))], version)
-        compared, held = sync.verify(sync.checksums())
+        compared, held = sync.compare(sync.checksums())
         assert compared == held
         assert server.endpoint.get("/model_info")["weight_version"] == str(version)
         assert_serves(engines, folder)
@@ -89,7 +90,7 @@ def test_two_senders_share_an_update(engines, connect, served_model, new_model, 
 
     for version, folder in ((3, new_model), (4, served_model)):
         push(list(zip((first, second), halves(folder), strict=True)), version)
-        (a, held), (b, _) = first.verify(first.checksums()), second.verify(second.checksums())
+        (a, held), (b, _) = first.compare(first.checksums()), second.compare(second.checksums())
         assert a + b == held
         assert_serves(engines, folder)
 
@@ -101,9 +102,9 @@ def test_a_tensor_that_differs_after_the_sync_is_named(server, connect, served_m
     part = {n: t for n, t in tensors(new_model).items() if "layers.1.self_attn" in n}
     push([(other, part)], 6)
     with pytest.raises(ServerError, match=r"after the weight update model\.layers\.1\.self_attn\.(qkv_proj|o_proj)\.(weight|bias) differs"):
-        sync.verify(sync.checksums())
+        sync.compare(sync.checksums())
     push([(sync, tensors(served_model))], 7)
-    sync.verify(sync.checksums())
+    sync.compare(sync.checksums())
 
 
 def test_an_engine_that_refuses_raises_instead_of_hanging(server, connect, served_model):

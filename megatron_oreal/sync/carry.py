@@ -1,7 +1,7 @@
-"""New weights into serving engines: pause, flush, begin, send buckets, end, continue; then proof by checksum.
+"""Carry: one sender's way to the engines, the next bucket gathered while one is delivered.
 
 Several processes may send at the same time (with pipeline parallelism each stage's first rank holds its own layers): each has a
-WeightSync of its own. One of them opens the update before the others send, one closes it when all have sent.
+WeightSender of its own. One of them pauses the engines before the others send, and lets them go on when all have sent.
 """
 
 import queue
@@ -11,17 +11,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_oreal.engines.server import Endpoint
+from megatron_oreal.engines.calls import Background, post_all
+from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.sync.broadcast import Broadcast, TicketLock
+from megatron_oreal.sync.deliver import Delivery
+from megatron_oreal.sync.disk import Disk
+from megatron_oreal.sync.gather import Bucket, buckets
+from megatron_oreal.sync.hand_over import HandOver
 from megatron_oreal.sync.prove import EngineChecksums, WrongWeights
-from megatron_oreal.sync.stores import Turns
-from megatron_oreal.sync.ways import Background, Broadcast, Bucket, Disk, HandOver, Way, buckets, post_all
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 
 
-class WeightSync:
+class WeightSender:
     """One sender's connection to the engines. Names are Hugging Face's, tensors whole."""
 
     def __init__(
@@ -32,7 +36,7 @@ class WeightSync:
         folder: Path,
         model: Path,
         device: torch.device,
-        turns: Turns,
+        turns: TicketLock,
         kv_heads: int,
     ):
         """`sender` is unique among the processes that send to these engines and share `turns`; `folder` is for the way over
@@ -45,29 +49,29 @@ class WeightSync:
         self._engines, self._timeout_s, self._kv_heads = engines, config.sync_timeout_s, kv_heads
         self._bucket_bytes = config.sync_bucket_mb * 2**20
         self._sizes = [_tp_size(engine, config.sync_timeout_s) for engine in engines]
-        self._way: Way
+        self._delivery: Delivery
         if config.sync == "distributed":
-            self._way = Broadcast(engines, self._sizes, config, sender, device, turns)
+            self._delivery = Broadcast(engines, self._sizes, config, sender, device, turns)
         elif config.sync == "tensor":
-            self._way = HandOver(engines, self._sizes, config, device)
+            self._delivery = HandOver(engines, self._sizes, config, device)
         else:
-            self._way = Disk(engines, config, sender, folder, model)
+            self._delivery = Disk(engines, config, sender, folder, model)
         self._sent: dict[int, EngineChecksums] = {}  # TP size -> what engines of that size must hold
 
-    def open(self) -> None:
+    def pause(self) -> None:
         """No request runs and nothing of the old weights is cached when this returns; every engine has agreed to the update."""
         post_all(self._engines, "/pause_generation", self._timeout_s, {"mode": "retract"})
         post_all(self._engines, "/flush_cache", self._timeout_s)
-        self._way.begin()
+        self._delivery.begin()
 
     def send(self, tensors: NamedTensors, version: int) -> None:
-        """Send this sender's tensors, after open() and before close() by whichever sender.
+        """Send this sender's tensors, after pause() and before commit() by whichever sender.
 
         Double-buffered: one is hashed, and the next gathered, while it is on its way. After a failure the rest of `tensors` is
         consumed all the same, because gathering them is the work of several ranks.
         """
         self._sent = {size: EngineChecksums(size, self._kv_heads) for size in set(self._sizes)}
-        sending = _Sending(self._way, version)
+        sending = _Sending(self._delivery, version)
         tensors = iter(tensors)
         try:
             for bucket in buckets(tensors, self._bucket_bytes):
@@ -86,9 +90,12 @@ class WeightSync:
             for name, tensor in bucket:
                 checksums.note(name, tensor)
 
-    def close(self, version: int) -> None:
+    def commit(self, version: int) -> None:
+        """All senders have sent all: the engines hold this version."""
+        self._delivery.end(version)
+
+    def resume(self, version: int) -> None:
         """The engines serve the new weights from here on."""
-        self._way.end(version)
         body = {"new_version": str(version), "abort_all_requests": False}
         post_all(self._engines, "/update_weight_version", self._timeout_s, body)
         post_all(self._engines, "/continue_generation", self._timeout_s)
@@ -101,7 +108,7 @@ class WeightSync:
         """
         return post_all(self._engines, "/weights_checker", self._timeout_s, {"action": "checksum"})
 
-    def verify(self, answers: list[dict]) -> tuple[int, int]:
+    def compare(self, answers: list[dict]) -> tuple[int, int]:
         """Compare the engines' checksums with those of what this sender sent last.
 
         Returns (tensors compared, tensors that an engine holds): over all senders the former must sum to the latter.
@@ -116,14 +123,14 @@ class WeightSync:
 
     def disconnect(self) -> None:
         """Leave the group with the engines."""
-        self._way.leave()
+        self._delivery.leave()
 
 
 class _Sending(Background):
     """Sends one bucket while the caller makes the next."""
 
-    def __init__(self, way: Way, version: int):
-        self._way, self._version = way, version
+    def __init__(self, delivery: Delivery, version: int):
+        self._delivery, self._version = delivery, version
         self._next: queue.Queue = queue.Queue(maxsize=1)
         self._device = torch.cuda.current_device() if torch.cuda.is_available() else None
         super().__init__(self._send_all)
@@ -132,7 +139,7 @@ class _Sending(Background):
         if self._device is not None:
             torch.cuda.set_device(self._device)
         while (bucket := self._next.get()) is not None:
-            self._way.send(bucket, self._version)
+            self._delivery.send(bucket, self._version)
 
     def put(self, bucket: Bucket) -> None:
         """Raises what the thread raised."""
