@@ -23,10 +23,10 @@ from megatron_oreal.evaluation.answers import Answered
 from megatron_oreal.evaluation.evaluator import Asking, Evaluator, askings
 from megatron_oreal.evaluation.figures import Report, report
 from megatron_oreal.evaluation.markdown import as_json, as_markdown
-from megatron_oreal.evaluation.saved_answers import Kept
+from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.monitor.console import Console
-from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.rollout.generate import Rollout, finish
 from megatron_oreal.trajectory import Group
 from megatron_oreal.verify import Verifier
 from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
@@ -44,7 +44,7 @@ def run(config: EvaluateConfig) -> None:
     sets = read_sets(config.eval.resolved())
     asked = askings(sets, Template(tokenizer, config.system_prompt), config.eval.max_new_tokens, config.rollout.max_total_tokens)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with closing(Kept(run_dir / ANSWERS, settings(config, sets, asked), Answered, "run_dir")) as kept:
+    with closing(SavedRows(run_dir / ANSWERS, settings(config, sets, asked), Answered, "run_dir")) as kept:
         total = sum(len(one.prompts) for one in asked)
         if kept.rows:
             print(f"going on: {len(kept.rows)} of {total} are answered", flush=True)
@@ -91,7 +91,9 @@ def fingerprint(folder: Path) -> str:
     return found.hexdigest()[:16]
 
 
-def _ask(config: EvaluateConfig, tokenizer, sets: Sequence[ProblemSet], asked: Sequence[Asking], kept: Kept[Answered], total: int) -> None:
+def _ask(
+    config: EvaluateConfig, tokenizer, sets: Sequence[ProblemSet], asked: Sequence[Asking], kept: SavedRows[Answered], total: int
+) -> None:
     """What is not answered yet; each question is kept when its last verdict is there."""
     run_dir = Path(config.run_dir)
     with ExitStack() as stack:
@@ -106,10 +108,11 @@ def _ask(config: EvaluateConfig, tokenizer, sets: Sequence[ProblemSet], asked: S
             console.advance(len(kept.rows))
 
         console.advance(len(kept.rows))
-        Evaluator(sets, asked, Rollout(config.rollout, engines, tokenizer), verifier).ask(0, frozenset(kept.rows), take)
+        rollout = Rollout(config.rollout, engines, tokenizer)
+        finish(Evaluator(sets, asked, rollout, verifier).ask(0, frozenset(kept.rows), take), rollout.take_those_that_are_back)
 
 
-def _reports(config: EvaluateConfig, sets: Sequence[ProblemSet], kept: Kept[Answered]) -> dict[str, Report]:
+def _reports(config: EvaluateConfig, sets: Sequence[ProblemSet], kept: SavedRows[Answered]) -> dict[str, Report]:
     with closing(Pool(config.verify)) as pool:  # counts votes; the engines are not needed any more
         return {one.name: report(one, kept.rows, pool.check) for one in sets}
 

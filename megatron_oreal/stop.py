@@ -16,10 +16,11 @@ class StopRequested(BaseException):
 class StopSignal:
     """Remembers that the run was asked to stop. Made in the main thread; Ctrl-C is left alone and ends a run at once."""
 
-    def __init__(self):
+    def __init__(self, listens: bool = True):
+        """Where it does not listen a request ends the process, as any command (see command.end_with_parent)."""
         self.requested = False
         self._may_cut = False
-        for request in REQUESTS:
+        for request in REQUESTS if listens else ():
             signal.signal(request, self._request)
 
     def _request(self, signum, frame) -> None:

@@ -9,140 +9,66 @@ The loop in `run` is Algorithm 1 of arXiv 2502.06781. Where it differs from the 
              +----------------------------- policy version v -----------------------------+
              v                                                                            |
     prompts -> rollout -> verify -> select -> [shared with all ranks] -> token RM, reference, policy -> publish v+1 -> evaluate
-    `------------------ rank 0 only ------'
+    `---- coordinator, rank 0 alone -----'                           `------- learner --------'     publisher   coordinator
 """
 
 import sys
-import time
-from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import TrainConfig, load
-from megatron_oreal.debug import rollout_only, train_only
-from megatron_oreal.monitor.metrics import rollout_metrics, sampled_tokens
-from megatron_oreal.monitor.recorded import FOLDER, write_step
-from megatron_oreal.selection import Enough
-from megatron_oreal.stop import StopSignal
-from megatron_oreal.trajectory import TrainBatch, Turn
+from megatron_oreal.trajectory import Directive, TrainBatch, Work
 
 if TYPE_CHECKING:
-    from megatron_oreal.stages import Stages
+    from megatron_oreal.coordinator.coordinator import Coordinator
 
 
 def run(config: TrainConfig) -> None:
-    """Train to the last step, or until asked to stop; leaves metrics.jsonl, checkpoints/, summary.json and hf/ in config.run_dir."""
-    from megatron_oreal.stages import open_stages, read_inputs
+    """Train to the last step, or until asked to stop; leaves metrics.jsonl, checkpoints/, summary.json and hf/ in config.run_dir.
 
-    inputs = read_inputs(config)  # whatever can be wrong with the input is found here, before any GPU is taken
+    config.mode may leave parts out (see debug.py): without a learner nothing is trained, without a publisher nothing published or
+    evaluated. What the coordinator does on rank 0, `workers` share with all ranks.
+    """
+    from megatron_oreal.coordinator.coordinator import Coordinator  # imported late: whoever only starts ranks needs no Megatron
+    from megatron_oreal.learn.step import StepResult
+    from megatron_oreal.parts import open_parts
 
-    from megatron_oreal.crew import Crew
-    from megatron_oreal.learn.checkpoint import Checkpoints
-    from megatron_oreal.learn.export import HFExports
-    from megatron_oreal.learn.parallel import Ranks
-    from megatron_oreal.learn.step import Learner
-    from megatron_oreal.monitor.meter import Meter
-    from megatron_oreal.monitor.profiler import Profiler
-    from megatron_oreal.sync.publisher import Publisher
+    with open_parts(config) as parts:
+        workers, learner, publisher, run = parts.workers, parts.learner, parts.publisher, parts.run
+        if publisher:
+            publisher.publish(learner.policy.gpt, run.version)  # a sync that cannot work is found out now, not at the first new version
+            run.evaluated(workers.follow("evaluate", Coordinator.evaluate, run.step, run.version))
 
-    stop, run_dir = StopSignal(), Path(config.run_dir)
-    with Ranks(config.parallel, config.seed, run_dir / "stacks") as ranks, open_stages(config, inputs, ranks) as stages:
-        ranks.enter("load")
-        stages.make_room(ranks)
-        learner = Learner(config, ranks)
-        checkpoints = Checkpoints(run_dir, config.checkpoint, learner, ranks)
-        exports = HFExports(run_dir, config.checkpoint, learner.models, ranks)
-        state = checkpoints.restore(config.resume)
-        stages.wait_ready()
-        stages.go_on_from(state)
-        ranks.barrier()
-        publisher = Publisher(config, learner.models, ranks, stages.engines)
-        crew = Crew(ranks, stages.rollout, learner.policy.gpt, publisher, stop)
-        meter, profiler = Meter(ranks, learner.cost, config.model.dtype), Profiler(config.profile, run_dir, ranks)
-        with publisher, profiler, crew.saved_if_it_fails(checkpoints, lambda: state):
-            version, turn = state.version, Turn(state.pending)
-            ranks.enter("sync")
-            publisher.publish(learner.policy.gpt, version)  # a sync that cannot work is found out now, not when the policy first changes
-            found = crew.conduct("evaluate", version, stages.evaluate, version, state.step)
-            if found.best and state.step:  # its evaluation was cut when the run was asked to stop
-                state = stages.state(state.step, version, state.pending)
-                stages.note(checkpoints.save(state))
-            for step in range(state.step + 1, config.steps + 1):
-                if found.enough:
-                    break
-                meter.begin()
-                profiler.begin(step)
-                started, changed = time.perf_counter(), False
-                turn = crew.conduct("rollout", version, collect, config, stages, step, version, state.pending)
-                if turn.stop:
-                    state = stages.state(step - 1, version, turn.batch) if turn.batch else state
-                    break
-                if turn.batch.samples:
-                    asleep = stages.engines_sleep()
-                    result = learner.train(turn.batch, step)
-                    stages.note(result.metrics)
-                    stages.record(step, turn.batch, result.token_weights)
-                    changed = result.policy_changed
-                    version += changed
-                    state = stages.state(step, version, unwritten=True)
-                    if changed or asleep:
-                        ranks.enter("sync")
-                        stages.note(publisher.publish(learner.policy.gpt, version))
-                found = crew.conduct("evaluate", version, stages.evaluate, version, step)
-                ranks.enter("checkpoint")
-                checkpoints.poll()
-                exports.poll()
-                stages.note(meter.end(turn.batch, changed))
-                stages.finish_step(step, time.perf_counter() - started)
-                state = stages.state(step, version)
-                if checkpoints.due(step, found.best) or found.enough:
-                    stages.note(checkpoints.save(state))
-                if exports.due(step):
-                    stages.note(exports.begin(learner.policy.gpt, step))
-        if turn.stop:
-            checkpoints.save(state)
-            checkpoints.finish()
-            exports.finish()
-            stages.say_how_to_resume(state.step)
-            return
-        stages.say_why_it_ends(state.step)
-        checkpoints.finish()
-        ranks.enter("export")
-        exports.begin(learner.policy.gpt)
-        exports.finish()
-        stages.summarize(state.step)
+        for step in run.steps():
+            collected = workers.follow("rollout", collect, step, run.version, run.pending)
+            if run.stopped(collected):
+                break
+            update, published, evaluated = StepResult(), {}, Directive()
+            if learner and collected.batch.samples:
+                asleep = publisher and publisher.make_room()
+                update = learner.train(collected.batch, step)
+                run.trained(step, collected, update)
+                if publisher and (update.policy_changed or asleep):
+                    published = publisher.publish(learner.policy.gpt, run.version)
+            if publisher:
+                evaluated = workers.follow("evaluate", Coordinator.evaluate, step, run.version)
+            run.end_step(step, collected, update, published, evaluated)
+        run.finish()
 
 
-def collect(config: TrainConfig, stages: "Stages", step: int, version: int, sampled: TrainBatch | None = None) -> TrainBatch:
-    """What rank 0 does of an iteration: questions in, the batch of the optimizer step out; `sampled`: it had been done already."""
+def collect(coordinator: "Coordinator", step: int, version: int, sampled: TrainBatch | None = None) -> Work[Directive]:
+    """Rank 0's part of an iteration: questions in, the batch of the optimizer step out; `sampled`: it had been done already."""
     if sampled:
-        return sampled
-    started = time.perf_counter()
-    asked = ceil(config.data.questions_per_step * config.rollout.oversample)
-    prompts = stages.source.draw(asked - len(stages.unfinished))
-    sampling = stages.rollout.generate(prompts, version, unfinished=stages.unfinished)  # yields trajectories as they finish
-    enough = Enough(config.data.questions_per_step, asked, config.rollout, sampling.stop_early)
-    groups = stages.verifier.verify(sampling, config.rollout.samples, enough.note, sampling.cut)  # while others are being sampled
-    if config.record:
-        write_step(Path(config.run_dir) / FOLDER, step, groups)
-    batch = stages.selector.select(groups)
-    seconds = time.perf_counter() - started
-    stages.note(
-        rollout_metrics(groups, batch.counts),
-        stages.leave(sampling),
-        stages.verifier.tally.metrics(),
-        {"time/rollout": seconds, "perf/rollout_tokens_per_second": sampled_tokens(groups) / seconds},
-    )
-    return batch
+        return Directive(sampled)
+    prompts = coordinator.draw(step)
+    trajectories = coordinator.rollout(prompts, version)  # one by one, as they finish
+    groups = yield from coordinator.verify(trajectories)  # while others are being sampled
+    return coordinator.select(step, groups)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    work = {"train": run, "rollout_only": rollout_only, "train_only": train_only, "replay": train_only}
-    return run_command(
-        "megatron_oreal.train", lambda overrides: load(TrainConfig, "train", overrides), lambda config: work[config.mode](config), arguments
-    )
+    return run_command("megatron_oreal.train", lambda overrides: load(TrainConfig, "train", overrides), run, arguments)
 
 
 if __name__ == "__main__":

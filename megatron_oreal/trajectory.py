@@ -3,8 +3,11 @@
 prompts -> [Prompt] -> rollout -> [Trajectory] -> verify -> [Group] -> select -> TrainBatch -> train
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
 
 RIGHT, WRONG = 1, -1
 """The two rewards of the paper: +1 for a verified answer, -1 for everything else."""
@@ -133,12 +136,21 @@ class TrainBatch:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Directive:
     """What rank 0 says to every rank when it has done its part of a stage."""
 
     batch: TrainBatch | None = None  # to train on; None: there is none
-    stop: bool = False  # save and end instead of going on
+    metrics: dict[str, float] = field(default_factory=dict)  # of that part
+    stop: bool = False  # save and end instead of going on: the run was asked to
     best: bool = False  # the best step so far on the validation set: to be saved
-    enough: bool = False  # that set has not improved for long: the run ends like a finished one
+    end: bool = False  # that set has not improved for long: the run ends like a finished one
     publish: bool = False  # not done yet: the engines were lost, all ranks bring their weights back
     failed: str = ""  # why rank 0 cannot go on
+
+
+class NoEngine:
+    """In the place of a trajectory: the last engine was lost, and no more come until one is back in service."""
+
+
+Work = Generator[NoEngine, None, T]
+"""Work of rank 0 that stands still at each NoEngine, until whoever does it has brought an engine back; see rollout.generate.finish."""

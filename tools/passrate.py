@@ -21,7 +21,7 @@ from megatron_oreal.command import run_command
 from megatron_oreal.config import PassrateConfig, load
 from megatron_oreal.data.prompts import Template, fitting, load_tokenizer, read_questions, read_rows, stop_token
 from megatron_oreal.engines.engines import open_engines
-from megatron_oreal.evaluation.saved_answers import Kept
+from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.monitor.console import Console
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Prompt
@@ -41,7 +41,7 @@ class Rated:
         return self.id
 
 
-class Partial(Kept[Rated]):
+class Partial(SavedRows[Rated]):
     """The finished questions of a measurement."""
 
     def __init__(self, path: Path, of: dict):

@@ -14,7 +14,7 @@ from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import check_folder
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.serve import Serving
-from megatron_oreal.stages import check_placement
+from megatron_oreal.sync.deliver import check_way
 
 
 def check_inputs(findings: Findings, config: TrainConfig):
@@ -74,7 +74,7 @@ def check_layout(findings: Findings, config: TrainConfig, ranks: int | None, ran
 def _engines_fit(config: TrainConfig, rank_hosts: int, other_hosts: int) -> None:
     """Raises ValueError where they do not."""
     if config.rollout.placement == "colocated":
-        check_placement(config.rollout, rank_hosts, Platform.detect().is_cpu)
+        check_way(config.rollout, rank_hosts, Platform.detect().is_cpu)
     elif config.rollout.placement == "disaggregated" and other_hosts > 0:
         Serving(config.run_dir, config.model, config.rollout, 0, other_hosts)
 

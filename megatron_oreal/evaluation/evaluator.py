@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from operator import length_hint
 from statistics import fmean
 
 from megatron_oreal.data.prompts import Template, fitting
@@ -11,7 +13,7 @@ from megatron_oreal.evaluation.config import VALIDATION
 from megatron_oreal.evaluation.figures import Evaluation, metrics, report, scores
 from megatron_oreal.evaluation.sets import ProblemSet
 from megatron_oreal.rollout.generate import Rollout, Sampling
-from megatron_oreal.trajectory import Group, Prompt
+from megatron_oreal.trajectory import Group, Prompt, Work
 from megatron_oreal.verify import Verifier
 
 ANSWERS_AT_ONCE = 2048
@@ -64,16 +66,16 @@ class Evaluator:
     def __init__(self, sets: Sequence[ProblemSet], asked: Sequence[Asking], rollout: Rollout, verifier: Verifier):
         self._sets, self._askings, self._rollout, self._verifier = sets, asked, rollout, verifier
 
-    def evaluate(self, version: int) -> Evaluated:
+    def evaluate(self, version: int) -> Work[Evaluated]:
         """Figures of whatever weights the engines hold now."""
         started = time.perf_counter()
         answers: dict[Key, Answered] = {}
-        self.ask(version, answers, lambda one, _: answers.setdefault(one.key, one))
+        yield from self.ask(version, answers, lambda one, _: answers.setdefault(one.key, one))
         figures = {one.name: report(one, answers, self._verifier.compare).all for one in self._sets}
         validation = [score for one in self._sets if one.name == VALIDATION for score in scores(one, answers)]
         return Evaluated(figures, time.perf_counter() - started, validation)
 
-    def ask(self, version: int, known: Collection[Key], take: Callable[[Answered, Group], object]) -> None:
+    def ask(self, version: int, known: Collection[Key], take: Callable[[Answered, Group], object]) -> Work[None]:
         """Ask what is not known yet. `take` hears of a question's answers when they are verified, from any thread, and may hear twice."""
         for sampling, some in self._rounds(known):
             by_prompt = {prompt.id: key for key, prompt in some}
@@ -81,8 +83,10 @@ class Evaluator:
             def note(group: Group, by_prompt: dict[str, Key] = by_prompt) -> None:
                 take(answered(*by_prompt[group.prompt.id], group), group)
 
-            sampled = self._rollout.generate([prompt for _, prompt in some], version, sampling)
-            for group in self._verifier.verify(sampled, sampling.samples, note):
+            asked = self._rollout.generate([prompt for _, prompt in some], version, sampling)
+            with closing(asked.events()) as events:
+                groups = yield from self._verifier.verifying(events, length_hint(asked), sampling.samples, note)
+            for group in groups:
                 note(group)  # should the thread that brought its last verdict not have come to it yet, or have failed to write
 
     def _rounds(self, known: Collection[Key]) -> Iterator[tuple[Sampling, list[tuple[Key, Prompt]]]]:

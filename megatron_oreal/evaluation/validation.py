@@ -1,12 +1,10 @@
-"""The questions that pick the best checkpoint: held out of the training questions, and what their scores say of a run."""
+"""The questions that pick the best checkpoint and end a run early: held out of the training questions."""
 
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean, variance
 
 from megatron_oreal.data.prompts import Question
 from megatron_oreal.evaluation.config import VALIDATION, EvalConfig
@@ -68,41 +66,3 @@ def digest(problem_set: ProblemSet) -> str:
     asked = f"{problem_set.asked.samples}/{problem_set.asked.temperature}/{problem_set.asked.top_p}"
     texts = [problem.question.question for problem in problem_set.problems]
     return hashlib.sha256(json.dumps([asked, *texts]).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What the scores so far say."""
-
-    best: int | None = None  # step with the highest mean, the later one of two; None: nothing was evaluated
-    improved: int | None = None  # last step that was better than the one before it here, beyond noise
-    without: int = 0  # evaluations since then
-
-    def enough(self, patience: int | None) -> bool:
-        """Whether the run is to end."""
-        return patience is not None and self.without >= patience
-
-
-def standing(scores: Mapping[int, Sequence[float]], frozen: int = 0) -> Standing:
-    """Where a run stands; scores: step -> [questions], the same questions every time.
-
-    Slow progress counts in the end: a step is compared with the last one that improved, not with the one before it. Up to step `frozen`
-    the policy is not trained, and cannot improve.
-    """
-    now = Standing()
-    for step in sorted(scores):
-        best = step if now.best is None or fmean(scores[step]) >= fmean(scores[now.best]) else now.best
-        if now.improved is None or step <= frozen:
-            now = Standing(best, step if now.improved is None else now.improved, 0)
-        elif improves(scores[step], scores[now.improved]):
-            now = Standing(best, step, 0)
-        else:
-            now = Standing(best, now.improved, now.without + 1)
-    return now
-
-
-def improves(after: Sequence[float], before: Sequence[float]) -> bool:
-    """Whether the mean rose by more than the standard error of the difference, question by question."""
-    differences = [a - b for a, b in zip(after, before, strict=True)]
-    noise = sqrt(variance(differences) / len(differences)) if len(differences) > 1 else 0.0
-    return fmean(differences) > noise * (1 + 1e-9)  # one answer more that is right is exactly as much as its noise

@@ -2,15 +2,15 @@
 
 <run_dir>/checkpoints/step-00010/
     policy/, token_rm/   Megatron distributed checkpoints: load in any TP, PP, CP, DP layout
-    state.json           RunState: written last, so a folder that has it is whole
+    state.json           where the run stood: written last, so a folder that has it is whole
 A checkpoint is written aside, in the background, and renamed when every rank has written; a killed save leaves the last good one.
 """
 
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import torch
@@ -21,37 +21,26 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch.distributed.checkpoint import CheckpointException
 
 from megatron_oreal.config import CheckpointConfig
-from megatron_oreal.evaluation.figures import Evaluation
 from megatron_oreal.learn.background_save import BackgroundSave
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
-from megatron_oreal.trajectory import TrainBatch, Unfinished
 
 STATE = "state.json"
 
 
-@dataclass(frozen=True)
-class RunState:
-    """Where a run stands after a step; everything but the tensors."""
+class Saved(Protocol):
+    """What is saved beside the tensors: a dataclass that says where the run stood."""
 
-    step: int = 0  # optimizer steps done
-    version: int = 0  # policy version
-    drawn: int = 0  # prompts drawn
-    selector: str = ""  # state of selection's random generator, hexadecimal; empty: as at the start
-    seconds: float = 0.0  # age of the run
-    evaluations: dict[int, dict[str, Evaluation]] = field(default_factory=dict)  # step -> set -> figures
-    validation: dict[int, list[float]] = field(default_factory=dict)  # step -> score of each validation question
-    validation_set: str = ""  # which questions those are
-    pending: TrainBatch | None = None  # sampled and selected for the next step, but not trained on yet
-    unfinished: list[Unfinished] = field(default_factory=list)  # questions whose sampling goes on in the next step
-    noted: dict[str, float] = field(default_factory=dict)  # metrics of that step so far
-    unwritten: bool = False  # `noted` are those of `step` itself, which has no line in metrics.jsonl yet
+    @property
+    def step(self) -> int: ...
 
     @property
     def score(self) -> float | None:
-        """Of these very weights on the validation set; None where there is none, or they were not evaluated. No test set counts."""
-        return fmean(self.validation[self.step]) if self.step in self.validation else None
+        """Of these weights on the validation set; None where that is not known."""
+
+
+State = TypeVar("State", bound=Saved)
 
 
 @dataclass(frozen=True)
@@ -59,17 +48,18 @@ class _Saving:
     """A checkpoint that is being written."""
 
     step: int
-    state: bytes  # RunState as JSON, as it was when the checkpoint began
+    state: bytes  # JSON, as it was when the checkpoint began
     partial: Path
     writers: list[BackgroundSave]  # one a model
     deadline: float  # on time.monotonic()
 
 
-class Checkpoints:
+class Checkpoints(Generic[State]):
     """Saves and restores a Learner. All methods but `due` are collective over all ranks."""
 
-    def __init__(self, run_dir: str | Path, config: CheckpointConfig, learner: Learner, ranks: Ranks):
-        self._folder, self._config, self._ranks = Path(run_dir) / "checkpoints", config, ranks
+    def __init__(self, run_dir: str | Path, config: CheckpointConfig, learner: Learner, ranks: Ranks, kind: type[State]):
+        """`kind`: of the state that is saved with the tensors; without arguments, that of a fresh run."""
+        self._folder, self._config, self._ranks, self._kind = Path(run_dir) / "checkpoints", config, ranks, kind
         self._models = {"policy": learner.policy} | ({"token_rm": learner.token_rm} if learner.token_rm else {})
         self._saving: _Saving | None = None
 
@@ -77,14 +67,14 @@ class Checkpoints:
         """Whether a checkpoint is wanted after this step; `best`: it is the best so far."""
         return step % self._config.interval == 0 or (best and self._config.keep_best > 0)
 
-    def save(self, state: RunState) -> dict[str, float]:
+    def save(self, state: State) -> dict[str, float]:
         """Begin a checkpoint (rank 0's state counts): the tensors are copied when this returns, the files are written meanwhile.
 
         The one before is finished first. Returns the seconds that training waited.
         """
         started = time.perf_counter()
         self.finish()
-        state = self._ranks.share(state, RunState)
+        state = self._ranks.share(state, self._kind)
         partial = self._folder / f".step-{state.step:05d}.partial"
         if self._ranks.conducts:
             shutil.rmtree(partial, ignore_errors=True)
@@ -125,21 +115,28 @@ class Checkpoints:
                 final.rename(old)
             saving.partial.rename(final)
             shutil.rmtree(old, ignore_errors=True)
-            for unwanted in _beyond(list_checkpoints(self._folder), self._config):
+            for unwanted in self._beyond(list_checkpoints(self._folder)):
                 shutil.rmtree(unwanted)
         self._ranks.barrier()
 
-    def restore(self, resume: str | None) -> RunState:
-        """Load what `resume` names (see find_checkpoint) into the learner; a fresh RunState where that is nothing.
+    def _beyond(self, checkpoints: list[Path]) -> list[Path]:
+        """Those that are neither among the newest keep_last nor among the keep_best by their score on the validation set."""
+        results = {path: msgspec.json.decode((path / STATE).read_bytes(), type=self._kind).score for path in checkpoints}
+        evaluated = [path for path in checkpoints if results[path] is not None]
+        best = sorted(evaluated, key=lambda path: (results[path], path.name), reverse=True)[: self._config.keep_best]
+        return [path for path in checkpoints[: -self._config.keep_last] if path not in best]
+
+    def restore(self, resume: str | None) -> State:
+        """Load what `resume` names (see find_checkpoint) into the learner; a fresh state where that is nothing.
 
         Raises:
             ValueError: one line; the checkpoint cannot be read, and the one before it is named.
         """
         folder = Path(self._ranks.share(str(find_checkpoint(self._folder, resume) or "") if self._ranks.conducts else None, str))
         if folder == Path():
-            return RunState()
+            return self._kind()
         try:
-            state = msgspec.json.decode((folder / STATE).read_bytes(), type=RunState)
+            state = msgspec.json.decode((folder / STATE).read_bytes(), type=self._kind)
             for name, model in self._models.items():
                 self._load(model, folder / name)
         except (Exception, CheckpointException) as error:  # whatever a damaged file makes the reader raise, the user needs the same line
@@ -178,6 +175,13 @@ class Checkpoints:
             get_cuda_rng_tracker().set_states(state["rng"]["model_parallel"])
 
 
+@dataclass(frozen=True)
+class _Step:
+    """As much of a state as tells checkpoints apart."""
+
+    step: int
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
     return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
@@ -188,7 +192,7 @@ def step_of(checkpoint: Path | None) -> int:
     if checkpoint is None:
         return 0
     try:
-        return msgspec.json.decode((checkpoint / STATE).read_bytes(), type=RunState).step
+        return msgspec.json.decode((checkpoint / STATE).read_bytes(), type=_Step).step
     except (OSError, msgspec.MsgspecError) as error:
         raise ValueError(f"resume: {checkpoint / STATE}: {error}") from error
 
@@ -217,14 +221,6 @@ def _set_aside(checkpoints: list[Path], after: Path) -> None:
         aside = later.with_name(f"abandoned-{later.name}")
         shutil.rmtree(aside, ignore_errors=True)
         later.rename(aside)
-
-
-def _beyond(checkpoints: list[Path], config: CheckpointConfig) -> list[Path]:
-    """Those that are neither among the newest keep_last nor among the keep_best by their score on the validation set."""
-    results = {path: msgspec.json.decode((path / STATE).read_bytes(), type=RunState).score for path in checkpoints}
-    evaluated = [path for path in checkpoints if results[path] is not None]
-    best = sorted(evaluated, key=lambda path: (results[path], path.name), reverse=True)[: config.keep_best]
-    return [path for path in checkpoints[: -config.keep_last] if path not in best]
 
 
 def _rng_state() -> dict:

@@ -13,7 +13,7 @@ MEMORY_EVENTS = 200_000
 
 
 class Profiler:
-    """Traces profile.steps steps from profile.first on (where the run is beyond that already, from its next). Use as a context manager."""
+    """Traces profile.steps steps from profile.first on (where the run is beyond that already, from its next)."""
 
     def __init__(self, config: ProfileConfig, run_dir: str | Path, ranks: Ranks):
         self._config, self._ranks, self._folder = config, ranks, Path(run_dir) / "profile"
@@ -47,10 +47,7 @@ class Profiler:
             torch.cuda.memory._dump_snapshot(f"{name}.memory.pickle")
             torch.cuda.memory._record_memory_history(enabled=None)
 
-    def __enter__(self) -> "Profiler":
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        """The trace is written where the run ends before its last step is over; not after an error, which may be the GPU's."""
-        if self._trace and kind is None:
+    def finish(self) -> None:
+        """The run is over, in order: the trace is written where its last step was not. Not for a run that fails, perhaps by its GPU."""
+        if self._trace:
             self._write()

@@ -5,7 +5,7 @@ import hashlib
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -14,7 +14,7 @@ from megatron_oreal.engines.engines import Engines
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.dispatch import ATTEMPTS, Dispatch, Mishaps, Request, Stopped
-from megatron_oreal.trajectory import Prompt, Span, Trajectory, Unfinished
+from megatron_oreal.trajectory import NoEngine, Prompt, Span, T, Trajectory, Unfinished, Work
 
 JOIN_S = 10.0
 
@@ -38,8 +38,6 @@ class Rollout:
         self._stop = tokenizer.encode(config.stop_word, add_special_tokens=False)[0]
         self._sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens)
         self.mishaps = Mishaps()
-        self.on_no_engine: Callable[[], None] = self._take_those_that_are_back
-        """Called in the caller's thread when the last engine in service was lost; returns when there is one again, or raises."""
 
     def generate(
         self, prompts: Sequence[Prompt], version: int, sampling: Sampling | None = None, unfinished: Sequence[Unfinished] = ()
@@ -61,8 +59,12 @@ class Rollout:
                 raise ValueError(f"prompt {prompt.id}: {len(prompt.token_ids)} tokens leave no room for an answer")
         return InFlight(self, [*unfinished, *(Unfinished(p, []) for p in prompts)], version, sampling or self._sampling)
 
-    def _take_those_that_are_back(self) -> None:
-        """Where no policy is trained the weights of the model folder, with which an engine starts, are the right ones."""
+    def take_those_that_are_back(self) -> None:
+        """Where no policy is trained the weights of the model folder, with which an engine starts, are the right ones.
+
+        Raises:
+            EnginesGone: none comes back.
+        """
         self.engines.put_in_service(self.engines.for_sync())
 
     def requests(self, asked: Unfinished, sampling: Sampling) -> list[Request]:
@@ -124,7 +126,7 @@ class Rollout:
 
 
 class InFlight:
-    """Questions being sampled; iterate over it once. Closed when the iteration ends, however it does."""
+    """Questions being sampled; iterate over it, or over its `events`, once. Closed when the iteration ends, however it does."""
 
     def __init__(self, rollout: Rollout, asked: Sequence[Unfinished], version: int, sampling: Sampling):
         self._rollout, self._asked, self._version, self._sampling = rollout, asked, version, sampling
@@ -134,6 +136,16 @@ class InFlight:
         self._worker: _LoopThread | None = None
 
     def __iter__(self) -> Iterator[Trajectory]:
+        """For whoever trains no policy: engines that come back are taken as they are."""
+        with closing(self.events()) as events:
+            for event in events:
+                if isinstance(event, NoEngine):
+                    self._rollout.take_those_that_are_back()
+                else:
+                    yield event
+
+    def events(self) -> Iterator[Trajectory | NoEngine]:
+        """Trajectories as they finish. After a NoEngine the next may be asked for when an engine is in service again, not before."""
         self._worker = _LoopThread(self._ask_all(), self._finished)
         left = len(self._asked)
         try:
@@ -141,10 +153,12 @@ class InFlight:
                 item = self._next()
                 if isinstance(item, Trajectory):
                     yield item
-                    continue
-                left -= 1
-                if item.cut:
-                    self.unfinished.append(item.cut)
+                elif isinstance(item, _Revival):
+                    yield NoEngine()
+                    self._worker.call(item.revived)
+                else:
+                    left -= 1
+                    self.unfinished += [item.cut] if item.cut else []
         finally:  # where the caller has lost interest, or a request failed, the server is to stop sampling as well
             self._worker.cancel()
 
@@ -160,21 +174,17 @@ class InFlight:
         """The prompts of `unfinished`: not all of their samples came."""
         return {u.prompt.id for u in self.unfinished}
 
-    def _next(self) -> "Trajectory | _Ended":
-        """What ended next; requests have deadlines of their own, this one is above them."""
+    def _next(self) -> "Trajectory | _Ended | _Revival":
+        """What came next; requests have deadlines of their own, this one is above them."""
         config = self._rollout.config
         rounds = -(-len(self._asked) // config.concurrency) * ATTEMPTS + 1
-        while True:
-            try:
-                item = self._finished.get(timeout=rounds * config.request_timeout_s + config.ready_timeout_s)
-            except queue.Empty as error:
-                raise ServerError("rollout: sampling stands still") from error
-            if isinstance(item, BaseException):
-                raise item
-            if not isinstance(item, _NoEngine):
-                return item
-            self._rollout.on_no_engine()
-            self._worker.call(item.revived)
+        try:
+            item = self._finished.get(timeout=rounds * config.request_timeout_s + config.ready_timeout_s)
+        except queue.Empty as error:
+            raise ServerError("rollout: sampling stands still") from error
+        if isinstance(item, BaseException):
+            raise item
+        return item
 
     async def _ask_all(self) -> None:
         config = self._rollout.config
@@ -212,9 +222,20 @@ class InFlight:
         self._finished.put(_Ended(Unfinished(asked.prompt, sorted(ended, key=lambda t: t.index)) if was_cut else None))
 
     async def _revive(self) -> None:
-        no_engine = _NoEngine()
-        self._finished.put(no_engine)
-        await no_engine.event.wait()
+        revival = _Revival()
+        self._finished.put(revival)
+        await revival.event.wait()
+
+
+def finish(work: Work[T], revive: Callable[[], None]) -> T:
+    """Do rank 0's work to its end, and return what it returns; `revive` brings an engine back into service, or raises."""
+    with closing(work):
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
+            revive()
 
 
 @dataclass(frozen=True)
@@ -224,7 +245,7 @@ class _Ended:
     cut: Unfinished | None = None  # where it was cut, what there is
 
 
-class _NoEngine:
+class _Revival:
     """In the queue of what is finished: nothing goes on until an engine is in service again."""
 
     def __init__(self):

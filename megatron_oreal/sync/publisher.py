@@ -34,15 +34,23 @@ ATTEMPTS = 4
 class Publisher:
     """Collective over all ranks; `engines` is known to rank 0 alone (None elsewhere), which decides who gets the weights."""
 
-    def __init__(self, config: TrainConfig, models: Models, ranks: Ranks, engines: Engines | None):
+    def __init__(self, config: TrainConfig, models: Models, ranks: Ranks, engines: Engines | None, memory_is_shared: bool = False):
+        """`memory_is_shared`: the engines give up the GPUs' memory while the models train."""
         self._config, self._models, self._ranks, self._engines = config.rollout, models, ranks, engines
         self._folder, self._model = Path(config.run_dir) / "sync", Path(config.model.path)
         self._stage = parallel_state.get_pipeline_model_parallel_rank()
         one_sender = parallel_state.get_pipeline_model_parallel_world_size() == 1
         self._turns = TicketLock(dist.HashStore() if one_sender else ranks.open_store(config.rollout.sync_timeout_s))
         self._sender: WeightSender | None = None  # this rank's connection, where it sends
+        self._memory_is_shared = memory_is_shared
         self._connected: list[Endpoint] = []
         self._proof_s = 0.0  # of the publication in progress: what comparing checksums took
+
+    def make_room(self) -> bool:
+        """Whether the engines have given up the GPUs' memory, and with it their weights, until the next publication."""
+        if self._engines and self._memory_is_shared:
+            self._engines.sleep()
+        return self._memory_is_shared
 
     def publish(self, policy: Sequence[GPTModel], version: int) -> dict[str, float]:
         """The engines have the policy's weights, proven by checksum, and are at `version` when this returns.
@@ -54,6 +62,7 @@ class Publisher:
             WrongWeights: an engine holds other weights than were sent.
             ServerError: an engine refuses or does not answer in time although it is well.
         """
+        self._ranks.enter("sync")
         started = time.perf_counter()
         unexplained = 0
         self._proof_s = 0.0

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from megatron_oreal.monitor.sampled import Sampled
-from megatron_oreal.trajectory import Group, Trajectory, Verdict
+from megatron_oreal.trajectory import Group, NoEngine, Trajectory, Verdict, Work
 from megatron_oreal.verify.answer import final_answer
 from megatron_oreal.verify.audit import Audit
 from megatron_oreal.verify.config import VerifyConfig
@@ -73,21 +73,38 @@ class Verifier:
         on_group: Callable[[Group], None] | None = None,
         cut: Callable[[], Collection[str]] = tuple,
     ) -> list[Group]:
-        """Verdicts of trajectories as they arrive, grouped by prompt in the order of first arrival.
+        """As `verifying`, of what is all trajectories."""
+        work = self.verifying(trajectories, length_hint(trajectories), samples, on_group, cut)
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("no trajectory, and nobody here to say what to do about it")
+
+    def verifying(
+        self,
+        events: Iterable[Trajectory | NoEngine],
+        expected: int,
+        samples: int,
+        on_group: Callable[[Group], None] | None = None,
+        cut: Callable[[], Collection[str]] = tuple,
+    ) -> Work[list[Group]]:
+        """Verdicts of trajectories as they arrive, grouped by prompt in the order of first arrival; a NoEngine among them is passed on.
 
         Each is given to the workers at once, and from them to the judge: verification overlaps with generation and never holds it up.
         An incomplete trajectory, or one without a final answer, is wrong without being asked about. Where there is a judge, what has
         no verdict verify.judge.wait_s after the last arrival is undecided. Undecided verdicts are left out of the group's rewards, or
-        count as wrong (verify.undecided). `on_group` hears of each group when its last verdict is there, in whichever thread brings
-        it. `cut` says at the end of which prompts not all samples came: they are left out. Afterwards `tally` says what it cost.
+        count as wrong (verify.undecided). `expected`: how many come, 0 where nobody knows. `on_group` hears of each group when its
+        last verdict is there, in whichever thread brings it. `cut` says at the end of which prompts not all samples came: they are
+        left out. Afterwards `tally` says what it cost.
 
         Raises:
             ValueError: another prompt did not get exactly the samples 0 .. samples-1; names it.
         """
-        with self.watch(length_hint(trajectories)) as watched:
+        with self.watch(expected) as watched:
             one_round = _Round(self._config, self._pool, self._judge, self._audit, watched)
             try:
-                arrived = _arrivals(trajectories, samples, one_round, on_group)
+                arrived = yield from _arrivals(events, samples, one_round, on_group)
                 for prompt_id in cut():
                     arrived.pop(prompt_id, None)
                 for prompt_id, of_prompt in arrived.items():
@@ -217,15 +234,18 @@ class _Round:
 
 
 def _arrivals(
-    trajectories: Iterable[Trajectory], samples: int, one_round: _Round, on_group: Callable[[Group], None] | None
-) -> "dict[str, dict[int, tuple[Trajectory, Future[Verdict]]]]":
+    events: Iterable[Trajectory | NoEngine], samples: int, one_round: _Round, on_group: Callable[[Group], None] | None
+) -> "Work[dict[str, dict[int, tuple[Trajectory, Future[Verdict]]]]]":
     """Prompt id -> sample -> the trajectory, and its verdict to come; returns when the last trajectory has arrived."""
     arrived: dict[str, dict[int, tuple[Trajectory, Future[Verdict]]]] = {}
-    for trajectory in trajectories:
-        of_prompt = arrived.setdefault(trajectory.prompt.id, {})
-        if trajectory.index in of_prompt:
-            raise ValueError(f"prompt {trajectory.prompt.id!r}: sample {trajectory.index} came twice")
-        of_prompt[trajectory.index] = (trajectory, one_round.begin(trajectory))
+    for event in events:
+        if isinstance(event, NoEngine):
+            yield event
+            continue
+        of_prompt = arrived.setdefault(event.prompt.id, {})
+        if event.index in of_prompt:
+            raise ValueError(f"prompt {event.prompt.id!r}: sample {event.index} came twice")
+        of_prompt[event.index] = (event, one_round.begin(event))
         if on_group and len(of_prompt) == samples:
             _when_judged(of_prompt, samples, on_group)
     return arrived

@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from megatron_oreal.config import ComputeConfig, ModelConfig, ParallelConfig
 from megatron_oreal.learn import batch, pipeline
-from megatron_oreal.learn.checkpoint import Checkpoints, RunState
+from megatron_oreal.learn.checkpoint import Checkpoints
 from megatron_oreal.learn.packing import plan
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
 from megatron_oreal.model import hf_weights
+from megatron_oreal.run_state import RunState
 from tests.convert.test_round_trip import FAMILIES, LLAMA3, assert_same_bits, change_config, tensors, to_hf, to_megatron
 from tests.learn.test_checkpoint import make_batch
 from tests.model.test_hf_weights import SAMPLES, expected_logprobs
@@ -151,7 +152,7 @@ def train_and_save(run, run_dir: str, numbered: str):
     learner = Learner(run, ranks)
     for step in (1, 2):
         learner.train(make_batch(step), step)
-    checkpoints = Checkpoints(run_dir, run.checkpoint, learner, ranks)
+    checkpoints = Checkpoints(run_dir, run.checkpoint, learner, ranks, RunState)
     checkpoints.save(RunState(2, 2))
     checkpoints.finish()
     policy = learner.policy.gpt

@@ -6,7 +6,7 @@ from megatron_oreal.data.prompts import Question
 from megatron_oreal.evaluation.answers import Answer, Answered
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.figures import metrics, report, scores
-from megatron_oreal.evaluation.saved_answers import Kept
+from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.evaluation.votes import groups
 from megatron_oreal.verify import Verifier, VerifyConfig
@@ -74,14 +74,14 @@ def test_figures_of_a_set_and_its_parts(verifier):
 
 def test_rows_are_kept_and_a_foreign_or_damaged_file_is_one_line(tmp_path):
     path, rows = tmp_path / "rows.jsonl", list(known().values())
-    kept = Kept(path, {"model": "m"}, Answered, "run_dir")
+    kept = SavedRows(path, {"model": "m"}, Answered, "run_dir")
     assert [kept.add(row, texts=["lone surrogate \ud800"]) for row in (rows[0], rows[1], rows[0])] == [True, True, False]
     kept.close()
-    again = Kept(path, {"model": "m"}, Answered, "run_dir")
+    again = SavedRows(path, {"model": "m"}, Answered, "run_dir")
     assert list(again.rows.values()) == rows[:2]
     again.close()
     with pytest.raises(ValueError, match=r"run_dir: .*rows.jsonl is of another measurement \(model was 'm', is 'n'; seed was None, is 1\)"):
-        Kept(path, {"model": "n", "seed": 1}, Answered, "run_dir")
+        SavedRows(path, {"model": "n", "seed": 1}, Answered, "run_dir")
     path.write_text(path.read_text().replace('"greedy"', "greedy", 1))
     with pytest.raises(ValueError, match=r"rows.jsonl:2: .*; delete the file to start again"):
-        Kept(path, {"model": "m"}, Answered, "run_dir")
+        SavedRows(path, {"model": "m"}, Answered, "run_dir")

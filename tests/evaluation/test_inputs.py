@@ -5,7 +5,7 @@ import json
 import pytest
 
 from megatron_oreal.config import TrainConfig, load
-from megatron_oreal.stages import read_inputs
+from megatron_oreal.coordinator.inputs import read_inputs
 
 
 @pytest.fixture

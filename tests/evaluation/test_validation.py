@@ -5,15 +5,20 @@ from statistics import fmean
 
 import pytest
 
-from megatron_oreal.data.prompts import PromptSource, Question
-from megatron_oreal.evaluation.config import EvalSet
+from megatron_oreal.coordinator.coordinator import Coordinator
+from megatron_oreal.coordinator.selector import Selector
+from megatron_oreal.data.prompts import Question
+from megatron_oreal.debug import RecordedSteps
+from megatron_oreal.evaluation.config import EvalConfig, EvalSet
+from megatron_oreal.evaluation.early_stopping import EarlyStopping, early_stopping, improves
+from megatron_oreal.evaluation.history import EvaluationHistory
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
-from megatron_oreal.evaluation.validation import Standing, hold_out, improves, overlaps, standing
-from megatron_oreal.learn.checkpoint import RunState
+from megatron_oreal.evaluation.validation import hold_out, overlaps
 from megatron_oreal.monitor.config import MonitorConfig
-from megatron_oreal.monitor.console import Console
-from megatron_oreal.stages import Stages
-from megatron_oreal.trajectory import Prompt
+from megatron_oreal.monitor.reporter import Reporter
+from megatron_oreal.oreal import Objective
+from megatron_oreal.rollout.generate import finish
+from megatron_oreal.run_state import RunState
 
 
 def questions(count: int = 200) -> list[Question]:
@@ -64,19 +69,19 @@ def scored(*rights: int, of: int = 100) -> list[list[float]]:
 
 def test_a_run_ends_when_the_scores_have_not_improved_for_long():
     steps = dict(zip(range(0, 70, 10), scored(40, 60, 70, 70, 69, 68, 71), strict=True))
-    standings = [standing({s: steps[s] for s in range(0, last + 1, 10)}) for last in steps]
+    standings = [early_stopping({s: steps[s] for s in range(0, last + 1, 10)}) for last in steps]
     assert [now.without for now in standings] == [0, 0, 0, 1, 2, 3, 4]
     assert [now.best for now in standings] == [0, 10, 20, 30, 30, 30, 60]  # of two alike the later one
-    assert [now.enough(3) for now in standings] == [False] * 5 + [True, True]
-    assert not any(now.enough(None) for now in standings)
-    assert standing({}) == Standing()
+    assert [now.is_due(3) for now in standings] == [False] * 5 + [True, True]
+    assert not any(now.is_due(None) for now in standings)
+    assert early_stopping({}) == EarlyStopping()
 
 
 def test_slow_progress_counts_in_the_end_and_a_frozen_policy_is_waited_for():
     slow = dict(enumerate(scored(*range(40, 60))))
-    assert max(standing({s: slow[s] for s in range(last + 1)}).without for last in slow) <= 1  # a point a step is noise, two are not
+    assert max(early_stopping({s: slow[s] for s in range(last + 1)}).without for last in slow) <= 1  # a point a step is noise, two are not
     same = {step: scores for step, scores in zip((0, 5, 10, 15, 20), scored(40, 40, 40, 40, 40), strict=True)}
-    assert standing(same, frozen=10).without == 2
+    assert early_stopping(same, frozen=10).without == 2
 
 
 def test_noise_is_no_improvement():
@@ -89,11 +94,10 @@ def test_noise_is_no_improvement():
 
 @pytest.mark.parametrize(("now", "kept"), [("these", {0: [1.0], 10: [0.0]}), ("others", {}), ("", {})])
 def test_scores_of_other_questions_are_forgotten(tmp_path, capsys, now, kept):
-    source = PromptSource([Prompt("p", "q", "7", [1])], seed=0)
-    with Console("run", 20) as console:
-        given = {"run_dir": tmp_path, "source": source, "console": console, "monitor": MonitorConfig(tensorboard=False)}
-        stages = Stages(**given, validation_set=now, patience=1)
-        stages.go_on_from(RunState(step=10, seconds=1.0, validation={0: [1.0], 10: [0.0]}, validation_set="these"))
-        assert stages.validation == kept
-        assert stages.evaluate(version=0, step=10).enough == bool(kept)
+    history = EvaluationHistory(EvalConfig(patience=1, validation=1), now, last_step=20)
+    with Reporter("run", 20, MonitorConfig(tensorboard=False), tmp_path, {}) as reporter:
+        coordinator = Coordinator(RecordedSteps(tmp_path), Selector(Objective(), 0), history, reporter, None, None, None)
+        coordinator.take_up(RunState(step=10, seconds=1.0, validation={0: [1.0], 10: [0.0]}, validation_set="these"))
+        assert history.validation == kept
+        assert finish(coordinator.evaluate(step=10, version=0), lambda: None).end == bool(kept)
     assert ("other questions than before" in capsys.readouterr().out) == (not kept)

@@ -8,10 +8,11 @@ import torch
 from megatron_oreal import config
 from megatron_oreal.evaluation.figures import Evaluation, Sampled
 from megatron_oreal.evaluation.statistics import Estimate
-from megatron_oreal.learn.checkpoint import Checkpoints, RunState, find_checkpoint, list_checkpoints
+from megatron_oreal.learn.checkpoint import Checkpoints, find_checkpoint, list_checkpoints
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
+from megatron_oreal.run_state import RunState
 from megatron_oreal.trajectory import Prompt, Sample, Span, TrainBatch, Trajectory, Unfinished
 from tests.settings import tiny_run
 
@@ -46,7 +47,7 @@ def train(run: config.TrainConfig, run_dir: str, resume: str | None, last: int, 
     """Steps up to `last` (from a checkpoint), saving after some; metrics by step and this stage's final weights."""
     ranks = Ranks(run.parallel, run.seed)
     learner = Learner(run, ranks)
-    checkpoints = Checkpoints(run_dir, run.checkpoint, learner, ranks)
+    checkpoints = Checkpoints(run_dir, run.checkpoint, learner, ranks, RunState)
     state = checkpoints.restore(resume)
     metrics = {}
     for step in range(state.step + 1, last + 1):

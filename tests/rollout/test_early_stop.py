@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from megatron_oreal.coordinator.sampler import RolloutCutoff
 from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
-from megatron_oreal.selection import Enough
 from megatron_oreal.trajectory import Group, Prompt, Span, Verdict
 
 CONFIG = RolloutConfig(samples=4, top_p=1.0, max_new_tokens=180, max_total_tokens=200, request_timeout_s=60, concurrency=4)
@@ -90,23 +90,23 @@ def group(name: str, *right: bool) -> Group:
 
 def test_enough_counts_questions_with_both(rollout):
     stopped = []
-    enough = Enough(2, 4, CONFIG, lambda: stopped.append(1))
+    cutoff = RolloutCutoff(2, 4, CONFIG, lambda: stopped.append(1))
     for index, verdicts in enumerate([(True, False), (True, True), (False, False), (False, True)]):
         assert not stopped
-        enough.note(group(f"p{index}", *verdicts))
-    enough.note(group("p9", True, False))
+        cutoff.note(group(f"p{index}", *verdicts))
+    cutoff.note(group("p9", True, False))
     assert stopped == [1]
 
 
 def test_enough_leaves_the_tail_and_without_either_setting_stops_nothing():
     stopped = []
-    enough = Enough(10, 10, dataclasses.replace(CONFIG, tail=0.2), lambda: stopped.append(1))
+    cutoff = RolloutCutoff(10, 10, dataclasses.replace(CONFIG, tail=0.2), lambda: stopped.append(1))
     for index in range(8):
         assert not stopped
-        enough.note(group(f"p{index}", True, True))
+        cutoff.note(group(f"p{index}", True, True))
     assert stopped == [1]
     stopped.clear()
-    never = Enough(10, 10, CONFIG, lambda: stopped.append(1))
+    never = RolloutCutoff(10, 10, CONFIG, lambda: stopped.append(1))
     for index in range(10):
         never.note(group(f"p{index}", True, False))
     assert not stopped

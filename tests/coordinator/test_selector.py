@@ -4,10 +4,11 @@ import math
 
 import pytest
 
+from megatron_oreal.coordinator.sampler import RolloutCutoff
+from megatron_oreal.coordinator.selector import Selector
 from megatron_oreal.monitor.metrics import rollout_metrics
 from megatron_oreal.oreal import Objective
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.selection import Enough, Selector
 from megatron_oreal.trajectory import Group, Prompt, SelectionCounts, Trajectory, Verdict
 
 
@@ -70,11 +71,11 @@ def test_what_nobody_could_tell_is_neither_right_nor_wrong():
 
 def test_enough_does_not_take_undecided_for_wrong():
     stopped = []
-    enough = Enough(1, 3, RolloutConfig(oversample=3), lambda: stopped.append(1))
-    enough.note(group("a", "+0"))
-    enough.note(group("b", "-0"))
+    cutoff = RolloutCutoff(1, 3, RolloutConfig(oversample=3), lambda: stopped.append(1))
+    cutoff.note(group("a", "+0"))
+    cutoff.note(group("b", "-0"))
     assert not stopped
-    enough.note(group("c", "+0-"))
+    cutoff.note(group("c", "+0-"))
     assert stopped == [1]
 
 

@@ -19,7 +19,7 @@ class HasKey(Protocol):
 Row = TypeVar("Row", bound=HasKey)
 
 
-class Kept(Generic[Row]):
+class SavedRows(Generic[Row]):
     """A file: a line that says of what, then one line a row. `rows` is what stands in it, by key."""
 
     def __init__(self, path: Path, of: dict, kind: type[Row], name: str):

@@ -1,13 +1,11 @@
 """From verified groups to the batch of one optimizer step."""
 
-from collections.abc import Callable, Sequence
-from threading import Lock
+from collections.abc import Sequence
 
 import torch
 
 from megatron_oreal.oreal import Objective, advantages, select
-from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.trajectory import NEITHER, RIGHT, WRONG, Group, Sample, SelectionCounts, TrainBatch
+from megatron_oreal.trajectory import NEITHER, Group, Sample, SelectionCounts, TrainBatch
 
 
 class Selector:
@@ -55,31 +53,6 @@ class Selector:
             empty_responses=len(chosen.kept) - len(samples),
         )
         return TrainBatch(samples, counts)
-
-
-class Enough:
-    """Ends the sampling of a step when what is still being sampled cannot matter to it, where the configuration says so.
-
-    rollout.oversample: more questions are asked than needed; those with both a right and a wrong answer are what a step learns from.
-    rollout.tail: the slowest questions are left for the next step.
-    """
-
-    def __init__(self, needed: int, asked: int, rollout: RolloutConfig, stop: Callable[[], None]):
-        """`needed` of the `asked` questions are to be of use; `stop` is called once, in the thread of whoever notices."""
-        self._needed = needed if asked > needed else asked + 1
-        self._done_is_enough = asked - int(asked * rollout.tail) if rollout.tail else asked + 1
-        self._stop, self._lock, self._stopped = stop, Lock(), False
-        self._done = self._useful = 0
-
-    def note(self, group: Group) -> None:
-        """One more question is verified. From any thread."""
-        with self._lock:
-            self._done += 1
-            self._useful += {RIGHT, WRONG} <= set(group.rewards)
-            enough = self._useful >= self._needed or self._done >= self._done_is_enough
-            stop, self._stopped = enough and not self._stopped, self._stopped or enough
-        if stop:
-            self._stop()
 
 
 def _sample(group: Group, index: int, advantage: float) -> Sample:

@@ -3,28 +3,23 @@
 import pytest
 
 from megatron_oreal.config import ParallelConfig
-from megatron_oreal.crew import Crew
+from megatron_oreal.coordinator.workers import Workers
 from megatron_oreal.engines.engines import EnginesGone
-from megatron_oreal.learn.checkpoint import RunState
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.stop import StopSignal
-from megatron_oreal.trajectory import TrainBatch
+from megatron_oreal.trajectory import Directive, NoEngine, TrainBatch, Work
 
 
 class Recorder:
-    """In the places of checkpoints, publisher and rollout: remembers what it was asked for."""
+    """In the places of run and publisher: remembers what it was asked for."""
 
     def __init__(self):
         self.asked: list = []
-        self.on_no_engine = None
 
-    def save(self, state: RunState) -> None:
-        self.asked.append(("save", state.step))
+    def save(self) -> None:
+        self.asked.append(("save", 4))
 
-    def finish(self) -> None:
-        self.asked.append(("finish",))
-
-    def publish(self, policy, version: int) -> None:
+    def publish(self, version: int) -> None:
         self.asked.append(("publish", version))
         if version == 9:
             raise EnginesGone("no engine is left")
@@ -34,18 +29,18 @@ def conducted(version: int, failure: str) -> tuple:
     """What one of two ranks went through when the engines were lost once, and then the work failed."""
     recorder = Recorder()
     with Ranks(ParallelConfig(dp=2), 1) as ranks:
-        rollout = recorder if ranks.conducts else None
-        crew = Crew(ranks, rollout, [], recorder, StopSignal())
+        workers = Workers(ranks, "rank 0's" if ranks.conducts else None, recorder.publish, StopSignal())
 
-        def work():
-            rollout.on_no_engine()
+        def work(coordinator: str, step: int, version: int, more: list) -> Work[Directive]:
+            assert (coordinator, step, more) == ("rank 0's", 5, [6])
+            yield NoEngine()
             if failure:
                 raise RuntimeError(failure)
-            return TrainBatch([])
+            return Directive(TrainBatch([]))
 
         try:
-            with crew.saved_if_it_fails(recorder, lambda: RunState(step=4)):
-                crew.conduct("rollout", version, work)
+            with workers.saved_if_it_fails(recorder.save):
+                assert workers.follow("rollout", work, 5, version, [6]) == Directive(TrainBatch([]))
         except (RuntimeError, SystemExit) as error:
             return recorder.asked, type(error).__name__, str(error)
     return recorder.asked, "", ""
@@ -57,7 +52,7 @@ def conducted(version: int, failure: str) -> tuple:
 )
 def test_a_failure_of_rank_0_is_saved_by_all(ranks, version, failure, kinds):
     outcomes = ranks(2, conducted, version, failure)
-    saved = [("save", 4), ("finish",)] if failure or version == 9 else []
+    saved = [("save", 4)] if failure or version == 9 else []
     for asked, kind, _ in outcomes:
         assert asked == [("publish", version), *saved]
         assert kind in kinds

@@ -1,0 +1,65 @@
+"""Whatever a run reads from outside, checked before any GPU is taken."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_oreal.config import TrainConfig
+from megatron_oreal.data.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
+from megatron_oreal.evaluation.sets import ProblemSet, read_sets
+from megatron_oreal.evaluation.validation import HeldOut, hold_out, overlaps, validation_set
+from megatron_oreal.learn.checkpoint import find_checkpoint
+from megatron_oreal.model.blueprint import open_model
+from megatron_oreal.model.compute import Compute
+from megatron_oreal.model.platform import Platform
+from megatron_oreal.monitor.trackers import check_trackers
+from megatron_oreal.trajectory import Prompt
+from megatron_oreal.verify.judge import read_key
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything read from outside, checked."""
+
+    tokenizer: object
+    prompts: list[Prompt]  # balanced; those too long to be answered left out
+    sets: list[ProblemSet]  # to be evaluated: test sets, and the questions held out of training as validation set
+    notes: list[str]  # what is computed with; how many questions became how many prompts
+
+
+def read_inputs(config: TrainConfig) -> Inputs:
+    """Model folder, tokenizer, stop word and data files. Raises ValueError, one line, for the first thing wrong."""
+    compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
+    check_trackers(config.monitor)
+    find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
+    open_model(config.model.path, "policy", config.parallel)
+    read_key(config.verify.judge)
+    tokenizer = load_tokenizer(config.model.path)
+    stop_token(tokenizer, config.rollout.stop_word)
+    template = Template(tokenizer, config.data.system_prompt)
+    questions = read_questions(config.data.train)
+    held_out = hold_out(questions, config.eval.validation, config.seed)
+    balanced = balance(held_out.train, config.data.balance)
+    prompts = [template.prompt(q) for q in balanced]
+    fit = fitting(prompts, config.rollout.max_total_tokens)
+    PromptSource(fit, config.seed)  # raises where nothing is left
+    kept, asked = len({q.id for q in balanced}), len({p.id for p in fit})
+    notes = [
+        compute.line(),
+        f"data: {len(questions)} questions, {_held_out_line(held_out)}{len(held_out.train) - kept} dropped by difficulty, "
+        f"{kept - asked} too long; {len(fit)} prompts an epoch with repeats",
+    ]
+    sets = read_sets(config.eval.resolved())
+    for name, number in overlaps(questions, sets).items():
+        notes.append(f"eval: {number} questions of {name} are training questions as well: it says nothing of what the policy never saw")
+    if held_out.validation:
+        sets.append(validation_set(held_out.validation, config.eval))
+    elif sets and config.checkpoint.keep_best:
+        notes.append(f"checkpoint.keep_best={config.checkpoint.keep_best} keeps none: test sets pick no checkpoint; see eval.validation")
+    return Inputs(tokenizer, fit, sets, notes)
+
+
+def _held_out_line(held_out: HeldOut) -> str:
+    if not held_out.validation:
+        return ""
+    more = f" with {held_out.duplicates} duplicates" if held_out.duplicates else ""
+    return f"{len(held_out.validation)} held out for validation{more}, "

@@ -1,0 +1,133 @@
+"""The parts of a run, opened in their order and closed together; which of them there are is config.mode's to say (see debug.py)."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from megatron_oreal.config import TrainConfig
+from megatron_oreal.coordinator.coordinator import Coordinator, Source
+from megatron_oreal.coordinator.inputs import Inputs, read_inputs
+from megatron_oreal.coordinator.sampler import Sampler
+from megatron_oreal.coordinator.selector import Selector
+from megatron_oreal.coordinator.workers import Workers
+from megatron_oreal.data.prompts import PromptSource, Template
+from megatron_oreal.debug import RecordedSteps, check_recorded
+from megatron_oreal.engines.engines import Engines, external_engines, supervised_here
+from megatron_oreal.evaluation.config import VALIDATION
+from megatron_oreal.evaluation.evaluator import Evaluator, askings
+from megatron_oreal.evaluation.history import EvaluationHistory
+from megatron_oreal.evaluation.validation import digest
+from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.step import Learner
+from megatron_oreal.monitor.reporter import Reporter
+from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.run import Run
+from megatron_oreal.stop import StopSignal
+from megatron_oreal.sync.deliver import check_way
+from megatron_oreal.sync.publisher import Publisher
+from megatron_oreal.verify import Verifier
+from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works with, on every rank."""
+
+    workers: Workers
+    learner: Learner | None  # None: nothing is trained
+    publisher: Publisher | None  # None: nothing is published
+    run: Run
+
+
+@contextmanager
+def open_parts(config: TrainConfig) -> Iterator[Parts]:
+    """Everything is there, the run stands where it stood, and the engines answer.
+
+    Raises:
+        ValueError: something is wrong with the input, found before any GPU is taken; or with the layout.
+    """
+    inputs = read_inputs(config)
+    if config.recorded:
+        check_recorded(config)
+    samples, trains, whole = not config.recorded, config.mode != "rollout_only", config.mode == "train"
+    stop = StopSignal(listens=whole)
+    with ExitStack() as stack:
+        ranks = stack.enter_context(Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks"))
+        engines = _open_engines(config, ranks, stack) if samples else None
+        rollout = Rollout(config.rollout, engines, inputs.tokenizer, config.seed) if engines else None
+        coordinator = _open_coordinator(config, inputs, ranks, rollout, stack) if ranks.conducts else None
+        ranks.enter("load")
+        shared = samples and trains and config.rollout.releases_memory and not ranks.platform.is_cpu
+        if shared:
+            _make_room(engines, ranks)
+        learner = Learner(config, ranks) if trains else None
+        run = Run(config, ranks, coordinator, learner)
+        if engines and not engines.serving:
+            engines.wait_ready()  # they have been loading meanwhile
+        run.begin()
+        ranks.barrier()
+        publisher = stack.enter_context(Publisher(config, learner.models, ranks, engines, shared)) if whole else None
+        workers = Workers(ranks, coordinator, _into_service(publisher, learner, rollout), stop)
+        stack.enter_context(workers.saved_if_it_fails(run.save))
+        yield Parts(workers, learner, publisher, run)
+
+
+def _open_engines(config: TrainConfig, ranks: Ranks, stack: ExitStack) -> Engines | None:
+    """The engines that this host's first rank keeps begin to load; returns rank 0's view of all of them.
+
+    Raises:
+        ValueError: engines on several hosts would listen where nobody finds them, or cannot be shared out among the hosts, or
+            rollout.sync does not lead to them.
+    """
+    rollout, run_dir = config.rollout, Path(config.run_dir)
+    if rollout.placement == "colocated":
+        hosts, host = ranks.hosts()
+        check_way(rollout, hosts, ranks.platform.is_cpu)
+        numbers = rollout.engines_of(host, hosts) if ranks.placement.local_rank == 0 else range(0)
+        stack.enter_context(supervised_here(rollout, config.model.path, config.model.dtype, run_dir, numbers))
+    if not ranks.conducts:
+        return None
+    engines = Engines(rollout, run_dir, external_engines(rollout))
+    stack.callback(engines.close)
+    return engines
+
+
+def _open_coordinator(config: TrainConfig, inputs: Inputs, ranks: Ranks, rollout: Rollout | None, stack: ExitStack) -> Coordinator:
+    """`rollout`: None where the trajectories were recorded."""
+    run_dir, evaluator = Path(config.run_dir), None
+    reporter = Reporter("OREAL", config.steps, config.monitor, run_dir, asdict(config))
+    source: Source = RecordedSteps(Path(config.recorded or ""))
+    if rollout:
+        verifier = stack.enter_context(Verifier(config.verify, run_dir / DISAGREEMENTS))
+        verifier.watch = lambda expected: reporter.console.sampling(ranks.ranges.stage, expected)
+        source = Sampler(config, PromptSource(inputs.prompts, config.seed), rollout, verifier)
+        evaluator = _evaluator(config, inputs, rollout, verifier) if config.mode == "train" else None
+    stack.enter_context(reporter)
+    for line in inputs.notes if rollout else ():
+        reporter.say(line)
+    validation_set = next((digest(one) for one in inputs.sets if one.name == VALIDATION), "")
+    history = EvaluationHistory(config.eval, validation_set, config.steps, config.policy.freeze_steps)
+    selector = Selector(config.objective, config.seed)
+    return Coordinator(source, selector, history, reporter, evaluator, inputs.tokenizer, run_dir if config.record else None)
+
+
+def _evaluator(config: TrainConfig, inputs: Inputs, rollout: Rollout, verifier: Verifier) -> Evaluator | None:
+    template, longest = Template(inputs.tokenizer, config.data.system_prompt), config.rollout.max_total_tokens
+    asked = askings(inputs.sets, template, config.eval.max_new_tokens, longest)
+    return Evaluator(inputs.sets, asked, rollout, verifier) if inputs.sets else None
+
+
+def _make_room(engines: Engines | None, ranks: Ranks) -> None:
+    """Engines on the ranks' own GPUs load first, and give up the memory before the models take it; else both load at once."""
+    if engines:
+        engines.wait_ready()
+        engines.sleep()
+    ranks.barrier()
+
+
+def _into_service(publisher: Publisher | None, learner: Learner | None, rollout: Rollout | None) -> Callable[[int], object]:
+    """What all ranks do when the last engine was lost."""
+    if publisher:
+        return lambda version: publisher.publish(learner.policy.gpt, version)
+    return lambda version: rollout.take_those_that_are_back() if rollout else None
