@@ -20,6 +20,7 @@ from megatron_oreal.evaluation.history import EvaluationHistory
 from megatron_oreal.evaluation.validation import digest
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
+from megatron_oreal.monitor.profiler import Profiler
 from megatron_oreal.monitor.reporter import Reporter
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.run import Run
@@ -62,7 +63,8 @@ def open_parts(config: TrainConfig) -> Iterator[Parts]:
         if shared:
             _make_room(engines, ranks)
         learner = Learner(config, ranks) if trains else None
-        run = Run(config, ranks, coordinator, learner)
+        profiler = stack.enter_context(Profiler(config.profile, config.run_dir, ranks))
+        run = Run(config, ranks, coordinator, learner, profiler)
         if engines and not engines.serving:
             engines.wait_ready()  # they have been loading meanwhile
         run.begin()

@@ -19,7 +19,7 @@ from megatron_oreal.trajectory import Directive, TrainBatch
 class Run:
     """Steps, from where the run stood to where it ends. Its methods are collective over all ranks."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, coordinator: Coordinator | None, learner: Learner | None):
+    def __init__(self, config: TrainConfig, ranks: Ranks, coordinator: Coordinator | None, learner: Learner | None, profiler: Profiler):
         """`coordinator`: rank 0's; `learner`: None where nothing is trained. Only a whole run saves anything (config.mode).
 
         Raises:
@@ -27,9 +27,9 @@ class Run:
         """
         run_dir = Path(config.run_dir)
         self._config, self._ranks, self._coordinator, self._learner = config, ranks, coordinator, learner
+        self._profiler = profiler
         self._saves = config.mode == "train"
         self._meter = Meter(ranks, learner.cost, config.model.dtype) if learner else None
-        self._profiler = Profiler(config.profile, run_dir, ranks)
         self._state = RunState()
         if learner:
             self._checkpoints = Checkpoints(run_dir, config.checkpoint, learner, ranks, RunState)
@@ -132,7 +132,6 @@ class Run:
 
     def finish(self) -> None:
         """After the last step: what is still being written is waited for; a whole run leaves hf/ and summary.json, or how to resume it."""
-        self._profiler.finish()
         if self._saves and self._stopped:
             self._stop()
         elif self._saves:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import SftConfig, load
-from megatron_oreal.data.prompts import Template, load_tokenizer, read_rows, stop_token, text_field
+from megatron_oreal.data.prompts import Template, load_tokenizer, stop_token
+from megatron_oreal.data.questions import read_rows, text_field
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.trackers import check_trackers, open_trackers
 from megatron_oreal.trajectory import Sample

@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from megatron_oreal.data.prompts import read_questions
+from megatron_oreal.data.questions import read_questions
 
 ROOT = Path(__file__).parents[1]
 

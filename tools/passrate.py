@@ -19,7 +19,8 @@ from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import PassrateConfig, load
-from megatron_oreal.data.prompts import Template, fitting, load_tokenizer, read_questions, read_rows, stop_token
+from megatron_oreal.data.prompts import Template, fitting, load_tokenizer, stop_token
+from megatron_oreal.data.questions import read_questions, read_rows
 from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.monitor.console import Console

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.data.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
+from megatron_oreal.data.prompts import PromptSource, Template, fitting, load_tokenizer, stop_token
+from megatron_oreal.data.questions import balance, read_questions
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.evaluation.validation import HeldOut, hold_out, overlaps, validation_set
 from megatron_oreal.learn.checkpoint import find_checkpoint

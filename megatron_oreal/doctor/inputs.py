@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.data.prompts import PromptSource, Template, balance, fitting, load_tokenizer, read_questions, stop_token
+from megatron_oreal.data.prompts import PromptSource, Template, fitting, load_tokenizer, stop_token
+from megatron_oreal.data.questions import balance, read_questions
 from megatron_oreal.doctor.findings import LEFT_OUT, OK, Findings
 from megatron_oreal.evaluation.sets import read_sets
 from megatron_oreal.evaluation.validation import hold_out
@@ -13,7 +14,6 @@ from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import check_folder
 from megatron_oreal.model.platform import Platform
-from megatron_oreal.serve import Serving
 from megatron_oreal.sync.deliver import check_way
 
 
@@ -76,7 +76,7 @@ def _engines_fit(config: TrainConfig, rank_hosts: int, other_hosts: int) -> None
     if config.rollout.placement == "colocated":
         check_way(config.rollout, rank_hosts, Platform.detect().is_cpu)
     elif config.rollout.placement == "disaggregated" and other_hosts > 0:
-        Serving(config.run_dir, config.model, config.rollout, 0, other_hosts)
+        config.rollout.engines_of(0, other_hosts)
 
 
 def check_model_is_seen(findings: Findings, path: str) -> None:

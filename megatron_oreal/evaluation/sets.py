@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_oreal.data.prompts import Question, read_rows
+from megatron_oreal.data.questions import Question, read_rows
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.verify.answer import outer_boxes
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron_oreal.data.prompts import Question
+from megatron_oreal.data.questions import Question
 from megatron_oreal.evaluation.config import VALIDATION, EvalConfig
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 

@@ -1,13 +1,16 @@
 """What a step costs: seconds of its stages, tokens a second, share of the GPUs' peak, memory. Over all ranks."""
 
 import resource
+from typing import TYPE_CHECKING
 
 import torch
 
-from megatron_oreal.learn.flops import StepCost
-from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.plan.devices import GIB, bf16_peak
 from megatron_oreal.trajectory import TrainBatch
+
+if TYPE_CHECKING:
+    from megatron_oreal.learn.flops import StepCost
+    from megatron_oreal.learn.parallel import Ranks
 
 TRAINING = ("token_rm", "reference", "policy", "optimizer")
 STAGES = (*TRAINING, "evaluate")
@@ -17,7 +20,7 @@ STAGES = (*TRAINING, "evaluate")
 class Meter:
     """Reads the clocks of all ranks once a step. Both methods are collective."""
 
-    def __init__(self, ranks: Ranks, cost: StepCost, dtype: str):
+    def __init__(self, ranks: "Ranks", cost: "StepCost", dtype: str):
         """`dtype` of the models: a share of the peak is claimed of bfloat16 alone, for which the peak is stated, on a GPU that is known."""
         self._ranks, self._cost = ranks, cost
         on_gpu = not ranks.platform.is_cpu

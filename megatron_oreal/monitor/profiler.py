@@ -1,21 +1,24 @@
 """`profile=torch`: a trace of some steps, with the stages as ranges, and of the GPU's memory. A file a rank."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.monitor.config import ProfileConfig
+
+if TYPE_CHECKING:
+    from megatron_oreal.learn.parallel import Ranks
 
 MEMORY_EVENTS = 200_000
 """Most allocations of a memory snapshot; the newest."""
 
 
 class Profiler:
-    """Traces profile.steps steps from profile.first on (where the run is beyond that already, from its next)."""
+    """Traces profile.steps steps from profile.first on (where the run is beyond that already, from its next). Use as a context manager."""
 
-    def __init__(self, config: ProfileConfig, run_dir: str | Path, ranks: Ranks):
+    def __init__(self, config: ProfileConfig, run_dir: str | Path, ranks: "Ranks"):
         self._config, self._ranks, self._folder = config, ranks, Path(run_dir) / "profile"
         self._trace: profile | None = None  # while it is recorded
         self._first = self._done = 0  # the first step in it, and the step after its last
@@ -47,7 +50,10 @@ class Profiler:
             torch.cuda.memory._dump_snapshot(f"{name}.memory.pickle")
             torch.cuda.memory._record_memory_history(enabled=None)
 
-    def finish(self) -> None:
-        """The run is over, in order: the trace is written where its last step was not. Not for a run that fails, perhaps by its GPU."""
-        if self._trace:
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        """The trace is written where the run ends before its last step is over; not after an error, which may be the GPU's."""
+        if self._trace and kind is None:
             self._write()

@@ -1,16 +1,18 @@
 """The stages of a run on the clock, and as ranges for profilers: of torch.profiler, and NVTX ranges (Nsight Systems) where CUDA is."""
 
 import time
+from typing import TYPE_CHECKING
 
 import torch
 
-from megatron_oreal.model.platform import Platform
+if TYPE_CHECKING:
+    from megatron_oreal.model.platform import Platform
 
 
 class StageRanges:
     """One stage follows another; this rank's seconds in each are added up. All in the thread that trains."""
 
-    def __init__(self, platform: Platform):
+    def __init__(self, platform: "Platform"):
         self._platform = platform
         self._stage, self._since = "", time.perf_counter()
         self._open: torch.profiler.record_function | None = None

@@ -2,7 +2,8 @@
 
 import pytest
 
-from megatron_oreal.data.prompts import PromptSource, Question, balance, fitting, read_questions
+from megatron_oreal.data.prompts import PromptSource, fitting
+from megatron_oreal.data.questions import Question, balance, read_questions
 from megatron_oreal.trajectory import Prompt
 
 GOOD = '{"question": "1+1?", "gold_answer": "2", "pass_rate": 0.5}\n'

@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_oreal.data.prompts import Question
+from megatron_oreal.data.questions import Question
 from megatron_oreal.evaluation.answers import Answer, Answered
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.figures import metrics, report, scores

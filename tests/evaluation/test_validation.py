@@ -7,7 +7,7 @@ import pytest
 
 from megatron_oreal.coordinator.coordinator import Coordinator
 from megatron_oreal.coordinator.selector import Selector
-from megatron_oreal.data.prompts import Question
+from megatron_oreal.data.questions import Question
 from megatron_oreal.debug import RecordedSteps
 from megatron_oreal.evaluation.config import EvalConfig, EvalSet
 from megatron_oreal.evaluation.early_stopping import EarlyStopping, early_stopping, improves

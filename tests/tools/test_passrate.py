@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_oreal.data.prompts import read_questions
+from megatron_oreal.data.questions import read_questions
 from megatron_oreal.trajectory import Group, Prompt, Verdict
 from tools import passrate
 
