@@ -1,0 +1,1 @@
+"""A run as one HTML file: curves, where the time goes, trajectories with their token weights."""

@@ -1,0 +1,1 @@
+"""Prompts in, trajectories out as they finish: who is asked what, what is cut and goes on."""
