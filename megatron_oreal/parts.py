@@ -22,8 +22,8 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.monitor.profiler import Profiler
 from megatron_oreal.monitor.reporter import Reporter
+from megatron_oreal.progress import Progress
 from megatron_oreal.rollout.generate import Rollout
-from megatron_oreal.run import Run
 from megatron_oreal.stop import StopSignal
 from megatron_oreal.sync.deliver import check_way
 from megatron_oreal.sync.publisher import Publisher
@@ -38,7 +38,7 @@ class Parts:
     workers: Workers
     learner: Learner | None  # None: nothing is trained
     publisher: Publisher | None  # None: nothing is published
-    run: Run
+    progress: Progress
 
 
 @contextmanager
@@ -64,15 +64,15 @@ def open_parts(config: TrainConfig) -> Iterator[Parts]:
             _make_room(engines, ranks)
         learner = Learner(config, ranks) if trains else None
         profiler = stack.enter_context(Profiler(config.profile, config.run_dir, ranks))
-        run = Run(config, ranks, coordinator, learner, profiler)
+        progress = Progress(config, ranks, coordinator, learner, profiler)
         if engines and not engines.serving:
             engines.wait_ready()  # they have been loading meanwhile
-        run.begin()
+        progress.begin()
         ranks.barrier()
         publisher = stack.enter_context(Publisher(config, learner.models, ranks, engines, shared)) if whole else None
         workers = Workers(ranks, coordinator, _into_service(publisher, learner, rollout), stop)
-        stack.enter_context(workers.saved_if_it_fails(run.save))
-        yield Parts(workers, learner, publisher, run)
+        stack.enter_context(workers.saved_if_it_fails(progress.save))
+        yield Parts(workers, learner, publisher, progress)
 
 
 def _open_engines(config: TrainConfig, ranks: Ranks, stack: ExitStack) -> Engines | None:

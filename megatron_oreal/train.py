@@ -34,26 +34,26 @@ def run(config: TrainConfig) -> None:
     from megatron_oreal.parts import open_parts
 
     with open_parts(config) as parts:
-        workers, learner, publisher, run = parts.workers, parts.learner, parts.publisher, parts.run
-        if publisher:
-            publisher.publish(learner.policy.gpt, run.version)  # a sync that cannot work is found out now, not at the first new version
-            run.evaluated(workers.follow("evaluate", Coordinator.evaluate, run.step, run.version))
+        workers, learner, publisher, progress = parts.workers, parts.learner, parts.publisher, parts.progress
+        if publisher:  # a sync that cannot work is found out now, not when the policy first changes
+            publisher.publish(learner.policy.gpt, progress.version)
+            progress.evaluated(workers.follow("evaluate", Coordinator.evaluate, progress.step, progress.version))
 
-        for step in run.steps():
-            collected = workers.follow("rollout", collect, step, run.version, run.pending)
-            if run.stopped(collected):
+        for step in progress.steps():
+            collected = workers.follow("rollout", collect, step, progress.version, progress.pending)
+            if progress.stopped(collected):
                 break
             update, published, evaluated = StepResult(), {}, Directive()
             if learner and collected.batch.samples:
                 asleep = publisher and publisher.make_room()
                 update = learner.train(collected.batch, step)
-                run.trained(step, collected, update)
+                progress.trained(step, collected, update)
                 if publisher and (update.policy_changed or asleep):
-                    published = publisher.publish(learner.policy.gpt, run.version)
+                    published = publisher.publish(learner.policy.gpt, progress.version)
             if publisher:
-                evaluated = workers.follow("evaluate", Coordinator.evaluate, step, run.version)
-            run.end_step(step, collected, update, published, evaluated)
-        run.finish()
+                evaluated = workers.follow("evaluate", Coordinator.evaluate, step, progress.version)
+            progress.end_step(step, collected, update, published, evaluated)
+        progress.finish()
 
 
 def collect(coordinator: "Coordinator", step: int, version: int, sampled: TrainBatch | None = None) -> Work[Directive]:

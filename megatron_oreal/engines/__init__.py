@@ -1,1 +1,1 @@
-"""SGLang servers: started and watched (server, supervisor), found (registry), told what to do (control), and as rank 0 sees them (engines)."""
+"""SGLang servers: started and watched (server, supervisor), found (registry), directed (control), seen from rank 0 (engines)."""

@@ -16,7 +16,7 @@ from megatron_oreal.run_state import RunState
 from megatron_oreal.trajectory import Directive, TrainBatch
 
 
-class Run:
+class Progress:
     """Steps, from where the run stood to where it ends. Its methods are collective over all ranks."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks, coordinator: Coordinator | None, learner: Learner | None, profiler: Profiler):
