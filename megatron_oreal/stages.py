@@ -33,7 +33,7 @@ from megatron_oreal.selection import Selector
 from megatron_oreal.trajectory import Prompt, TrainBatch, Turn, Unfinished
 from megatron_oreal.verify import Verifier
 from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
-from megatron_oreal.verify.judge import read_key
+from megatron_oreal.verify.judge.hosts import read_key
 
 STOPPED = "stopped"
 """File of a run that was asked to stop and is to go on: with it alone can its status 0 be told from that of a finished run."""

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from megatron_oreal.verify.answer import final_answer, gold_answer
+from megatron_oreal.verify.extraction.answer import final_answer, gold_answer
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from fractions import Fraction
 
-from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.assignments import (
+from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.comparison.assignments import (
     assigned,
     function_and_value,
     is_name,
@@ -11,12 +11,20 @@ from megatron_oreal.verify.assignments import (
     turned,
     without_variable,
 )
-from megatron_oreal.verify.equations import difference, same_equation, same_inequality
-from megatron_oreal.verify.exact import Budget, CannotDecide, Undefined, based_value
-from megatron_oreal.verify.forms import as_assignments, plain_form, same_parameter, series_of, turned_round, with_index_of, with_sign
-from megatron_oreal.verify.numeric import Numeric, same_scalar
-from megatron_oreal.verify.realsets import infinity, names_set, same_set
-from megatron_oreal.verify.vocabulary import words
+from megatron_oreal.verify.rules.comparison.equations import difference, same_equation, same_inequality
+from megatron_oreal.verify.rules.comparison.forms import (
+    as_assignments,
+    plain_form,
+    same_parameter,
+    series_of,
+    turned_round,
+    with_index_of,
+    with_sign,
+)
+from megatron_oreal.verify.rules.reading.vocabulary import words
+from megatron_oreal.verify.rules.values.numeric import Numeric, same_scalar
+from megatron_oreal.verify.rules.values.rational import Budget, CannotDecide, Undefined, based_value
+from megatron_oreal.verify.rules.values.realsets import infinity, names_set, same_set
 
 MAX_ITEMS = 64
 _CONSTANTS_OF_INTEGRATION = words("C c K k C_1 c_1 C_0")

@@ -1,4 +1,4 @@
-"""One worker process of the pool: `python -m megatron_oreal.verify.worker FD MEMORY_MB TIMEOUT_S`.
+"""One worker process of the pool: `python -m megatron_oreal.verify.pool.worker FD MEMORY_MB TIMEOUT_S`.
 
 Speaks length-prefixed JSON over the socket FD; standard input, output and error are /dev/null. Imports neither
 torch nor megatron. Ends at the end of the socket, when its parent is gone, or at its CPU limit.
@@ -12,8 +12,8 @@ import signal
 import socket
 import sys
 
-from megatron_oreal.verify.channel import receive, send
-from megatron_oreal.verify.equivalence import compare
+from megatron_oreal.verify.pool.channel import receive, send
+from megatron_oreal.verify.rules.equivalence import compare
 
 PARENT_CHECK_S = 5.0
 

@@ -3,10 +3,10 @@
 import re
 from typing import NamedTuple
 
-from megatron_oreal.verify import vocabulary as v
-from megatron_oreal.verify.normalize import ROW_BREAK
-from megatron_oreal.verify.syntax import ELLIPSIS
-from megatron_oreal.verify.units import CANONICAL, SHORT_UNITS
+from megatron_oreal.verify.rules.reading import vocabulary as v
+from megatron_oreal.verify.rules.reading.normalize import ROW_BREAK
+from megatron_oreal.verify.rules.reading.units import CANONICAL, SHORT_UNITS
+from megatron_oreal.verify.rules.syntax import ELLIPSIS
 
 
 class CannotRead(ValueError):

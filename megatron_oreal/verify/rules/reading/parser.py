@@ -2,13 +2,13 @@
 
 from fractions import Fraction
 
-from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.lexer import CannotRead, Token, tokenize
-from megatron_oreal.verify.numerals import SCALES, based
-from megatron_oreal.verify.operands import MINUS_ONE, Operands, times
-from megatron_oreal.verify.stream import END
-from megatron_oreal.verify.units import CANONICAL, canonical_unit, is_unit
-from megatron_oreal.verify.vocabulary import words
+from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.reading.lexer import CannotRead, Token, tokenize
+from megatron_oreal.verify.rules.reading.numerals import SCALES, based
+from megatron_oreal.verify.rules.reading.operands import MINUS_ONE, Operands, times
+from megatron_oreal.verify.rules.reading.stream import END
+from megatron_oreal.verify.rules.reading.units import CANONICAL, canonical_unit, is_unit
+from megatron_oreal.verify.rules.reading.vocabulary import words
 
 RELATIONS = words("= < > ≤ ≥ ≠ ∈ ∉ ≈ ≡ ~ ≅ ⊂ ⊆ → ⇒ ⇔ ∝ ⊥ ∥")
 _ORDER = frozenset("<>≤≥≠∈")

@@ -2,13 +2,13 @@
 
 from fractions import Fraction
 
-from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.blocks import Blocks
-from megatron_oreal.verify.lexer import CannotRead, Token
-from megatron_oreal.verify.numerals import SCALES, number, spelled
-from megatron_oreal.verify.stream import END
-from megatron_oreal.verify.units import CANONICAL
-from megatron_oreal.verify.vocabulary import words
+from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.reading.blocks import Blocks
+from megatron_oreal.verify.rules.reading.lexer import CannotRead, Token
+from megatron_oreal.verify.rules.reading.numerals import SCALES, number, spelled
+from megatron_oreal.verify.rules.reading.stream import END
+from megatron_oreal.verify.rules.reading.units import CANONICAL
+from megatron_oreal.verify.rules.reading.vocabulary import words
 
 MINUS_ONE = s.Num(Fraction(-1))
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}

@@ -1,6 +1,6 @@
 """Words after a value: which of them are units, and which name the same unit."""
 
-from megatron_oreal.verify.vocabulary import words as _words
+from megatron_oreal.verify.rules.reading.vocabulary import words as _words
 
 _SAME = {
     "m": "meter meters metre metres", "cm": "centimeter centimeters centimetre centimetres",

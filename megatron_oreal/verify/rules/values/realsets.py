@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.exact import Budget, CannotDecide, PrimeField, rational
-from megatron_oreal.verify.forms import with_sign
-from megatron_oreal.verify.numeric import Numeric, close, context
-from megatron_oreal.verify.polynomials import real_roots
+from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.comparison.forms import with_sign
+from megatron_oreal.verify.rules.values.numeric import Numeric, close, context
+from megatron_oreal.verify.rules.values.polynomials import real_roots
+from megatron_oreal.verify.rules.values.rational import Budget, CannotDecide, PrimeField, rational
 
 _ORDER = frozenset("<>≤≥≠")
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠"}

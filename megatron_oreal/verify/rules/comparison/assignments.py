@@ -1,6 +1,6 @@
 """Statements that give a name a value: what counts as a name, and lists of such statements."""
 
-from megatron_oreal.verify import syntax as s
+from megatron_oreal.verify.rules import syntax as s
 
 
 def assigned(item) -> bool:

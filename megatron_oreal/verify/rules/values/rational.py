@@ -9,7 +9,7 @@ import random
 from fractions import Fraction
 from functools import cache
 
-from megatron_oreal.verify import syntax as s
+from megatron_oreal.verify.rules import syntax as s
 
 MAX_BITS = 16_384
 """Of a numerator or denominator. 3^2019 has 3,201; beyond this only the prime field is asked."""

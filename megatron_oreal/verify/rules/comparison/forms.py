@@ -2,8 +2,8 @@
 
 from fractions import Fraction
 
-from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.matrices import worked_out
+from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.values.matrices import worked_out
 
 _WHOLE = ("integers", "naturals")
 MAX_SERIES = 8

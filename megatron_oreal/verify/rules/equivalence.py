@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator
 
 from megatron_oreal.trajectory import Verdict
-from megatron_oreal.verify.answer import final_answer, gold_answer
-from megatron_oreal.verify.comparison import Comparison
-from megatron_oreal.verify.exact import CannotDecide
-from megatron_oreal.verify.lexer import CannotRead
-from megatron_oreal.verify.normalize import normalize, squeeze, unlabelled
-from megatron_oreal.verify.parser import parse
-from megatron_oreal.verify.syntax import Const, Func, rebuild, walk
+from megatron_oreal.verify.extraction.answer import final_answer, gold_answer
+from megatron_oreal.verify.rules.comparison.comparison import Comparison
+from megatron_oreal.verify.rules.reading.lexer import CannotRead
+from megatron_oreal.verify.rules.reading.normalize import normalize, squeeze, unlabelled
+from megatron_oreal.verify.rules.reading.parser import parse
+from megatron_oreal.verify.rules.syntax import Const, Func, rebuild, walk
+from megatron_oreal.verify.rules.values.rational import CannotDecide
 
 MAX_CHARS = 1_200
 """Longer answers are compared as strings only; the longest gold of MATH and OlympiadBench has some 500."""

@@ -2,9 +2,9 @@
 
 from fractions import Fraction
 
-from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.exact import Budget, CannotDecide, Inexact, PrimeField, Undefined
-from megatron_oreal.verify.numeric import agree
+from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.values.numeric import agree
+from megatron_oreal.verify.rules.values.rational import Budget, CannotDecide, Inexact, PrimeField, Undefined
 
 _ORDER = {"<": 1, "≤": 1, ">": -1, "≥": -1}
 _MINUS = s.Num(Fraction(-1))

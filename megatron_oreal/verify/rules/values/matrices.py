@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from megatron_oreal.verify import syntax as s
+from megatron_oreal.verify.rules import syntax as s
 
 MAX_SIDE = 6
 MAX_DETERMINANT = 4

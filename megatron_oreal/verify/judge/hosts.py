@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 
@@ -144,6 +145,14 @@ class Hosts:
             raise HostFailed(type(error).__name__) from error
         except ValueError as error:
             raise HostFailed("no JSON") from error
+
+
+def read_key(config: JudgeConfig) -> str | None:
+    """The API key. Raises ValueError where its file cannot be read."""
+    try:
+        return Path(config.key_file).read_text().strip() if config.key_file else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"verify.judge.key_file: {error}") from error
 
 
 def _reply(answer: object) -> str:

@@ -2,10 +2,10 @@
 
 from fractions import Fraction
 
-from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.lexer import CannotRead
-from megatron_oreal.verify.stream import TokenStream
-from megatron_oreal.verify.vocabulary import words
+from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.reading.lexer import CannotRead
+from megatron_oreal.verify.rules.reading.stream import TokenStream
+from megatron_oreal.verify.rules.reading.vocabulary import words
 
 _MATRICES = words("matrix pmatrix bmatrix Bmatrix smallmatrix array")
 _CASES = words("cases dcases rcases aligned align gathered split alignedat eqnarray")

@@ -3,8 +3,8 @@
 import re
 from fractions import Fraction
 
-from megatron_oreal.verify.lexer import CannotRead
-from megatron_oreal.verify.syntax import Based
+from megatron_oreal.verify.rules.reading.lexer import CannotRead
+from megatron_oreal.verify.rules.syntax import Based
 
 MAX_EXPONENT_OF_TEN = 3000
 _REPEATING = re.compile(r"(\d*)\.?(\d*)\\(?:overline|bar|dot)\{?(\d+)\}?(?:\\dot(\d))?")

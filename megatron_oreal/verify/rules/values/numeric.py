@@ -7,9 +7,9 @@ thread has its own.
 import threading
 from fractions import Fraction
 
-from megatron_oreal.verify import syntax as s
-from megatron_oreal.verify.exact import Budget, CannotDecide, Inexact, Undefined, rational
-from megatron_oreal.verify.vocabulary import words
+from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.reading.vocabulary import words
+from megatron_oreal.verify.rules.values.rational import Budget, CannotDecide, Inexact, Undefined, rational
 
 DIGITS = 110
 AGREE = 75
@@ -317,7 +317,7 @@ def same_scalar(a, b, budget: Budget) -> bool:
 
 
 def _same_in_field(a, b, budget: Budget) -> bool:
-    from megatron_oreal.verify.exact import PrimeField
+    from megatron_oreal.verify.rules.values.rational import PrimeField
 
     field = PrimeField(seed=1)
     return field.evaluate(a, budget) == field.evaluate(b, budget)

@@ -1,6 +1,6 @@
 """The parser's view of its tokens: look, take, and go one level deeper within a bound."""
 
-from megatron_oreal.verify.lexer import CannotRead, Token
+from megatron_oreal.verify.rules.reading.lexer import CannotRead, Token
 
 MAX_DEPTH = 40
 END = Token("end of text", "")

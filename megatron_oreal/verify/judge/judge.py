@@ -7,13 +7,12 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from megatron_oreal.errors import ServerError
 from megatron_oreal.verify.config import JudgeConfig
-from megatron_oreal.verify.judge_cache import JudgeCache
-from megatron_oreal.verify.judge_hosts import HostFailed, Hosts, NoHost, Refused
-from megatron_oreal.verify.judge_prompt import messages, verdict_of
+from megatron_oreal.verify.judge.cache import JudgeCache
+from megatron_oreal.verify.judge.hosts import HostFailed, Hosts, NoHost, Refused, read_key
+from megatron_oreal.verify.judge.prompt import messages, verdict_of
 
 REPLY_END_CHARS = 300
 CLOSE_S = 10.0
@@ -153,14 +152,6 @@ class Judge:
 
 def _ruling(right: bool, reply_end: str, known: bool = False) -> Ruling:
     return Ruling(right, "judge: correct" if right else "judge: incorrect", reply_end, known)
-
-
-def read_key(config: JudgeConfig) -> str | None:
-    """The API key. Raises ValueError where its file cannot be read."""
-    try:
-        return Path(config.key_file).read_text().strip() if config.key_file else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"verify.judge.key_file: {error}") from error
 
 
 async def _make_hosts(config: JudgeConfig, key: str | None) -> Hosts:
