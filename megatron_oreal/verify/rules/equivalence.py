@@ -10,7 +10,7 @@ from megatron_oreal.verify.rules.reading.lexer import CannotRead
 from megatron_oreal.verify.rules.reading.normalize import normalize, squeeze, unlabelled
 from megatron_oreal.verify.rules.reading.parser import parse
 from megatron_oreal.verify.rules.syntax import Const, Func, rebuild, walk
-from megatron_oreal.verify.rules.values.rational import CannotDecide
+from megatron_oreal.verify.rules.values.budget import CannotDecide
 
 MAX_CHARS = 1_200
 """Longer answers are compared as strings only; the longest gold of MATH and OlympiadBench has some 500."""

@@ -1,4 +1,4 @@
-"""The syntax tree of an answer: small immutable nodes, made by the parser, read by the comparisons."""
+"""The syntax tree of an answer: small immutable nodes, made by the parser, read by whatever asks for values and compares."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -134,7 +134,9 @@ class Matrix:
 
 ELLIPSIS = "..."
 """Name of the symbol that stands for dots in a list or sum: it has no value."""
-ATOMS = (Num, Sym, Const, Sign, Based)
+MINUS_ONE = Num(Fraction(-1))
+MIRRORED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠", "≈": "≈"}
+"""Signs of relations as they are read from right to left."""
 
 
 def children(node) -> tuple:
@@ -167,28 +169,16 @@ def walk(node):
 def rebuild(node, change):
     """The node with `change` applied to what is right under it."""
     match node:
-        case Add(parts):
-            return Add(tuple(map(change, parts)))
-        case Mul(parts):
-            return Mul(tuple(map(change, parts)))
-        case Ratio(parts, clock):
-            return Ratio(tuple(map(change, parts)), clock)
-        case Listing(items, braced):
-            return Listing(tuple(map(change, items)), braced)
-        case SetOp(op, parts):
-            return SetOp(op, tuple(map(change, parts)))
-        case Func(name, args):
-            return Func(name, tuple(map(change, args)))
-        case Apply(name, args):
-            return Apply(name, tuple(map(change, args)))
-        case Div(top, bottom):
-            return Div(change(top), change(bottom))
-        case Pow(base, exponent):
-            return Pow(change(base), change(exponent))
-        case Condition(variable, condition):
-            return Condition(change(variable), change(condition))
+        case Add(parts) | Mul(parts):
+            return type(node)(tuple(map(change, parts)))
+        case Div(first, second) | Pow(first, second) | Condition(first, second):
+            return type(node)(change(first), change(second))
+        case Func(name, parts) | Apply(name, parts) | SetOp(name, parts):
+            return type(node)(name, tuple(map(change, parts)))
         case Quantity(value, unit):
             return Quantity(change(value), unit)
+        case Listing(parts, mark) | Ratio(parts, mark):
+            return type(node)(tuple(map(change, parts)), mark)
         case Bracketed(left, items, right):
             return Bracketed(left, tuple(map(change, items)), right)
         case Relation(ops, sides):
@@ -207,3 +197,24 @@ def symbols(node) -> frozenset[str]:
 def replaced(node, old, new):
     """The tree with one node put in place of every node equal to another."""
     return new if node == old else rebuild(node, lambda child: replaced(child, old, new))
+
+
+def times(left, right):
+    """left * right; the product of a quantity keeps its unit."""
+    if isinstance(left, Quantity) or isinstance(right, Quantity):
+        units = [n.unit for n in (left, right) if isinstance(n, Quantity)]
+        plain = [n.value if isinstance(n, Quantity) else n for n in (left, right)]
+        return Quantity(times(*plain), units[0] if len(units) == 1 else "")
+    return Mul((*left.factors, right)) if isinstance(left, Mul) else Mul((left, right))
+
+
+def difference(left, right):
+    """left - right."""
+    return Add((left, Mul((MINUS_ONE, right))))
+
+
+def with_sign(node, sign: int):
+    """The tree with its plus-minus signs read as plus (1) or minus (-1)."""
+    if isinstance(node, Sign):
+        return Num(Fraction(sign * node.first))
+    return rebuild(node, lambda child: with_sign(child, sign))

@@ -3,16 +3,11 @@
 from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
-from megatron_oreal.verify.rules.values.numeric import agree
-from megatron_oreal.verify.rules.values.rational import Budget, CannotDecide, Inexact, PrimeField, Undefined
+from megatron_oreal.verify.rules.values.budget import Budget, CannotDecide, Inexact, Undefined
+from megatron_oreal.verify.rules.values.prime_field import PrimeField
+from megatron_oreal.verify.rules.values.probing import agree
 
 _ORDER = {"<": 1, "≤": 1, ">": -1, "≥": -1}
-_MINUS = s.Num(Fraction(-1))
-
-
-def difference(left, right):
-    """left - right."""
-    return s.Add((left, s.Mul((_MINUS, right))))
 
 
 def same_equation(a: s.Relation, b: s.Relation, budget: Budget) -> bool:
@@ -20,7 +15,7 @@ def same_equation(a: s.Relation, b: s.Relation, budget: Budget) -> bool:
 
     Raises CannotDecide where neither side is a rational function and no constant factor is seen.
     """
-    first, second = difference(*a.sides), difference(*b.sides)
+    first, second = s.difference(*a.sides), s.difference(*b.sides)
     if s.symbols(first) != s.symbols(second):
         return False
     try:
@@ -70,7 +65,7 @@ def same_inequality(a: s.Relation, b: s.Relation, budget: Budget) -> bool:
     if len(a.ops) != 1 or len(b.ops) != 1 or not {*a.ops, *b.ops} <= set(_ORDER):
         raise CannotDecide("no single inequality")
     strict = {op in "<>" for op in (*a.ops, *b.ops)}
-    first, second = difference(*a.sides), difference(*b.sides)
+    first, second = s.difference(*a.sides), s.difference(*b.sides)
     if len(strict) == 2 or s.symbols(first) != s.symbols(second):
         return False
     quotient = _quotient(first, second, budget)

@@ -1,13 +1,10 @@
 """One form for what is written in several ways: applied to a syntax tree before it is compared."""
 
-from fractions import Fraction
-
 from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.values.matrices import worked_out
 
 _WHOLE = ("integers", "naturals")
 MAX_SERIES = 8
-_FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠", "≈": "≈"}
 
 
 def plain_form(node):
@@ -63,18 +60,22 @@ def same_parameter(node, other):
     return node
 
 
-def with_sign(node, sign: int):
-    """The tree with its plus-minus signs read as plus (1) or minus (-1)."""
-    if isinstance(node, s.Sign):
-        return s.Num(Fraction(sign * node.first))
-    return s.rebuild(node, lambda child: with_sign(child, sign))
+def bare(node):
+    """Without the unit, and with the plus-minus sign written out as two values."""
+    while isinstance(node, s.Quantity):
+        node = node.value
+    if isinstance(node, s.Listing) and len(node.items) == 1 and node.items[0] != s.Sym("emptyset"):
+        return bare(node.items[0])
+    if not isinstance(node, (s.Listing, s.Condition)) and any(isinstance(n, s.Sign) for n in s.walk(node)):
+        return s.Listing((s.with_sign(node, 1), s.with_sign(node, -1)), braced=True)
+    return node
 
 
 def turned_round(relation: s.Relation) -> s.Relation | None:
     """c > b > a for a < b < c; None where a sign has no mirror image."""
-    if not set(relation.ops) <= set(_FLIPPED):
+    if not set(relation.ops) <= set(s.MIRRORED):
         return None
-    return s.Relation(tuple(_FLIPPED[op] for op in reversed(relation.ops)), tuple(reversed(relation.sides)))
+    return s.Relation(tuple(s.MIRRORED[op] for op in reversed(relation.ops)), tuple(reversed(relation.sides)))
 
 
 def as_assignments(node):

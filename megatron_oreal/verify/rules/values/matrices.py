@@ -1,14 +1,11 @@
 """Matrices that an answer adds, multiplies or takes the determinant of, worked out entry by entry."""
 
-from fractions import Fraction
-
 from megatron_oreal.verify.rules import syntax as s
 
 MAX_SIDE = 6
 MAX_DETERMINANT = 4
 MAX_NODES = 4_000
 """An entry of a product of products grows with every factor."""
-_MINUS = s.Num(Fraction(-1))
 
 
 def worked_out(node):
@@ -64,5 +61,5 @@ def _determinant(rows: tuple):
     terms = []
     for column, cell in enumerate(rows[0]):
         minor = tuple(tuple(row[:column] + row[column + 1 :]) for row in rows[1:])
-        terms.append(s.Mul((cell, _determinant(minor)) if column % 2 == 0 else (_MINUS, cell, _determinant(minor))))
+        terms.append(s.Mul((cell, _determinant(minor)) if column % 2 == 0 else (s.MINUS_ONE, cell, _determinant(minor))))
     return s.Add(tuple(terms))

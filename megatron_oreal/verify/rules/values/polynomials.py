@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 
-from megatron_oreal.verify.rules.values.rational import CannotDecide
+from megatron_oreal.verify.rules.values.budget import CannotDecide
 
 MAX_DEGREE = 6
 MAX_BITS = 128

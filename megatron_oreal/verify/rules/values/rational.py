@@ -1,44 +1,14 @@
-"""Exact evaluation: rational numbers, and rational functions over a random prime field. No floats anywhere.
-
-Two rational functions that agree at a random point of a field of some 2^120 elements are the same but for a
-chance of degree / 2^120 (Schwartz-Zippel); the prime is drawn at random, so no answer can be built around it.
-"""
+"""Rational numbers, exactly: the value of a tree as a fraction. No floats anywhere."""
 
 import math
-import random
 from fractions import Fraction
-from functools import cache
 
 from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.values.budget import Budget, Inexact, Undefined
 
 MAX_BITS = 16_384
 """Of a numerator or denominator. 3^2019 has 3,201; beyond this only the prime field is asked."""
 MAX_FACTORIAL = 2_000
-STEPS = 30_000
-
-
-class CannotDecide(Exception):
-    """Neither equal nor different could be shown within the limits."""
-
-
-class Inexact(CannotDecide):
-    """Not a rational number (or not a rational function), or one too long to write."""
-
-
-class Undefined(CannotDecide):
-    """Division by zero, a logarithm of zero, ..."""
-
-
-class Budget:
-    """Steps of evaluation left to one comparison of two answers, so that no answer costs more than a second."""
-
-    def __init__(self, steps: int = STEPS):
-        self.left = steps
-
-    def spend(self, steps: int = 1) -> None:
-        self.left -= steps
-        if self.left < 0:
-            raise CannotDecide("too much work")
 
 
 def rational(node, budget: Budget, env: dict | None = None) -> Fraction:
@@ -52,10 +22,7 @@ def rational(node, budget: Budget, env: dict | None = None) -> Fraction:
         case s.Add(terms):
             return _checked(sum((rational(term, budget, env) for term in terms), Fraction(0)), budget)
         case s.Mul(factors):
-            product = Fraction(1)
-            for factor in factors:
-                product = _checked(product * rational(factor, budget, env), budget)
-            return product
+            return _product(factors, budget, env)
         case s.Div(top, bottom):
             return _checked(_divide(rational(top, budget, env), rational(bottom, budget, env)), budget)
         case s.Pow(base, exponent):
@@ -67,6 +34,13 @@ def rational(node, budget: Budget, env: dict | None = None) -> Fraction:
         case s.Based():
             return Fraction(based_value(node))
     raise Inexact("no rational number")
+
+
+def _product(factors: tuple, budget: Budget, env: dict | None) -> Fraction:
+    product = Fraction(1)
+    for factor in factors:
+        product = _checked(product * rational(factor, budget, env), budget)
+    return product
 
 
 def based_value(node: s.Based) -> int:
@@ -179,88 +153,3 @@ _RATIONAL = {
     "floor": lambda x: Fraction(math.floor(x)), "ceil": lambda x: Fraction(math.ceil(x)),
     "max": _of_many(max), "min": _of_many(min), "gcd": _whole(math.gcd), "lcm": _whole(math.lcm),
 }  # fmt: skip
-
-
-class PrimeField:
-    """Random values for the symbols (and for pi and e, which satisfy no rational relation alone) in GF(p)."""
-
-    def __init__(self, seed: int):
-        self.prime, self.imaginary = _prime()
-        self.random = random.Random(seed)
-        self.values: dict[str, int] = {}
-
-    def symbol(self, name: str) -> int:
-        if name not in self.values:
-            self.values[name] = self.random.randrange(2, self.prime - 1)
-        return self.values[name]
-
-    def evaluate(self, node, budget: Budget) -> int:
-        """Value of a rational function; raises Inexact where the tree is none."""
-        budget.spend()
-        p = self.prime
-        match node:
-            case s.Num(value):
-                return self._ratio(value.numerator % p, value.denominator % p)
-            case s.Sym(name):
-                return self.symbol(name)
-            case s.Const("i"):
-                return self.imaginary
-            case s.Const("pi" | "e" as name):
-                return self.symbol("\\" + name)
-            case s.Add(terms):
-                return sum(self.evaluate(term, budget) for term in terms) % p
-            case s.Mul(factors):
-                product = 1
-                for factor in factors:
-                    product = product * self.evaluate(factor, budget) % p
-                return product
-            case s.Div(top, bottom):
-                return self._ratio(self.evaluate(top, budget), self.evaluate(bottom, budget))
-            case s.Pow(base, exponent):
-                return self._power(base, exponent, budget)
-            case s.Apply(name, (arg,)):
-                return self.symbol(name) * self.evaluate(arg, budget) % p
-            case s.Quantity(value, _) | s.Func("degrees", (value,)):
-                return self.evaluate(value, budget)
-            case s.Func():
-                value = rational(node, budget)
-                return self._ratio(value.numerator % p, value.denominator % p)
-        raise Inexact("no rational function")
-
-    def _ratio(self, top: int, bottom: int) -> int:
-        if bottom == 0:
-            raise Undefined("division by zero")
-        return top if bottom == 1 else top * pow(bottom, -1, self.prime) % self.prime
-
-    def _power(self, base, exponent, budget: Budget) -> int:
-        value, power = self.evaluate(base, budget), rational(exponent, budget)
-        if power.denominator != 1:
-            raise Inexact("a root")
-        if value == 0:
-            if power <= 0:
-                raise Undefined("a power of zero")
-            return 0
-        return pow(value, int(power) % (self.prime - 1), self.prime)
-
-
-@cache
-def _prime() -> tuple[int, int]:
-    """A random prime of 120 bits that is 1 modulo 4, with a square root of -1."""
-    draw = random.SystemRandom()
-    while True:
-        candidate = draw.randrange(1 << 117, 1 << 118) * 4 + 1
-        if all(candidate % small for small in (3, 5, 7, 11, 13, 17, 19, 23)) and all(_passes(candidate, base) for base in range(2, 26)):
-            break
-    while True:
-        root = pow(draw.randrange(2, candidate), (candidate - 1) // 4, candidate)
-        if root * root % candidate == candidate - 1:
-            return candidate, root
-
-
-def _passes(n: int, base: int) -> bool:
-    """Miller-Rabin for one base."""
-    odd, twos = n - 1, 0
-    while odd % 2 == 0:
-        odd, twos = odd // 2, twos + 1
-    x = pow(base, odd, n)
-    return x in (1, n - 1) or any((x := x * x % n) == n - 1 for _ in range(twos - 1))

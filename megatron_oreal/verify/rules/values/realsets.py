@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
-from megatron_oreal.verify.rules.comparison.forms import with_sign
+from megatron_oreal.verify.rules.values.budget import Budget, CannotDecide
 from megatron_oreal.verify.rules.values.numeric import Numeric, close, context
 from megatron_oreal.verify.rules.values.polynomials import real_roots
-from megatron_oreal.verify.rules.values.rational import Budget, CannotDecide, PrimeField, rational
+from megatron_oreal.verify.rules.values.prime_field import PrimeField
+from megatron_oreal.verify.rules.values.rational import rational
 
 _ORDER = frozenset("<>≤≥≠")
-_FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠"}
 _ALL_REALS = frozenset(
     ("reals", "all real numbers", "all reals", "all real", "all real values", "real numbers", "the set of all real numbers")
 )
@@ -102,7 +102,7 @@ class _Reader:
             case s.Bracketed(left, (low, high), right):
                 return self.interval(self.end(low), left == "[", self.end(high), right == "]")
             case s.Relation() if any(isinstance(n, s.Sign) for n in s.walk(node)):
-                return self.together((with_sign(node, 1), with_sign(node, -1)))
+                return self.together((s.with_sign(node, 1), s.with_sign(node, -1)))
             case s.Listing(items, _) if any(isinstance(item, s.Relation) and set(item.ops) & _ORDER for item in items):
                 return self.together(items)
             case s.Listing(items, _):
@@ -146,7 +146,7 @@ class _Reader:
         if not set(ops) <= set("<>≤≥≠="):
             raise CannotDecide("no order")
         if sides[0] is None:
-            return self.ray(_FLIPPED[ops[0]], self.end(sides[1]))
+            return self.ray(s.MIRRORED[ops[0]], self.end(sides[1]))
         parts = [self.compared(left, op, right) for left, op, right in zip(sides, ops, sides[1:], strict=False)]
         return parts[0] if len(parts) == 1 else Combined("∩", tuple(parts))
 
@@ -154,16 +154,16 @@ class _Reader:
         """left op right, where one side is the variable, or the two differ by a polynomial in it."""
         if isinstance(left, (s.Sym, s.Apply)) and not s.symbols(right):
             self.about(left)
-            return self.ray(_FLIPPED[op], self.end(right))
+            return self.ray(s.MIRRORED[op], self.end(right))
         if isinstance(right, (s.Sym, s.Apply)) and not s.symbols(left):
             self.about(right)
             return self.ray(op, self.end(left))
         if isinstance(right, s.Func) and right.name == "abs":
-            left, op, right = right, _FLIPPED[op], left
+            left, op, right = right, s.MIRRORED[op], left
         if isinstance(left, s.Func) and left.name == "abs" and op in "<≤>≥":
-            inner, minus = left.args[0], s.Mul((s.Num(Fraction(-1)), left.args[0]))
+            inner, minus = left.args[0], s.Mul((s.MINUS_ONE, left.args[0]))
             return Combined("∩" if op in "<≤" else "∪", (self.compared(inner, op, right), self.compared(minus, op, right)))
-        return self.polynomial(s.Add((left, s.Mul((s.Num(Fraction(-1)), right)))), op)
+        return self.polynomial(s.difference(left, right), op)
 
     def polynomial(self, difference, op: str):
         names = s.symbols(difference)
@@ -179,7 +179,7 @@ class _Reader:
         zero, one, far = (value(Fraction(x)) for x in (0, 1, 12_345))
         if far - zero != 12_345 * (one - zero) or one == zero:
             return self.between(real_roots(value), value, op)
-        return self.ray(_FLIPPED[op] if one > zero else op, self.noted(-zero / (one - zero)))
+        return self.ray(s.MIRRORED[op] if one > zero else op, self.noted(-zero / (one - zero)))
 
     def between(self, roots: list[Fraction], value: Callable[[Fraction], Fraction], op: str):
         """{ x : value(x) op 0 } by the sign of the value between its roots."""
