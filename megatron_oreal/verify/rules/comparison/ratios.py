@@ -1,4 +1,4 @@
-"""Ratios, and digits in a base: what may be written down without being worked out."""
+"""Ratios up to a common factor, and digits in a base."""
 
 from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.comparison.parts import PartByPart

@@ -3,8 +3,8 @@
 from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.reading.brackets import Brackets
 from megatron_oreal.verify.rules.reading.lexer import CannotRead
-from megatron_oreal.verify.rules.reading.stream import TokenStream
 from megatron_oreal.verify.rules.reading.vocabulary import words
 
 _MATRICES = words("matrix pmatrix bmatrix Bmatrix smallmatrix array")
@@ -14,10 +14,10 @@ MAX_UNROLLED = 1_000
 """Nodes that a sum or product over numbers may be written out to."""
 
 
-class Blocks(TokenStream):
+class Blocks(Brackets):
     """Reads one block; its parts are read by the parser that derives from this."""
 
-    def bounds(self) -> tuple:
+    def scripts(self) -> tuple:
         """_{low}^{high}, in either order; None where one is not there."""
         low = high = None
         for _ in range(2):
@@ -29,7 +29,7 @@ class Blocks(TokenStream):
 
     def series(self, sign: str):
         """\\sum_{k=1}^{10} of a product; written out where the bounds are numbers and the terms few."""
-        low, high = self.bounds()
+        low, high = self.scripts()
         body = self.deeper(self.term)
         match low, high:
             case s.Relation(("=",), (s.Sym() | s.Const("i"), s.Num(first))), s.Num(last) if first.denominator == last.denominator == 1:
@@ -42,7 +42,7 @@ class Blocks(TokenStream):
     def integral(self):
         """\\int_{low}^{high} f dx, the differential at the end of a term; it is compared, not worked out."""
         self.take()
-        low, high = self.bounds()
+        low, high = self.scripts()
         terms = [self.signed_term(first=True)]
         while not _ends_with_differential(terms[-1]):
             if not self.at("+", "-"):

@@ -1,18 +1,15 @@
-"""The operands of a sum or product: numbers, letters, brackets, functions and commands, with what is written after them."""
+"""The operands of a sum or product: numbers, letters, brackets, functions and words, with what is written after them."""
 
 from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
-from megatron_oreal.verify.rules.reading.blocks import Blocks
+from megatron_oreal.verify.rules.reading.functions import Functions
 from megatron_oreal.verify.rules.reading.lexer import CannotRead, Token
 from megatron_oreal.verify.rules.reading.numerals import SCALES, number, spelled
 from megatron_oreal.verify.rules.reading.stream import END
 from megatron_oreal.verify.rules.reading.units import CANONICAL
 from megatron_oreal.verify.rules.reading.vocabulary import words
 
-MINUS_ONE = s.Num(Fraction(-1))
-_INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
-_TRIGONOMETRIC = words("sin cos tan cot sec csc")
 _FIGURES = words("\\angle \\triangle")
 _APPLIED = frozenset("fghpqFGHPQRST")
 _ENDINGS = words("st nd rd th")
@@ -20,12 +17,12 @@ _ORDINALS = frozenset(s.Sym(ending, text=True) for ending in _ENDINGS)
 _ARTICLES = (["there", "is"], ["there", "are"], ["it", "is"], ["a"], ["an"], ["the"])
 
 
-class Operands(Blocks):
+class Operands(Functions):
     """Reads one operand. What stands in brackets is read by `listing` and `sum` of the parser that derives from this."""
 
     def factor(self):
         if self.accept("-"):
-            return times(MINUS_ONE, self.deeper(self.factor))
+            return s.times(s.MINUS_ONE, self.deeper(self.factor))
         if self.accept("+"):
             return self.deeper(self.factor)
         if self.next.kind == "cur":
@@ -34,32 +31,28 @@ class Operands(Blocks):
         return self.postfix(self.deeper(self.primary))
 
     def postfix(self, node):
-        while self.next.kind == "op":
-            if self.at("^"):
-                self.take()
-                node = self.power(node)
-            elif self.at("!"):
-                self.take()
-                node = s.Func("double factorial" if self.accept("!") else "factorial", (node,))
-                if self.at("!"):
-                    raise CannotRead("a factorial of many signs")
-            elif self.at("°"):
-                self.take()
-                node = self.degrees(node)
-            elif self.at('"', "'") and isinstance(node, (s.Num, s.Div)):
-                node = self.inches(node)
-            elif self.at("%"):
-                self.take()
-                node = s.Quantity(node, "percent")
-            elif self.at("'") and isinstance(node, s.Sym):
-                self.take()
-                node = self.applied(node.name, s.Sym(node.name + "'"), "'")
-            elif self.at("_"):
-                self.take()
-                node = self.subscripted(node)
-            else:
-                break
+        while self.next.kind == "op" and (suffixed := self.suffix(node)):
+            self.take()
+            node = suffixed(node)
         return node
+
+    def suffix(self, node):
+        """What reads on behind the sign that follows an operand; None where the sign is none of its own."""
+        sign = self.next.text
+        if sign in ("'", '"') and isinstance(node, (s.Num, s.Div)):
+            return self.inches
+        if sign == "'":
+            return self.primed if isinstance(node, s.Sym) else None
+        return {"^": self.power, "!": self.factorial, "°": self.degrees, "%": _percent, "_": self.subscripted}.get(sign)
+
+    def factorial(self, node):
+        node = s.Func("double factorial" if self.accept("!") else "factorial", (node,))
+        if self.at("!"):
+            raise CannotRead("a factorial of many signs")
+        return node
+
+    def primed(self, node):
+        return self.applied(node.name, s.Sym(node.name + "'"), "'")
 
     def degrees(self, node):
         """30°, 30° 15' 20" and 98.6° F; the sign is taken."""
@@ -73,7 +66,7 @@ class Operands(Blocks):
 
     def inches(self, node):
         """12" and 12'', after a number; a single stroke may be feet or minutes."""
-        strokes = self.take().text
+        strokes = self.tokens[self.position - 1].text
         strokes += self.take().text if strokes == "'" and self.at("'") else ""
         return s.Quantity(node, "" if strokes == "'" else "in")
 
@@ -89,7 +82,7 @@ class Operands(Blocks):
             return s.Sym(base.name + "'") if isinstance(base, s.Sym) else base
         if isinstance(base, s.Quantity):
             return s.Quantity(s.Pow(base.value, exponent), base.unit)
-        if isinstance(base, s.Sym) and exponent == MINUS_ONE:
+        if isinstance(base, s.Sym) and exponent == s.MINUS_ONE:
             return self.applied(base.name, s.Pow(base, exponent), "^-1")
         return s.Pow(base, exponent)
 
@@ -123,7 +116,7 @@ class Operands(Blocks):
             return s.Num(Fraction(text[0]))
         if kind == "op" and text == "-":
             self.take()
-            return times(MINUS_ONE, self.argument(single_digit))
+            return s.times(s.MINUS_ONE, self.argument(single_digit))
         if kind == "op" and text == "'":
             self.take()
             return s.Sym("'")
@@ -158,70 +151,14 @@ class Operands(Blocks):
         if text == "{":
             return self.braces()
         if text == "|":
-            self.take()
-            self.bars += 1
-            inner = self.sum()
-            self.expect("|")
-            self.bars -= 1
-            return s.Func("abs", (inner,))
+            return self.absolute()
         if text in ("⌊", "⌈"):
-            self.take()
-            inner = self.sum()
-            self.expect("⌋" if text == "⌊" else "⌉")
-            return s.Func("floor" if text == "⌊" else "ceil", (inner,))
+            return self.rounded()
         if text in ("∑", "∏"):
             return self.series(self.take().text)
         if text == "∫":
             return self.integral()
         raise CannotRead(f"{text!r} is out of place")
-
-    def inside(self, colon_free: bool = False):
-        """A listing in fresh brackets: bars and colons outside do not reach in."""
-        bars, colon, self.bars, self.colon_free = self.bars, self.colon_free, 0, colon_free
-        inner = self.listing()
-        self.bars, self.colon_free = bars, colon
-        return inner
-
-    def brackets(self):
-        left = "[" if self.take().text == "[" else "("  # ]a, b[ is open
-        if left == "(" and self.tokens[self.position - 1].text == "(" and self.at(")"):
-            raise CannotRead("empty brackets")
-        inner = self.inside()
-        right = self.expect(")", "]", "[")
-        right = "]" if right == "]" else ")"
-        if isinstance(inner, s.Listing) and not inner.braced:
-            return s.Bracketed(left, inner.items, right)
-        if (left, right) in (("(", ")"), ("[", "]")):
-            return inner
-        raise CannotRead("brackets that do not match")
-
-    def set_braces(self):
-        self.take()
-        if self.accept(r"\}"):
-            return s.Sym("emptyset")
-        inner = self.inside(colon_free=True)
-        if self.accept(":", "|"):
-            inner = s.Condition(inner, self.inside())
-            self.expect(r"\}")
-            return inner
-        self.expect(r"\}")
-        return s.Listing(inner.items if isinstance(inner, s.Listing) and not inner.braced else (inner,), braced=True)
-
-    def braces(self):
-        self.expect("{")
-        if self.accept("}"):
-            return self.deeper(self.primary)  # { }26: an empty group before the value
-        inner = self.stacked(self.inside())
-        self.expect("}")
-        if isinstance(inner, s.Listing) and not inner.braced:
-            return s.Listing(inner.items, braced=False)  # in LaTeX these braces do not show
-        return inner
-
-    def stacked(self, upper):
-        """n \\choose k, a \\over b."""
-        if self.accept("choose"):
-            return s.Func("binom", (upper, self.inside()))
-        return s.Div(upper, self.inside()) if self.accept("over") else upper
 
     def symbol(self, name: str):
         if name in _FIGURES:
@@ -258,7 +195,7 @@ class Operands(Blocks):
             if token.text not in ("-", "and") and not (parts and parts[-1].isdigit() and token.text in _ENDINGS):
                 parts.append(token.text.lower())
         if parts[-1] == "inf" and parts[:-1] in (["negative"], ["minus"], ["positive"], ["plus"]):
-            return times(s.Num(Fraction(-1 if parts[0] in ("negative", "minus") else 1)), s.Const("inf"))
+            return s.times(s.Num(Fraction(-1 if parts[0] in ("negative", "minus") else 1)), s.Const("inf"))
         value = spelled(parts)
         return s.Sym(_plain_phrase(parts), text=True) if value is None else s.Num(Fraction(value))
 
@@ -266,61 +203,9 @@ class Operands(Blocks):
         """The stroke of `twenty-five`, the and of `three hundred and two`."""
         return self.at("-") or (self.next == Token("sep", "and") and parts[-1:] != [] and parts[-1] in SCALES)
 
-    def command(self, name: str):
-        if name == "frac":
-            return s.Div(self.argument(True), self.argument(True))
-        if name == "binom":
-            return s.Func("binom", (self.argument(True), self.argument(True)))
-        degree = s.Num(Fraction(2))
-        if self.accept("["):
-            degree = self.inside()
-            self.expect("]")
-        return s.Func("root", (self.argument(single_digit=False), degree))
 
-    def function(self, name: str):
-        base = power = None
-        for _ in range(2):
-            if self.accept("_"):
-                base = self.argument(single_digit=False)
-            elif self.accept("^"):
-                power = self.argument(single_digit=False)
-        if power == MINUS_ONE and name in _INVERSE:
-            name, power = _INVERSE[name], None
-        node = self.call(name, base, self.function_argument())
-        return node if power is None else s.Pow(node, power)
-
-    def call(self, name: str, base, argument):
-        if name in ("max", "min", "gcd", "lcm"):
-            return s.Func(name, argument.items if isinstance(argument, (s.Bracketed, s.Listing)) else (argument,))
-        if name in ("log", "lg", "ln"):
-            name, base = ("ln", base) if name == "ln" or base is not None else ("log", base)
-            logarithm = s.Func(name, (argument,))
-            return logarithm if base is None else s.Div(logarithm, s.Func("ln", (base,)))
-        if name in (*_TRIGONOMETRIC, "cis") and any(isinstance(n, s.Func) and n.name == "degrees" for n in s.walk(argument)):
-            argument = _radians(argument)
-        if name == "cis":
-            return s.Pow(s.Const("e"), s.Mul((s.Const("i"), argument)))
-        return s.Pow(s.Const("e"), argument) if name == "exp" else s.Func(name, (argument,))
-
-    def function_argument(self):
-        """A bracketed group, or the factors that follow up to the next sign, function or bracket."""
-        if self.at("(", "[", "{", "|", r"\{"):
-            if self.at("{") or self.at("|"):
-                return self.postfix(self.deeper(self.primary))
-            return self.brackets() if self.at("(", "[") else self.set_braces()
-        node = self.factor()
-        while self.next.kind in ("sym", "const", "cmd"):
-            node = times(node, self.factor())
-        return node
-
-
-def times(left, right):
-    """left * right; the product of a quantity keeps its unit."""
-    if isinstance(left, s.Quantity) or isinstance(right, s.Quantity):
-        units = [n.unit for n in (left, right) if isinstance(n, s.Quantity)]
-        plain = [n.value if isinstance(n, s.Quantity) else n for n in (left, right)]
-        return s.Quantity(times(*plain), units[0] if len(units) == 1 else "")
-    return s.Mul((*left.factors, right)) if isinstance(left, s.Mul) else s.Mul((left, right))
+def _percent(node):
+    return s.Quantity(node, "percent")
 
 
 def _plain_phrase(parts: list[str]) -> str:
@@ -329,9 +214,3 @@ def _plain_phrase(parts: list[str]) -> str:
         if parts[: len(lead)] == lead and len("".join(parts[len(lead) :])) > 1:
             return _plain_phrase(parts[len(lead) :])
     return " ".join(parts)
-
-
-def _radians(node):
-    if isinstance(node, s.Func) and node.name == "degrees":
-        return s.Mul((node.args[0], s.Const("pi"), s.Num(Fraction(1, 180))))
-    return s.rebuild(node, _radians)

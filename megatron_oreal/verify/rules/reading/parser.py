@@ -5,7 +5,7 @@ from fractions import Fraction
 from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.reading.lexer import CannotRead, Token, tokenize
 from megatron_oreal.verify.rules.reading.numerals import SCALES, based
-from megatron_oreal.verify.rules.reading.operands import MINUS_ONE, Operands, times
+from megatron_oreal.verify.rules.reading.operands import Operands
 from megatron_oreal.verify.rules.reading.stream import END
 from megatron_oreal.verify.rules.reading.units import CANONICAL, canonical_unit, is_unit
 from megatron_oreal.verify.rules.reading.vocabulary import words
@@ -104,7 +104,7 @@ class _Parser(Operands):
         term = self.term()
         if sign == "+":
             return term
-        factor = MINUS_ONE if sign == "-" else s.Sign(1 if sign == "±" else -1)
+        factor = s.MINUS_ONE if sign == "-" else s.Sign(1 if sign == "±" else -1)
         if isinstance(term, s.Quantity):
             return s.Quantity(s.Mul((factor, term.value)), term.unit)
         if isinstance(term, s.Num) and sign == "-":
@@ -118,7 +118,7 @@ class _Parser(Operands):
         while True:
             if self.at("*"):
                 self.take()
-                left, mixed = times(left, self.factor()), self.could_be_mixed()
+                left, mixed = s.times(left, self.factor()), self.could_be_mixed()
             elif self.at("/"):
                 self.take()
                 left, mixed = s.Div(left, self.factor()), False
@@ -126,13 +126,13 @@ class _Parser(Operands):
                 self.take()
                 left, mixed = s.Func("mod", (left, self.factor())), False
             elif self.next.kind == "word" and self.next.text.lower() in SCALES:
-                left, mixed = times(left, s.Num(Fraction(SCALES[self.take().text.lower()]))), False
+                left, mixed = s.times(left, s.Num(Fraction(SCALES[self.take().text.lower()]))), False
             elif self.next.kind == "word" and not self.at_lone_letter() and self.next.text != "to":
                 left, mixed = s.Quantity(left, self.unit()), False
             elif self.next.kind == "cur" and self.peek(1).kind != "num":
                 left, mixed = s.Quantity(left, self.take().text), False
             elif self.next.kind == "num" and self.tokens[self.position - 1].kind == "const":
-                left, mixed = times(left, self.factor()), False  # i4
+                left, mixed = s.times(left, self.factor()), False  # i4
             elif self.next.kind == "num" and self.tokens[self.position - 1].text not in ("!", ")", "}"):
                 left, mixed = self.mixed_number(left, mixed), False
             elif self.starts_factor():
@@ -168,7 +168,7 @@ class _Parser(Operands):
                 whole = _add_to_last(left, part)
                 return s.Quantity(whole, right.unit) if unit else whole
         words_per_words = _unit_fraction(right)
-        return s.Quantity(left, words_per_words) if words_per_words is not None else times(left, right)
+        return s.Quantity(left, words_per_words) if words_per_words is not None else s.times(left, right)
 
     def starts_factor(self) -> bool:
         kind, text = self.next
