@@ -10,22 +10,12 @@ from megatron_oreal.verify.rules.reading.lexer import CannotRead
 from megatron_oreal.verify.rules.reading.normalize import normalize, squeeze, unlabelled
 from megatron_oreal.verify.rules.reading.parser import parse
 from megatron_oreal.verify.rules.syntax import Const, Func, rebuild, walk
+from megatron_oreal.verify.rules.text import by_text, verdict
 from megatron_oreal.verify.rules.values.budget import CannotDecide
 
 MAX_CHARS = 1_200
 """Longer answers are compared as strings only; the longest gold of MATH and OlympiadBench has some 500."""
 
-_INTEGER = re.compile(r"[-+]?\d{1,400}")
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_LETTER = re.compile(r"\(?\s*([A-Z])\s*\)?[.:]?")
-_CHOICE = re.compile(r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?[ :]*)?\(?\s*([A-Z])\s*\)?[.:]?", re.IGNORECASE)
-_LETTER_WITH_VALUE = re.compile(r"(?:\(\s*([A-J])\s*\)|([A-J])[.:)])\s*(\S.*)", re.DOTALL)
-_ANOTHER_CHOICE = re.compile(
-    r"[,;/&]|\(\s*[A-J]\s*\)|(?:or|and)\b|\\(?:lor|vee|land|wedge|cup|cap|pm)(?![a-zA-Z])|.*\b(?:or|and) \(?[A-J]\b"
-)
-_DECIMAL_POINT = re.compile(r"[-+]?\d+\.\d+")
-_DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+,(?!\d{3}$)\d{2,}|0,\d+|\d{4,},\d+)")  # 1,234 is a thousand; 3,4 is a list
-_EUROPEAN = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+,\d+")  # 1.234,5
 _THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
 
 
@@ -58,39 +48,8 @@ def _compare(answer: str, gold: str) -> Verdict:
     answer, gold = normalize(answer), normalize(gold)
     if squeeze(answer) != squeeze(gold):
         answer, gold = unlabelled(answer), unlabelled(gold)
-    known = _by_text(answer, gold)
+    known = by_text(answer, gold)
     return _by_meaning(answer, gold) if known is None else known
-
-
-def _by_text(answer: str, gold: str) -> Verdict | None:
-    """The rungs that need no parser: equal strings, whole numbers, letters of a choice."""
-    if not answer or not gold:
-        return Verdict(False, "no answer" if gold else "no gold answer", decided=bool(gold))
-    if squeeze(answer) == squeeze(gold):
-        return Verdict(True, "equal")
-    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
-        return _verdict(int(answer) == int(gold))
-    plain_answer, plain_gold = (_TEXT_COMMAND.sub(r"\1", text).strip(" .") for text in (answer, gold))
-    spelled_out = len(plain_gold) > 2 or plain_gold.casefold() == "no"
-    if plain_answer.casefold() == plain_gold.casefold() and spelled_out and plain_gold.replace(" ", "").isalnum():
-        return Verdict(True, "equal")
-    answer, gold = (text.replace(".", "") if _EUROPEAN.fullmatch(text) else text for text in (answer, gold))
-    for comma, point in ((answer, gold), (gold, answer)):
-        if _DECIMAL_COMMA.fullmatch(comma) and _DECIMAL_POINT.fullmatch(point):
-            return _verdict(comma.replace(",", ".") == point)
-    letter = _LETTER.fullmatch(plain_gold)
-    return _by_letter(plain_answer, letter.group(1)) if letter else None
-
-
-def _by_letter(answer: str, letter: str) -> Verdict | None:
-    """A letter of a choice against `(C)`, `Option C` and `(C) 12`; None where the answer is none of these."""
-    alone = _CHOICE.fullmatch(answer)
-    if alone and alone.group(1).isupper():
-        return _verdict(alone.group(1) == letter)
-    chosen = _LETTER_WITH_VALUE.fullmatch(answer)
-    if chosen and not _ANOTHER_CHOICE.match(chosen.group(3)):
-        return _verdict((chosen.group(1) or chosen.group(2)) == letter)
-    return None
 
 
 def _by_meaning(answer: str, gold: str) -> Verdict:
@@ -107,7 +66,7 @@ def _by_meaning(answer: str, gold: str) -> Verdict:
             refused = f"undecided: {error}"
         except (RecursionError, MemoryError, ArithmeticError) as error:
             refused = f"undecided: {type(error).__name__}"
-    return _verdict(False) if refused is None else Verdict(False, refused, decided=False)
+    return verdict(False) if refused is None else Verdict(False, refused, decided=False)
 
 
 def _readings(answer: str, gold: str) -> Iterator[tuple]:
@@ -141,7 +100,3 @@ def _natural(tree):
     if isinstance(tree, Func) and tree.name == "log":
         return Func("ln", tuple(map(_natural, tree.args)))
     return rebuild(tree, _natural) if not isinstance(tree, Const) else tree
-
-
-def _verdict(right: bool) -> Verdict:
-    return Verdict(right, "equal" if right else "different")

@@ -43,6 +43,20 @@ _PROSE = re.compile(r"[A-Za-z]{2,}(?:[ ,.'-]+[A-Za-z]+)*[ ,.'-]+[A-Za-z]{2,}[.]?
 _WORDY = re.compile(r"[A-Za-z]{2}")
 _CALCULATED = re.compile(r"\d[a-zA-Z]|[=+^]|\\[a-zA-Z]")
 
+_SPACES = frozenset(" ,;:!")
+_COMMANDS = (
+    {name: Token("sym", "\\" + name) for name in v.LETTERS}
+    | {name: Token("sym", ELLIPSIS) for name in v.ELLIPSES}
+    | {name: Token("sym", "emptyset") for name in v.EMPTY_SETS}
+    | {name: Token("const", name[:3]) for name in ("pi", "infty")}
+    | {name: Token("sep", word) for name, word in v.SEPARATORS.items()}
+    | {name: Token("fn", name) for name in v.FUNCTIONS}
+    | {name: Token("cmd", command) for name, command in v.ARGUMENTS.items()}
+    | {name: Token("op", operator) for name, operator in v.OPERATORS.items()}
+    | {"$": Token("cur", "dollar")}
+)
+"""Those that are one token by themselves."""
+
 
 def tokenize(text: str, thousands: bool = True) -> list[Token]:
     """Tokens of a normalised answer; `thousands`: 1,234 is one number. Raises CannotRead."""
@@ -125,27 +139,12 @@ def _command(name: str, text: str, position: int, thousands: bool, prose: bool, 
 
 
 def _command_token(name: str) -> Token | None:
-    if name in v.OPERATORS:
-        return Token("op", v.OPERATORS[name])
-    if name in v.ARGUMENTS:
-        return Token("cmd", v.ARGUMENTS[name])
-    if name in v.FUNCTIONS:
-        return Token("fn", name)
-    if name in v.SEPARATORS:
-        return Token("sep", v.SEPARATORS[name])
-    if name in ("pi", "infty"):
-        return Token("const", name[:3])
-    if name in ("emptyset", "varnothing"):
-        return Token("sym", "emptyset")
-    if name in ("ldots", "dots", "cdots", "dotsc", "dotsb"):
-        return Token("sym", ELLIPSIS)
-    if name in v.LETTERS:
-        return Token("sym", "\\" + name)
-    if name == "$":
-        return Token("cur", "dollar")
-    if name in " ,;:!":
+    """None for a space."""
+    if name in _SPACES:
         return None
-    raise CannotRead(f"unknown command {name[:20]!r}")
+    if name not in _COMMANDS:
+        raise CannotRead(f"unknown command {name[:20]!r}")
+    return _COMMANDS[name]
 
 
 def _text_argument(name: str, text: str, position: int, thousands: bool, tokens: list[Token]) -> int:

@@ -18,6 +18,8 @@ LETTERS = words(
     upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar angle triangle circ
     star partial nabla Re Im aleph"""
 )
+ELLIPSES = words("ldots dots cdots dotsc dotsb")
+EMPTY_SETS = words("emptyset varnothing")
 OPERATORS = {
     "cdot": "*", "times": "*", "ast": "*", "div": "/", "pm": "±", "mp": "∓", "cup": "∪", "bigcup": "∪", "cap": "∩",
     "bigcap": "∩", "setminus": "∖", "backslash": "∖", "le": "≤", "leq": "≤", "leqslant": "≤", "leqq": "≤", "ge": "≥",
