@@ -30,7 +30,7 @@ from megatron_oreal.rollout.generate import Rollout, finish
 from megatron_oreal.trajectory import Group
 from megatron_oreal.verify import Verifier
 from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
-from megatron_oreal.verify.pool import Pool
+from megatron_oreal.verify.pool.pool import Pool
 
 ANSWERS = "answers.jsonl"
 TAIL_BYTES = 1 << 16

@@ -14,7 +14,7 @@ from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.trackers import check_trackers
 from megatron_oreal.trajectory import Prompt
-from megatron_oreal.verify.judge import read_key
+from megatron_oreal.verify.judge.hosts import read_key
 
 
 @dataclass(frozen=True)

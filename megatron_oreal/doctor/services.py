@@ -9,8 +9,7 @@ from megatron_oreal.config import TrainConfig
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, OK, WARNING, Findings
 from megatron_oreal.engines.engines import external_engines
 from megatron_oreal.verify.config import JudgeConfig
-from megatron_oreal.verify.judge import read_key
-from megatron_oreal.verify.judge_hosts import Hosts
+from megatron_oreal.verify.judge.hosts import Hosts, read_key
 
 ANSWERS_WITHIN_S = 10.0
 

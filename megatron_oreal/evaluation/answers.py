@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_oreal.trajectory import Group
-from megatron_oreal.verify.answer import final_answer
+from megatron_oreal.verify.extraction.answer import final_answer
 
 Way = Literal["greedy", "sampled"]
 Key = tuple[str, str, Way]

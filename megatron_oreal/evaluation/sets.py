@@ -6,7 +6,7 @@ from pathlib import Path
 
 from megatron_oreal.data.questions import Question, read_rows
 from megatron_oreal.evaluation.config import EvalSet
-from megatron_oreal.verify.answer import outer_boxes
+from megatron_oreal.verify.extraction.boxes import outer_boxes
 
 NAMES = {
     "question": ("question", "problem", "Problem", "Question"),

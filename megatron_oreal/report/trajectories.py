@@ -10,7 +10,7 @@ import msgspec
 
 from megatron_oreal.monitor.recorded import FOLDER, Weighted, file_of, weights_file
 from megatron_oreal.trajectory import NEITHER, RIGHT, WRONG
-from megatron_oreal.verify.answer import final_answer
+from megatron_oreal.verify.extraction.answer import final_answer
 
 BLOCK_CHARS = 2_000_000
 """Text of a block: it is opened in some ten milliseconds, and compresses about as well as a larger one."""

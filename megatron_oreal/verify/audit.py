@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from megatron_oreal.trajectory import Trajectory, Verdict
 
 if TYPE_CHECKING:
-    from megatron_oreal.verify.judge import Ruling
+    from megatron_oreal.verify.judge.judge import Ruling
 
 FILE = "disagreements.jsonl"
 

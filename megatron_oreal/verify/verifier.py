@@ -1,51 +1,21 @@
-"""Trajectories in as they finish, groups of verdicts out: the rule check first, then the judge where it is to be asked."""
+"""Trajectories in as they finish, groups of verdicts out."""
 
-import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from operator import length_hint
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from megatron_oreal.monitor.sampled import Sampled
 from megatron_oreal.trajectory import Group, NoEngine, Trajectory, Verdict, Work
-from megatron_oreal.verify.answer import final_answer
 from megatron_oreal.verify.audit import Audit
 from megatron_oreal.verify.config import VerifyConfig
-from megatron_oreal.verify.pool import Pool, done
+from megatron_oreal.verify.pool.pool import Pool
+from megatron_oreal.verify.round import Round, Tally, Watcher
 
 if TYPE_CHECKING:
-    from megatron_oreal.verify.judge import Judge, JudgeCounts, Ruling
-
-
-@dataclass
-class Tally:
-    """What one call of verify cost, and what came of the judge."""
-
-    tail_s: float = 0.0  # from the arrival of the last trajectory to the last verdict
-    judged: Counter = field(default_factory=Counter)  # trajectories that the judge was asked about: asked, right, undecided, known
-    disagreements: int = 0  # of them, those where rule and judge both decided, and not alike
-    requests: "JudgeCounts | None" = None  # None: there is no judge
-
-    def metrics(self) -> dict[str, float]:
-        """Under the names of metrics.jsonl."""
-        if self.requests is None:
-            return {"time/verify_tail": self.tail_s}
-        return {
-            "time/verify_tail": self.tail_s,
-            "verify/judge_asked": self.judged["asked"],
-            "verify/judge_right": self.judged["right"],
-            "verify/judge_undecided": self.judged["undecided"],
-            "verify/cache_hits": self.judged["known"],
-            "verify/disagreements": self.disagreements,
-            "verify/judge_requests": self.requests.requests,
-            "verify/judge_failures": self.requests.failures,
-            "verify/judge_unclear": self.requests.unclear,
-        }
+    from megatron_oreal.verify.judge.judge import Judge
 
 
 class Verifier:
@@ -62,7 +32,7 @@ class Verifier:
         self._judge = _open_judge(config)
         self.tally = Tally()
         """Of the last call of verify."""
-        self.watch: Callable[[int], AbstractContextManager[Sampled]] = lambda expected: nullcontext(Sampled(expected))
+        self.watch: Callable[[int], AbstractContextManager[Watcher]] = lambda expected: nullcontext(_Unwatched())
         """Opened in each call of verify with the number of trajectories to come (0: not known); told of each, and of each verdict."""
         self._pool = Pool(config)
 
@@ -101,8 +71,8 @@ class Verifier:
         Raises:
             ValueError: another prompt did not get exactly the samples 0 .. samples-1; names it.
         """
-        with self.watch(expected) as watched:
-            one_round = _Round(self._config, self._pool, self._judge, self._audit, watched)
+        with self.watch(expected) as watcher:
+            one_round = Round(self._config, self._pool, self._judge, self._audit, watcher)
             try:
                 arrived = yield from _arrivals(events, samples, one_round, on_group)
                 for prompt_id in cut():
@@ -140,101 +110,13 @@ class Verifier:
 def _open_judge(config: VerifyConfig) -> "Judge | None":
     if not config.asks_judge:
         return None
-    from megatron_oreal.verify.judge import Judge  # imported late: worker processes import this package, but not aiohttp
+    from megatron_oreal.verify.judge.judge import Judge  # imported late: worker processes import this package, but not aiohttp
 
     return Judge(config.judge)
 
 
-class _Round:
-    """One call of verify."""
-
-    def __init__(self, config: VerifyConfig, pool: Pool, judge: "Judge | None", audit: Audit, watched: Sampled):
-        self._config, self._pool, self._judge, self._audit, self._watched = config, pool, judge, audit, watched
-        self._over = False  # the judge is not asked any more
-        self._lock = Lock()
-        self._tally = Tally()
-
-    def begin(self, trajectory: Trajectory) -> "Future[Verdict]":
-        """Start what leads to the verdict; returns at once."""
-        self._watched.arrived(trajectory)
-        verdict = self._begin(trajectory)
-        verdict.add_done_callback(lambda done: None if done.exception() else self._watched.judged(done.result()))
-        return verdict
-
-    def _begin(self, trajectory: Trajectory) -> "Future[Verdict]":
-        if not trajectory.complete:
-            return done(Verdict(False, "incomplete"))
-        answer = final_answer(trajectory.text)
-        if answer is None:
-            return done(Verdict(False, "no answer"))
-        verdict: Future[Verdict] = Future()
-        self._pool.check(answer, trajectory.prompt.gold_answer).add_done_callback(
-            lambda rule: _pass_errors_on(verdict, lambda: self._checked(trajectory, answer, rule.result(), verdict))
-        )
-        return verdict
-
-    def finish(self, verdicts: "list[Future[Verdict]]") -> None:
-        """Return when all are there; nothing arrives any more."""
-        started = time.perf_counter()
-        if self._judge:
-            _, late = wait(verdicts, timeout=self._config.judge.wait_s)
-            if late:
-                self._stop_asking()
-        wait(verdicts)  # what the rules still look at has a deadline each, and the judge has given up the rest
-        self._tally.tail_s = time.perf_counter() - started
-
-    def end(self) -> Tally:
-        """Whatever became of it: nothing is asked any more."""
-        self._stop_asking()
-        if self._judge:
-            self._tally.requests = self._judge.take_counts()
-        return self._tally
-
-    def _stop_asking(self) -> None:
-        with self._lock:
-            self._over = True
-        if self._judge:
-            self._judge.give_up()
-
-    def _checked(self, trajectory: Trajectory, answer: str, rule: Verdict, verdict: "Future[Verdict]") -> None:
-        """The rules have spoken."""
-        if not self._asks(rule):
-            verdict.set_result(self._told(rule))
-            return
-        prompt = trajectory.prompt
-        with self._lock:
-            if self._over:
-                verdict.set_result(self._told(Verdict(False, "judge: late", decided=False)))
-                return
-            ruling = self._judge.ask(prompt.question, prompt.gold_answer, answer)
-        ruling.add_done_callback(
-            lambda done: _pass_errors_on(verdict, lambda: self._judged(trajectory, answer, rule, done.result(), verdict))
-        )
-
-    def _asks(self, rule: Verdict) -> bool:
-        if self._config.mode == "rule_then_judge":
-            return not rule.decided if self._config.judge_on == "undecided" else not rule.right
-        return self._config.mode == "judge"
-
-    def _judged(self, trajectory: Trajectory, answer: str, rule: Verdict, ruling: "Ruling", verdict: "Future[Verdict]") -> None:
-        """The judge has spoken."""
-        differ = rule.decided and ruling.right is not None and ruling.right != rule.right
-        with self._lock:
-            self._tally.judged.update(asked=1, right=ruling.right is True, undecided=ruling.right is None, known=ruling.known)
-            self._tally.disagreements += differ
-        if differ:
-            self._audit.add(trajectory, answer, rule, ruling)
-        verdict.set_result(self._told(Verdict(ruling.right is True, ruling.reason, decided=ruling.right is not None)))
-
-    def _told(self, verdict: Verdict) -> Verdict:
-        """An undecided verdict as verify.undecided wants it."""
-        if verdict.decided or self._config.undecided == "wrong":
-            return verdict
-        return Verdict(False, verdict.reason, decided=False, left_out=True)
-
-
 def _arrivals(
-    events: Iterable[Trajectory | NoEngine], samples: int, one_round: _Round, on_group: Callable[[Group], None] | None
+    events: Iterable[Trajectory | NoEngine], samples: int, one_round: Round, on_group: Callable[[Group], None] | None
 ) -> "Work[dict[str, dict[int, tuple[Trajectory, Future[Verdict]]]]]":
     """Prompt id -> sample -> the trajectory, and its verdict to come; returns when the last trajectory has arrived."""
     arrived: dict[str, dict[int, tuple[Trajectory, Future[Verdict]]]] = {}
@@ -249,14 +131,6 @@ def _arrivals(
         if on_group and len(of_prompt) == samples:
             _when_judged(of_prompt, samples, on_group)
     return arrived
-
-
-def _pass_errors_on(verdict: "Future[Verdict]", work: Callable[[], None]) -> None:
-    """Whoever waits for the verdict hears of what goes wrong: a future swallows what its callbacks raise."""
-    try:
-        work()
-    except Exception as error:
-        verdict.set_exception(error)
 
 
 def _group(of_prompt: "dict[int, tuple[Trajectory, Future[Verdict]]]", samples: int) -> Group:
@@ -280,3 +154,11 @@ def _when_judged(of_prompt: "dict[int, tuple[Trajectory, Future[Verdict]]]", sam
 
 def _listed(of_prompt: dict) -> str:
     return ", ".join(map(str, sorted(of_prompt)[:20])) or "none"
+
+
+class _Unwatched:
+    """Nobody is told."""
+
+    def arrived(self, trajectory: Trajectory) -> None: ...
+
+    def judged(self, verdict: Verdict) -> None: ...

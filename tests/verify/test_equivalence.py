@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from megatron_oreal.verify import check, decide
-from megatron_oreal.verify.equivalence import compare
+from megatron_oreal.verify.rules.equivalence import compare
 
 TRUTHS = {
     "whole numbers": [

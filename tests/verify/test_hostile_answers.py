@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megatron_oreal.verify import check, decide
-from megatron_oreal.verify.equivalence import compare
+from megatron_oreal.verify.rules.equivalence import compare
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 2.0  # of processor time: what a busy machine adds is not counted
@@ -102,7 +102,7 @@ def test_hostile_responses_hold_no_answer(response):
 
 IN_LITTLE_MEMORY = """
 import resource, sys
-from megatron_oreal.verify.equivalence import compare
+from megatron_oreal.verify.rules.equivalence import compare
 compare("2", r"\\sqrt{4}+\\sin 0")
 resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
 for answer in sys.stdin.read().split(chr(0)):

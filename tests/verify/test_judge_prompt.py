@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_oreal.verify.judge_prompt import ANSWER_CHARS, CUT, messages, verdict_of
+from megatron_oreal.verify.judge.prompt import ANSWER_CHARS, CUT, messages, verdict_of
 
 RIGHT = [
     "A",

@@ -1,0 +1,66 @@
+"""Statements that give a name a value: what counts as a name, and lists of such statements."""
+
+from megatron_oreal.verify.rules import syntax as s
+
+
+def assigned(item) -> bool:
+    """x = 5."""
+    return isinstance(item, s.Relation) and item.ops == ("=",) and is_name(item.sides[0])
+
+
+def without_variable(ours: list, theirs: list) -> tuple[list, list]:
+    """`x = 1 or x = 2` and `1, 2`: drop the variable where all assignments of both lists share it."""
+    names = {_root_name(item.sides[0]) for item in (*ours, *theirs) if assigned(item)}
+    if len(names) != 1:
+        return ours, theirs
+    return tuple([item.sides[1] if assigned(item) else item for item in items] for items in (ours, theirs))
+
+
+def _root_name(node):
+    """x for x_1 and x_2: roots of one equation."""
+    if isinstance(node, s.Sym) and node.name[1:2] == "_" and node.name[2:].isdigit():
+        return s.Sym(node.name[0])
+    return node
+
+
+def is_name(node) -> bool:
+    """A variable, f(x), or a few capitals and signs that name a quantity (AB, angle ABC): what an answer is assigned to."""
+    match node:
+        case s.Sym() | s.Apply():
+            return True
+        case s.Func("abs", (inner,)):
+            return is_name(inner)
+        case s.Ratio(parts, _) | s.Bracketed(_, parts, _):
+            return all(map(is_name, parts))
+        case s.Div(top, bottom):
+            return is_plain_combination(top) and is_plain_combination(bottom)
+        case s.Mul((s.Sym(), s.SetOp())):  # P(A \cap B)
+            return True
+        case s.Mul(factors):
+            return all(isinstance(f, (s.Sym, s.Apply)) and (f.name[0].isupper() or f.name[0] == "\\" or f.name == "m") for f in factors)
+    return False
+
+
+def is_plain_combination(node) -> bool:
+    """a + b, xy, a/b: sums and products of names with no number but -1, whose value an answer may state."""
+    match node:
+        case s.Num(value):
+            return value == -1
+        case s.Const(name):
+            return name == "e"
+        case s.Add(parts) | s.Mul(parts):
+            return all(map(is_plain_combination, parts)) and bool(s.symbols(node))
+        case s.Div(top, bottom):
+            return is_plain_combination(top) and is_plain_combination(bottom)
+    return is_name(node)
+
+
+def function_and_value(one, other) -> bool:
+    """f(x) = ... against y = ...: the same statement."""
+    return {type(one), type(other)} == {s.Apply, s.Sym} and s.Sym("y") in (one, other)
+
+
+def turned(relation: s.Relation) -> s.Relation:
+    """5 = x as x = 5."""
+    left, right = relation.sides
+    return s.Relation(relation.ops, (right, left)) if is_name(right) and not is_name(left) else relation

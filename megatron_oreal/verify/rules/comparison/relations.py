@@ -1,0 +1,82 @@
+"""Relations: values that are given a name, equations, congruences."""
+
+from fractions import Fraction
+
+from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.comparison.assignments import function_and_value, is_name, is_plain_combination, turned
+from megatron_oreal.verify.rules.comparison.equations import same_equation
+from megatron_oreal.verify.rules.comparison.parts import PartByPart
+from megatron_oreal.verify.rules.values.numeric import Numeric
+
+_EQUALS = ("=", "≈")
+
+
+class Relations(PartByPart):
+    """Compares relations; their sides are compared by the Comparison that derives from this."""
+
+    def same_relation(self, gold, answer) -> bool:
+        if not isinstance(answer, s.Relation):
+            value = self.assigned_value(gold, strict=True)
+            return value is not None and self.same(value, answer)
+        if not isinstance(gold, s.Relation):
+            value = self.assigned_value(answer, strict=False)
+            if value is not None and self.same(gold, value):
+                return True
+            return self.same_rounded(gold, answer)
+        if len(gold.ops) == len(answer.ops) == 1 and gold.ops[0] in _EQUALS and answer.ops[0] in _EQUALS:
+            return self.same_equality(gold, answer)
+        if gold.ops == answer.ops == ("≡",):
+            return self.same_congruence(gold, answer)
+        if gold.ops == answer.ops and None not in (*gold.sides, *answer.sides):
+            return self.pairwise(gold.sides, answer.sides)
+        last, other = self.assigned_value(gold, strict=False), self.assigned_value(answer, strict=False)
+        return last is not None and other is not None and gold.sides[0] == answer.sides[0] and self.same(last, other)
+
+    def same_equality(self, gold: s.Relation, answer: s.Relation) -> bool:
+        if None in (*gold.sides, *answer.sides):
+            return self.same(gold.sides[1], answer.sides[1])
+        ours, theirs = turned(gold), turned(answer)
+        if is_name(ours.sides[0]) and is_name(theirs.sides[0]):
+            names = ours.sides[0], theirs.sides[0]
+            if names[0] == names[1] or function_and_value(*names):
+                return self.same(ours.sides[1], theirs.sides[1])
+        return same_equation(ours, theirs, self.budget)
+
+    def same_congruence(self, gold: s.Relation, answer: s.Relation) -> bool:
+        """x = r modulo m: the same x and m, and r up to multiples of m."""
+        match gold.sides, answer.sides:
+            case (of, s.Func("mod", (rest, modulus))), (other, s.Func("mod", (other_rest, other_modulus))):
+                gap = s.Func("mod", (s.difference(rest, other_rest), modulus))
+                return self.same(of, other) and self.same(modulus, other_modulus) and self.same(s.Num(Fraction(0)), gap)
+        return self.pairwise(gold.sides, answer.sides)
+
+    def assigned_value(self, relation: s.Relation, strict: bool):
+        """The value that `x = 5`, `f(x) = 5` or `2 + 3 = 5` states; None where it states none (7 = 5, x > 5, 2x = 5).
+
+        A gold equation (`strict`) gives its value only where it names it: y = 3 does, x - y = 3 is an equation.
+        """
+        if not set(relation.ops) <= set(_EQUALS):
+            return None
+        *before, value = relation.sides
+        if relation.ops[-1] == "≈" and len(before) > 1:  # = sqrt(2) ≈ 1.41: the exact one counts
+            *before, value = before
+        elif relation.ops == ("≈",) and before[0] is not None and not s.symbols(before[0]):
+            return before[0]
+        for side in before:
+            stated = side is None or is_name(side) or (not strict and is_plain_combination(side)) or self.equal_numbers(side, value)
+            if not stated:
+                turned = is_name(value) and len(before) == 1
+                return side if turned else None
+        return value
+
+    def same_rounded(self, gold, answer: s.Relation) -> bool:
+        """70/9 ≈ 7.78 against a gold answer that is rounded itself."""
+        if answer.ops[-1] != "≈" or answer.sides[-2] is None or s.symbols(answer):
+            return False
+        exact, rounded = (Numeric({}, self.budget, complex_plane=False)(side) for side in answer.sides[-2:])
+        return abs(exact - rounded) < abs(rounded) / 100 and self.same(gold, answer.sides[-1])
+
+    def equal_numbers(self, side, value) -> bool:
+        if s.symbols(side) or s.symbols(value):
+            return False
+        return self.same(side, value)
