@@ -5,7 +5,7 @@
 # export SBATCH_ACCOUNT=my-account
 # export SBATCH_PARTITION=gpu
 
-# Run in the job before anything else: the Python that has megatron-oreal installed (see README, 7B and 32B), and modules.
+# Run in the job before anything else: the Python that has megatron-oreal installed (see README.md, Install), and modules.
 PYTHON=${PYTHON:-python}
 # module load cuda/13.0
 # export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0

@@ -41,7 +41,7 @@ def check_inputs(findings: Findings, config: TrainConfig):
     _noted(
         findings,
         "checkpoint",
-        "see README, Runs that end, and go on",
+        "see megatron_oreal/learn/README.md, Runs that end, and go on",
         lambda: (find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume),),
         lambda found: f"goes on from {found[0]}" if found[0] else "a new run",
     )

@@ -25,7 +25,7 @@ def check_software(findings: Findings) -> None:
         return
     wrong = wrong_versions(declared, "gpu" if torch.cuda.is_available() else "cpu")
     if wrong:
-        findings.add(ERROR, "versions", "; ".join(wrong), "install them as README, 7B and 32B, or launch/setup_env.sh does")
+        findings.add(ERROR, "versions", "; ".join(wrong), "install them as README.md, Install, or launch/setup_env.sh does")
     else:
         named = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in NAMED)
         findings.add(OK, "versions", f"Python {platform.python_version()}, {named}")

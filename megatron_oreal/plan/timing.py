@@ -14,7 +14,7 @@ from megatron_oreal.plan.engine import EngineMemory, engines, response_lengths, 
 from megatron_oreal.plan.memory import ADAM_BYTES, GRADIENT_BYTES, NUMBER_BYTES
 
 VERIFY_S = 2 * 0.74 / 1024
-"""Of one process for a response: README, Exactness (1,024 responses of 30,000 characters in 0.74 s on two)."""
+"""Of one process for a response (1,024 responses of 30,000 characters in 0.74 s on two); newer figures: verify/README.md."""
 
 
 @dataclass(frozen=True)
