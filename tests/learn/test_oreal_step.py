@@ -1,6 +1,7 @@
 """OREAL steps: every layout gives the numbers of the reading version, oreal/reference.py."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def make_batches() -> list[TrainBatch]:
 def train_config(model: str, parallel: dict, **objective) -> config.TrainConfig:
     frozen = FROZEN if objective.get("token_rm", True) else 0
     policy = config.PolicyConfig(optimizer(), freeze_steps=frozen)
-    return tiny_run(model, parallel, steps=STEPS, objective=Objective(beta=0.1, **objective), policy=policy, record=True)
+    return tiny_run(model, parallel, steps=STEPS, objective=Objective(**{"beta": 0.1, **objective}), policy=policy, record=True)
 
 
 def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
@@ -166,6 +167,20 @@ def _calibration(told: list[tuple[float, bool]]) -> dict[str, float]:
     }
 
 
+def assert_same(results: list[tuple], expected: list[dict], weights: dict[str, torch.Tensor], compared: tuple[str, ...], what) -> set[str]:
+    """Of each rank what train_on_megatron returned; the names of the weights that one of them had."""
+    for metrics, _ in results:
+        for step in range(STEPS):
+            for key in compared if step >= FROZEN else FIRST:
+                assert metrics[step][key] == pytest.approx(expected[step][key], rel=1e-4, abs=1e-6), (what, step, key)
+            for recorded, weight in zip(metrics[step]["token_weights"], expected[step]["token_weights"], strict=True):
+                assert recorded == pytest.approx(weight, rel=1e-4, abs=2e-5), (what, step)
+    for _, stage in results:
+        for name, value in stage.items():
+            torch.testing.assert_close(torch.from_numpy(value), weights[name], rtol=1e-4, atol=2e-5, msg=f"{what} {name}")
+    return set().union(*(stage for _, stage in results))
+
+
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_layouts_give_the_numbers_of_a_plain_implementation(ranks, tiny_model, tied):
     model = tiny_model("qwen2", tie_word_embeddings=tied)
@@ -174,15 +189,12 @@ def test_layouts_give_the_numbers_of_a_plain_implementation(ranks, tiny_model, t
     assert tied or 0.05 < expected[-1]["logprob/capped_share"] < 0.95
     for name, (world, parallel) in LAYOUTS.items():
         results = ranks(world, train_on_megatron, train_config(model, parallel, importance_cap=cap))
-        for metrics, _ in results:
-            for step in range(STEPS):
-                for key in (*COMPARED, "logprob/capped_share") if step >= FROZEN else FIRST:
-                    assert metrics[step][key] == pytest.approx(expected[step][key], rel=1e-4, abs=1e-6), (name, step, key)
-                for recorded, weight in zip(metrics[step]["token_weights"], expected[step]["token_weights"], strict=True):
-                    assert recorded == pytest.approx(weight, rel=1e-4, abs=2e-5), (name, step)
-        seen = set()
-        for _, stage in results:
-            seen |= stage.keys()
-            for tensor_name, value in stage.items():
-                torch.testing.assert_close(torch.from_numpy(value), weights[tensor_name], rtol=1e-4, atol=2e-5, msg=f"{name} {tensor_name}")
+        seen = assert_same(results, expected, weights, (*COMPARED, "logprob/capped_share"), name)
         assert seen == weights.keys() - ({"lm_head.weight"} if tied else set()), name
+
+
+def test_the_papers_objective_gives_the_numbers_of_a_plain_implementation(ranks, tiny_model):
+    paper = asdict(Objective.paper(rescale="topk", kl="mse")) | {"beta": 0.1}
+    expected, weights = train_plainly(train_config(tiny_model("qwen2"), {}, **paper))
+    results = ranks(2, train_on_megatron, train_config(tiny_model("qwen2"), {"cp": 2}, **paper))
+    assert assert_same(results, expected, weights, COMPARED, "paper") == weights.keys()
