@@ -13,7 +13,8 @@ FLOPs are the planner's (learn.packing.Cost: causal attention counted a sequence
 tokens alone. `computed` has what is computed twice (logits, recomputed layers), `needed` has not; both are shown as shares of the ceiling,
 the median speed of a square product. `optimizer` is both models' clipping and Adam; `else` whatever is left of the step.
 
---against-plain: the same samples, weights and losses by tools/plain_step.py in a process of its own. --profile writes a trace of one step.
+--against-plain: the same samples and weights by the reading version, oreal/reference.py, under FSDP, in a process of its own.
+--profile: a trace of one step.
 """
 
 import argparse

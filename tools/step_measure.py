@@ -7,7 +7,8 @@ printed last.
 import json
 import statistics
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from megatron_oreal.learn.packing import plan
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.monitor.ranges import StageRanges
-from megatron_oreal.trajectory import TrainBatch
-from tools.plain_step import PlainLearner, Stopwatch
+from megatron_oreal.oreal import Objective, reference
+from megatron_oreal.trajectory import Sample, TrainBatch
+from tools.plain_step import sharded_models
 from tools.step_figures import STAGES, Asked, Measured
 
 CEILING_SIZE = {"cuda": 8192, "cpu": 512}
@@ -70,16 +72,51 @@ def _stages(ranges: StageRanges, step: float) -> dict[str, float]:
 
 
 def measure_plain(config: TrainConfig, asked: Asked, _: Path | None) -> Measured:
-    """The same steps by plain_step."""
+    """The same steps by the reading version under FSDP."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    learner, rows, samples = PlainLearner(config, device), [], asked.samples
+    models, rows, samples = sharded_models(config, device), [], asked.samples
     _forget_peak(device)
     for number in range(1, asked.warm_up + asked.steps + 1):
         watch = Stopwatch(device)
-        seconds, losses = learner.train(samples, number)
+        seconds, losses = _plain_step(models, samples, config.objective, number, device)
         watch.lap("step")
         rows.append(seconds | {"else": watch.seconds["step"] - sum(seconds.values())})
     return _measured(device, rows[asked.warm_up :], losses, len(samples))
+
+
+def _plain_step(models: reference.Models, samples: Sequence[Sample], objective: Objective, number: int, device: torch.device):
+    """reference.update by the watch: seconds of STAGES but `else`; losses and gradient norms, named as in metrics.jsonl."""
+    watch, losses = Stopwatch(device), {}
+    losses["loss/token_rm"], weights = reference.token_rm_backward(models.token_rm.model, samples, objective)
+    watch.lap("token_rm")
+    losses["grad_norm/token_rm"] = models.token_rm.update(number)
+    watch.lap("optimizer")
+    with torch.no_grad():
+        logprobs = [reference.response_logprobs(models.reference, s) for s in samples]
+    watch.lap("reference")
+    losses |= reference.policy_backward(models.policy.model, samples, weights, logprobs, objective)
+    watch.lap("policy")
+    losses["grad_norm/policy"] = models.policy.update(number)
+    watch.lap("optimizer")
+    return watch.seconds, losses
+
+
+class Stopwatch:
+    """Seconds between laps, with all that a GPU was given to do by then done; laps of one name add up."""
+
+    def __init__(self, device: torch.device):
+        self._device, self.seconds = device, {}
+        self._last = self._now()
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = self._now()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
 
 
 def _forget_peak(device: torch.device) -> None:

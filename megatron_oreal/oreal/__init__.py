@@ -1,6 +1,8 @@
 """The OREAL objective on plain tensors (arXiv 2502.06781): no Megatron, no process groups, no configuration files.
 
 rewards -> advantages -> select -> token RM scores -> token_weights -> policy_loss, token_rm_loss
+
+To be read first: reference.py, a whole iteration in plain torch and transformers, which nothing of the package imports.
 """
 
 from megatron_oreal.oreal.advantage import advantages

@@ -1,6 +1,7 @@
-"""OREAL steps: every layout gives the numbers of a plain transformers + torch.optim implementation of the spec."""
+"""OREAL steps: every layout gives the numbers of the reading version, oreal/reference.py."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from megatron_oreal import config
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
-from megatron_oreal.oreal import Objective
+from megatron_oreal.oreal import Objective, reference
 from megatron_oreal.trajectory import Sample, TrainBatch
 from tests.settings import optimizer, tiny_run
 
@@ -75,7 +76,7 @@ def make_batches() -> list[TrainBatch]:
 def train_config(model: str, parallel: dict, **objective) -> config.TrainConfig:
     frozen = FROZEN if objective.get("token_rm", True) else 0
     policy = config.PolicyConfig(optimizer(), freeze_steps=frozen)
-    return tiny_run(model, parallel, steps=STEPS, objective=Objective(beta=0.1, **objective), policy=policy, record=True)
+    return tiny_run(model, parallel, steps=STEPS, objective=Objective(**{"beta": 0.1, **objective}), policy=policy, record=True)
 
 
 def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
@@ -90,90 +91,55 @@ def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[st
 
 
 def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    """The spec, `released` preset, written with transformers, torch.optim and loops; independent of megatron_oreal.oreal."""
-    policy, rm, ref = (AutoModelForCausalLM.from_pretrained(settings.model.path, dtype=torch.float32) for _ in range(3))
-    head = torch.nn.Parameter(torch.zeros(1, policy.config.hidden_size))
-    rm_parameters = [*rm.model.parameters(), head]
-    learners = {"policy": (list(policy.parameters()), settings.policy.optimizer), "rm": (rm_parameters, settings.token_rm.optimizer)}
-    adam = {name: _adamw(parameters, options) for name, (parameters, options) in learners.items()}
-    history = []
-    for step, batch in enumerate(make_batches()):
-        for name, (_, options) in learners.items():
-            for group in adam[name].param_groups:
-                group["lr"] = _lr(step + 1, options)
-            adam[name].zero_grad()
-        numbers, weights, told = {}, [], []
-        loss = 0.0
-        for s in batch.samples:
-            ids = torch.tensor([s.prompt_ids + s.response_ids])
-            hidden = rm.model(ids).last_hidden_state[0]
-            score = (hidden @ head.t())[len(s.prompt_ids) - 1 : -1, 0]
-            label = torch.tensor(1.0 if s.reward > 0 else 0.0)
-            loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(score.mean(), label) / len(batch.samples)
-            told.append((score.mean().item(), s.reward > 0))
-            q = torch.stack([score[: t + 1].mean() for t in range(len(score))]).sigmoid().detach()
-            weights.append(((q if s.reward > 0 else 1 - q) * 2 - 1).clamp(0, 1))
-        loss.backward()
-        numbers["loss/token_rm"] = loss.item()
-        numbers["grad_norm/token_rm"] = torch.nn.utils.clip_grad_norm_(rm_parameters, 1.0).item()
-        adam["rm"].step()
-        numbers["token_weights"] = [w.tolist() for w in weights]
-        right = sum(len(s.response_ids) for s in batch.samples if s.reward > 0)
-        wrong = sum(len(s.response_ids) for s in batch.samples if s.reward < 0)
-        for kind, sign, tokens in (("positive", 1, right), ("negative", -1, wrong)):
-            numbers[f"token_weight/{kind}"] = (
-                sum(w.sum().item() for w, s in zip(weights, batch.samples, strict=True) if s.reward == sign) / tokens
-            )
-        numbers |= _weight_statistics(torch.cat(weights).double()) | _calibration(told)
-        if step >= FROZEN:
-            positive = negative = kl = 0.0
-            apart, entropies = [], []
-            for s, w in zip(batch.samples, weights, strict=True):
-                (logp, entropy), (logr, _) = (_response_logprobs(m, s) for m in (policy, ref))
-                entropies.append(entropy.detach())
-                if s.logprobs:
-                    apart.append(logp.detach() - torch.tensor(s.logprobs))
-                    if settings.objective.importance_cap is not None:
-                        w = w * apart[-1].exp().clamp(max=settings.objective.importance_cap)
-                if s.reward > 0:
-                    positive = positive + (w * -logp * s.advantage).sum() / right
-                else:
-                    negative = negative + 0.5 * ((logp - logp.detach()).exp() * w * -s.advantage).sum() / wrong
-                difference = logr.detach() - logp
-                kl = kl + settings.objective.beta * (difference.exp() - difference - 1).sum() / (right + wrong)
-            (positive + negative + kl).backward()
-            numbers |= {"loss/positive": positive.item(), "loss/negative": negative.item(), "loss/kl": kl.item()}
-            apart = torch.cat(apart)
-            numbers["policy/entropy"] = torch.cat(entropies).mean().item()
-            numbers |= {"logprob/diff_mean": apart.abs().mean().item(), "logprob/diff_max": apart.abs().max().item()}
-            numbers["logprob/kl"] = (apart.exp() - 1 - apart).mean().item()
-            numbers["logprob/capped_share"] = (apart.exp() > (settings.objective.importance_cap or math.inf)).float().mean().item()
-            numbers["grad_norm/policy"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
-            adam["policy"].step()
-        history.append(numbers)
-    return history, dict(policy.state_dict())
+    """The same steps by the reading version, in float32 on the CPU, and figures of them by their definitions."""
+    models, history = plain_models(settings), []
+    for step, batch in enumerate(make_batches(), 1):
+        told = _told(models.token_rm.model, batch.samples, settings.objective)
+        sampled = _of_the_policy(models.policy.model, batch.samples, settings.objective.importance_cap) if step > FROZEN else {}
+        numbers, weights = reference.update(models, batch.samples, settings.objective, step)
+        numbers |= _weight_means(weights, batch.samples) | _weight_statistics(torch.cat(weights).double()) | _calibration(told) | sampled
+        history.append({**numbers, "token_weights": [w.tolist() for w in weights]})
+    return history, dict(models.policy.model.state_dict())
 
 
-def _adamw(parameters, options):
-    decayed = [p for p in parameters if p.dim() > 1]
-    plain = [p for p in parameters if p.dim() == 1]
-    on_plain = options.weight_decay if options.weight_decay_on_norms else 0.0
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": on_plain}]
-    return torch.optim.AdamW(groups, lr=options.lr, betas=tuple(options.betas), eps=options.eps)
+def plain_models(settings: config.TrainConfig) -> reference.Models:
+    """As a run of these settings has them, with weight decay of everything."""
+    policy, frozen, other = (AutoModelForCausalLM.from_pretrained(settings.model.path, dtype=torch.float32) for _ in range(3))
+
+    def learner(model: torch.nn.Module, o: config.OptimizerConfig) -> reference.Learner:
+        adamw = {"weight_decay": o.weight_decay, "betas": tuple(o.betas), "eps": o.eps}
+        return reference.Learner(model, o.lr, o.min_lr, settings.steps, o.warmup_steps, o.clip_grad, **adamw)
+
+    token_rm = learner(reference.TokenRM(other.model), settings.token_rm.optimizer)
+    return reference.Models(learner(policy, settings.policy.optimizer), token_rm, frozen, settings.policy.freeze_steps)
 
 
-def _lr(step: int, options: config.OptimizerConfig) -> float:
-    if step <= options.warmup_steps:
-        return options.lr * step / options.warmup_steps
-    progress = (step - options.warmup_steps) / (STEPS - options.warmup_steps)
-    return options.min_lr + (options.lr - options.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+@torch.no_grad()
+def _told(token_rm: reference.TokenRM, samples: list[Sample], objective: Objective) -> list[tuple[float, bool]]:
+    """Mean score of each trajectory, whether it is right."""
+    return [(reference.response_scores(token_rm, s, objective).mean().item(), s.reward > 0) for s in samples]
 
 
-def _response_logprobs(model, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of the response tokens, and the entropies of their distributions."""
-    ids = torch.tensor([sample.prompt_ids + sample.response_ids])
-    distributions = torch.distributions.Categorical(logits=model(ids).logits[0, len(sample.prompt_ids) - 1 : -1])
-    return distributions.log_prob(torch.tensor(sample.response_ids)), distributions.entropy()
+@torch.no_grad()
+def _of_the_policy(policy: torch.nn.Module, samples: list[Sample], cap: float | None) -> dict[str, float]:
+    """Its entropy, and how far it is from the engine's log-probabilities."""
+    rows = [policy(torch.tensor([s.prompt_ids + s.response_ids])).logits[0, len(s.prompt_ids) - 1 : -1] for s in samples]
+    chances = [torch.distributions.Categorical(logits=row) for row in rows]
+    pairs = [(c.log_prob(torch.tensor(s.response_ids)), s.logprobs) for c, s in zip(chances, samples, strict=True) if s.logprobs]
+    apart = torch.cat([ours - torch.tensor(theirs) for ours, theirs in pairs])
+    return {
+        "policy/entropy": torch.cat([c.entropy() for c in chances]).mean().item(),
+        "logprob/diff_mean": apart.abs().mean().item(),
+        "logprob/diff_max": apart.abs().max().item(),
+        "logprob/kl": (apart.exp() - 1 - apart).mean().item(),
+        "logprob/capped_share": (apart.exp() > (cap or math.inf)).float().mean().item(),
+    }
+
+
+def _weight_means(weights: list[torch.Tensor], samples: list[Sample]) -> dict[str, float]:
+    """Over all tokens of the right, and of the wrong trajectories."""
+    right, wrong = (torch.cat([w for w, s in zip(weights, samples, strict=True) if s.reward == reward]) for reward in (1, -1))
+    return {"token_weight/positive": right.mean().item(), "token_weight/negative": wrong.mean().item()}
 
 
 def _weight_statistics(weights: torch.Tensor) -> dict[str, float]:
@@ -201,6 +167,20 @@ def _calibration(told: list[tuple[float, bool]]) -> dict[str, float]:
     }
 
 
+def assert_same(results: list[tuple], expected: list[dict], weights: dict[str, torch.Tensor], compared: tuple[str, ...], what) -> set[str]:
+    """Of each rank what train_on_megatron returned; the names of the weights that one of them had."""
+    for metrics, _ in results:
+        for step in range(STEPS):
+            for key in compared if step >= FROZEN else FIRST:
+                assert metrics[step][key] == pytest.approx(expected[step][key], rel=1e-4, abs=1e-6), (what, step, key)
+            for recorded, weight in zip(metrics[step]["token_weights"], expected[step]["token_weights"], strict=True):
+                assert recorded == pytest.approx(weight, rel=1e-4, abs=2e-5), (what, step)
+    for _, stage in results:
+        for name, value in stage.items():
+            torch.testing.assert_close(torch.from_numpy(value), weights[name], rtol=1e-4, atol=2e-5, msg=f"{what} {name}")
+    return set().union(*(stage for _, stage in results))
+
+
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_layouts_give_the_numbers_of_a_plain_implementation(ranks, tiny_model, tied):
     model = tiny_model("qwen2", tie_word_embeddings=tied)
@@ -209,15 +189,12 @@ def test_layouts_give_the_numbers_of_a_plain_implementation(ranks, tiny_model, t
     assert tied or 0.05 < expected[-1]["logprob/capped_share"] < 0.95
     for name, (world, parallel) in LAYOUTS.items():
         results = ranks(world, train_on_megatron, train_config(model, parallel, importance_cap=cap))
-        for metrics, _ in results:
-            for step in range(STEPS):
-                for key in (*COMPARED, "logprob/capped_share") if step >= FROZEN else FIRST:
-                    assert metrics[step][key] == pytest.approx(expected[step][key], rel=1e-4, abs=1e-6), (name, step, key)
-                for recorded, weight in zip(metrics[step]["token_weights"], expected[step]["token_weights"], strict=True):
-                    assert recorded == pytest.approx(weight, rel=1e-4, abs=2e-5), (name, step)
-        seen = set()
-        for _, stage in results:
-            seen |= stage.keys()
-            for tensor_name, value in stage.items():
-                torch.testing.assert_close(torch.from_numpy(value), weights[tensor_name], rtol=1e-4, atol=2e-5, msg=f"{name} {tensor_name}")
+        seen = assert_same(results, expected, weights, (*COMPARED, "logprob/capped_share"), name)
         assert seen == weights.keys() - ({"lm_head.weight"} if tied else set()), name
+
+
+def test_the_papers_objective_gives_the_numbers_of_a_plain_implementation(ranks, tiny_model):
+    paper = asdict(Objective.paper(rescale="topk", kl="mse")) | {"beta": 0.1}
+    expected, weights = train_plainly(train_config(tiny_model("qwen2"), {}, **paper))
+    results = ranks(2, train_on_megatron, train_config(tiny_model("qwen2"), {"cp": 2}, **paper))
+    assert assert_same(results, expected, weights, COMPARED, "paper") == weights.keys()
