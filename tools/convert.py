@@ -23,9 +23,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from megatron_oreal.command import end_with_parent, fail, quiet_libraries
+from megatron_oreal.command import end_with_parent, fail
 from megatron_oreal.config import ParallelConfig
 from megatron_oreal.model.hf_writer import MAX_SHARD_BYTES, read_size
+from megatron_oreal.monitor.logs import quiet_libraries
 from megatron_oreal.stop import REQUESTS
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h

@@ -14,7 +14,8 @@ import argparse
 import json
 import sys
 
-from megatron_oreal.command import fail, quiet_libraries
+from megatron_oreal.command import fail
+from megatron_oreal.monitor.logs import quiet_libraries
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:

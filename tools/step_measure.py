@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from megatron_oreal.command import quiet_libraries
 from megatron_oreal.config import TrainConfig, load
 from megatron_oreal.learn.packing import plan
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
+from megatron_oreal.monitor.logs import quiet_libraries
 from megatron_oreal.monitor.ranges import StageRanges
 from megatron_oreal.trajectory import TrainBatch
 from tools.plain_step import PlainLearner, Stopwatch

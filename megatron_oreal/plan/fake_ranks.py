@@ -23,12 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AutoConfig
 
-from megatron_oreal.command import quiet_libraries
 from megatron_oreal.config import ComputeConfig, OptimizerConfig
 from megatron_oreal.learn import megatron_cpu
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.model import gpt
 from megatron_oreal.model.compute import Compute
+from megatron_oreal.monitor.logs import quiet_libraries
 from megatron_oreal.plan.build import Built, Request
 from megatron_oreal.plan.kernels import FusedKernels
 
