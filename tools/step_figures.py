@@ -10,9 +10,9 @@ import torch
 from transformers import AutoConfig
 
 from megatron_oreal.config import ParallelConfig
+from megatron_oreal.devices import GIB
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.model.gpt import head_dim
-from megatron_oreal.plan.devices import GIB
 from megatron_oreal.plan.fit import FRAGMENTATION, PROCESS_GIB
 from megatron_oreal.plan.memory import Formula, Workload
 from megatron_oreal.trajectory import Sample

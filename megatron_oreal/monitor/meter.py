@@ -4,9 +4,9 @@ import resource
 
 import torch
 
+from megatron_oreal.devices import GIB, bf16_peak
 from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.plan.devices import GIB, bf16_peak
 from megatron_oreal.trajectory import TrainBatch
 
 TRAINING = ("token_rm", "reference", "policy", "optimizer")

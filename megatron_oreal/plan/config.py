@@ -1,11 +1,8 @@
 """What the planner is asked: a training run's own configuration, and conf/plan/ beside it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron_oreal.config import TrainConfig, conf_dir, load
-from megatron_oreal.plan.devices import DEVICES
-from megatron_oreal.plan.shapes import SHAPES
+from megatron_oreal.config import TrainConfig
 
 
 def _require(condition: bool, message: str) -> None:
@@ -54,8 +51,6 @@ class PlanConfig:
     deadline_s: float = 300.0  # for building the model's stages
 
     def __post_init__(self):
-        _require(self.gpu in DEVICES, f"plan.gpu={self.gpu!r} is not one of {', '.join(DEVICES)}")
-        _require(self.shape is None or self.shape in SHAPES, f"plan.shape={self.shape!r} is not one of {', '.join(SHAPES)}")
         _require(0 < self.mixed <= 1, f"plan.mixed={self.mixed} must be above 0 and at most 1")
         for name in ("gpus", "gpus_per_host", "disk_gb_s", "decode_overhead_ms", "deadline_s"):
             _require(getattr(self, name) > 0, f"plan.{name}={getattr(self, name)} must be above 0")
@@ -74,15 +69,3 @@ class Planned(TrainConfig):
     """conf/plan.yaml: conf/train.yaml and the planner's own section, which a training run does not know."""
 
     plan: PlanConfig
-
-
-def compose(overrides: Sequence[str]) -> Planned:
-    """From a training run's overrides and the planner's; what conf/plan/ says of the experiment goes with it.
-
-    Raises:
-        ValueError: as config.load.
-    """
-    chosen = next((o.partition("=")[2] for o in overrides if o.startswith("experiment=")), "default")
-    known = (conf_dir() / "plan" / f"{chosen}.yaml").is_file()
-    asked = any(o.startswith("plan=") for o in overrides)
-    return load(Planned, "plan", [*overrides, *([] if asked or not known else [f"plan={chosen}"])])

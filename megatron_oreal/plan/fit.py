@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron_oreal.config import ParallelConfig
+from megatron_oreal.devices import DEVICES, GIB
 from megatron_oreal.model import gpt
 from megatron_oreal.plan import timing
 from megatron_oreal.plan.build import Built, Request, Role, build
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.devices import DEVICES, GIB
 from megatron_oreal.plan.engine import EngineMemory, engine_memory
 from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload
 from megatron_oreal.rollout.config import LOCALHOST

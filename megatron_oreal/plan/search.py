@@ -6,10 +6,10 @@ from itertools import product
 from math import ceil
 
 from megatron_oreal.config import ComputeConfig, LearnConfig, ParallelConfig
+from megatron_oreal.devices import DEVICES
 from megatron_oreal.model import gpt
 from megatron_oreal.model.split import Split
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.devices import DEVICES
 from megatron_oreal.plan.fit import Plan, make_plan
 
 TENSOR, PIPELINE, CHUNKS, CONTEXT = (1, 2, 4, 8), (1, 2, 4, 8), (None, 2, 4), (1, 2, 4)

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from megatron_oreal.devices import DEVICES
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.packing import plan as pack
 from megatron_oreal.model import gpt
 from megatron_oreal.model.split import Split
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.devices import DEVICES
 from megatron_oreal.plan.engine import EngineMemory, engines, response_lengths, sampling_seconds
 from megatron_oreal.plan.memory import ADAM_BYTES, GRADIENT_BYTES, NUMBER_BYTES
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from megatron_oreal.config import ModelConfig
+from megatron_oreal.devices import bf16_peak
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.monitor.config import ProfileConfig
 from megatron_oreal.monitor.meter import Meter
 from megatron_oreal.monitor.profiler import Profiler
-from megatron_oreal.plan.devices import bf16_peak
 from tests.learn.test_oreal_step import STEPS, make_batches
 from tests.settings import tiny_run
 

@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from megatron_oreal.devices import bf16_peak
 from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
@@ -21,7 +22,6 @@ from megatron_oreal.monitor.config import ProfileConfig
 from megatron_oreal.monitor.meter import TRAINING, Meter
 from megatron_oreal.monitor.profiler import Profiler
 from megatron_oreal.monitor.ranges import StageRanges
-from megatron_oreal.plan.devices import bf16_peak
 from megatron_oreal.trajectory import Sample, TrainBatch
 from tests.learn.test_oreal_step import FROZEN, STEPS, make_batches, train_config
 
