@@ -25,7 +25,7 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
 from megatron_oreal.model.hf_files import TensorSpec
-from megatron_oreal.model.hf_writer import MAX_SHARD_BYTES, complete, plan_shards, write_shards
+from megatron_oreal.model.hf_writer import MAX_SHARD_BYTES, assign_shards, complete, write_shards
 
 FINAL = "hf"
 
@@ -68,7 +68,7 @@ class HFExports:
         aside = final.parent / f".{final.name}.partial"
         self._conduct(final, partial(aside.mkdir, parents=True))
         tensors = self._copies(chunks)
-        shards = plan_shards({n: TensorSpec(t.dtype, tuple(t.shape)) for n, t in tensors.items()}, MAX_SHARD_BYTES) if tensors else []
+        shards = assign_shards({n: TensorSpec(t.dtype, tuple(t.shape)) for n, t in tensors.items()}, MAX_SHARD_BYTES) if tensors else []
         files = torch.zeros(parallel_state.get_pipeline_model_parallel_world_size(), dtype=torch.int64)
         stage = parallel_state.get_pipeline_model_parallel_rank()
         files[stage] = len(shards)

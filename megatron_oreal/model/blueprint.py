@@ -46,7 +46,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class RankPlan:
+class RankContents:
     """What a rank with these coordinates holds."""
 
     tp_rank: int
@@ -79,9 +79,9 @@ def is_tied(hf, role: gpt.Role) -> bool:
 
 def hf_shapes(hf, role: gpt.Role) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every Hugging Face tensor that a model is made of, in the model's order, by the weight table."""
-    (plan,) = plans(hf, role, ParallelConfig())
+    (whole,) = rank_contents(hf, role, ParallelConfig())
     dims, shapes = dims_of(hf), {}
-    for entry, _ in plan.entries:
+    for entry, _ in whole.entries:
         joined = entry.layout.join([entry.parameter.detach()], dims)
         shapes |= {n: tuple(t.shape) for n, t in zip(entry.hf_names, joined, strict=True)}
     return shapes
@@ -107,7 +107,7 @@ def open_model(
     return config, role, source
 
 
-def plans(hf, role: gpt.Role, parallel: ParallelConfig) -> Iterator[RankPlan]:
+def rank_contents(hf, role: gpt.Role, parallel: ParallelConfig) -> Iterator[RankContents]:
     """What each rank of a TP x PP layout holds, in rank order. No process group may exist.
 
     Raises:
@@ -118,11 +118,11 @@ def plans(hf, role: gpt.Role, parallel: ParallelConfig) -> Iterator[RankPlan]:
     for rank in range(parallel.tp * parallel.pp):
         with _pretending(rank, parallel), torch.device("meta"), _StaysOnMeta():
             (model,) = gpt.build(hf, role, parallel, compute)
-            plan = _plan(model)
-        yield plan  # outside: whoever works with it between two plans is no rank, and has a device
+            held = _contents(model)
+        yield held  # outside: whoever works with it between two ranks is none of them, and has a device
 
 
-def _plan(model) -> RankPlan:
+def _contents(model) -> RankContents:
     sharded = model.sharded_state_dict(metadata={})
     apply_factories(sharded)
     entries, objects = [], []
@@ -132,7 +132,7 @@ def _plan(model) -> RankPlan:
         if entry.name.endswith(TE_STATES) and tensors:
             objects.append(_state_beside(tensors[0]).unique_key)
     objects += [v.unique_key for v in nested_values(sharded) if isinstance(v, ShardedObject) and _is_written(v)]
-    return RankPlan(parallel_state.get_tensor_model_parallel_rank(), entries, objects)
+    return RankContents(parallel_state.get_tensor_model_parallel_rank(), entries, objects)
 
 
 def _is_written(sharded: ShardedTensor | ShardedObject) -> bool:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from megatron_oreal.config import ComputeConfig, ModelConfig, ParallelConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.checkpoint import Checkpoints, RunState
-from megatron_oreal.learn.packing import plan
+from megatron_oreal.learn.packing import partition
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
 from megatron_oreal.model import hf_weights
@@ -26,7 +26,7 @@ from tests.settings import tiny_run
 
 def micro_batches(ranks: Ranks, models: Models, parallel: ParallelConfig):
     micro = batch.of_rank(SAMPLES, ranks, parallel, 64, models.cost, 1, score_position="previous")
-    order = [s for indices in plan([s.length for s in SAMPLES], 1, 64, models.cost)[0] for s in indices]
+    order = [s for indices in partition([s.length for s in SAMPLES], 1, 64, models.cost)[0] for s in indices]
     return micro, order
 
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from megatron_oreal.config import ComputeConfig, ModelConfig, ParallelConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.export import write_hf
-from megatron_oreal.learn.packing import plan
+from megatron_oreal.learn.packing import partition
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
@@ -30,7 +30,7 @@ def logprobs_and_export(model: str, parallel: dict, out: str):
     values = pipeline.run(policy, micro, "logprobs", lambda _, out: (None, out[0]), backward=False)
     write_hf(policy, models, out, ranks)
     ranks.stop()
-    order = [s for indices in plan([s.length for s in SAMPLES], 1, 64, models.cost)[0] for s in indices]
+    order = [s for indices in partition([s.length for s in SAMPLES], 1, 64, models.cost)[0] for s in indices]
     return order, [v.numpy() for v in values]
 
 
