@@ -5,7 +5,9 @@ from threading import Lock
 
 import torch
 
-from megatron_oreal.oreal import Objective, advantages, select
+from megatron_oreal.oreal.advantage import advantages
+from megatron_oreal.oreal.objective import Objective
+from megatron_oreal.oreal.selection import select
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.trajectory import NEITHER, RIGHT, WRONG, Group, Sample, SelectionCounts, TrainBatch
 

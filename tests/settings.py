@@ -9,7 +9,7 @@ import psutil
 from megatron_oreal import config
 from megatron_oreal.engines.engines import Engines
 from megatron_oreal.engines.server import Endpoint
-from megatron_oreal.oreal import Objective
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.config import RolloutConfig
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from megatron_oreal import sft, train
 from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, TrainConfig, conf_dir, load
 from megatron_oreal.learn.parallel import Placement
-from megatron_oreal.oreal import Objective
+from megatron_oreal.oreal.objective import Objective
 
 GIVEN = ["model.path=M", "data.train=D"]
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))

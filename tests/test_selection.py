@@ -5,7 +5,7 @@ import math
 import pytest
 
 from megatron_oreal.monitor.metrics import rollout_metrics
-from megatron_oreal.oreal import Objective
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.selection import Enough, Selector
 from megatron_oreal.trajectory import Group, Prompt, SelectionCounts, Trajectory, Verdict

@@ -16,7 +16,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from megatron_oreal.config import OptimizerConfig, TrainConfig
-from megatron_oreal.oreal import Counts, TokenWeights, policy_loss, token_rm_loss, token_weights
+from megatron_oreal.oreal.losses import policy_loss, token_rm_loss
+from megatron_oreal.oreal.objective import Counts
+from megatron_oreal.oreal.token_weights import TokenWeights, token_weights
 from megatron_oreal.trajectory import Sample
 
 

@@ -13,7 +13,7 @@ from megatron_oreal.learn.packing import Cost, partition
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model.gpt import Reading
 from megatron_oreal.model.split import Split
-from megatron_oreal.oreal import response_positions
+from megatron_oreal.oreal.token_weights import response_positions
 from megatron_oreal.trajectory import Sample
 
 

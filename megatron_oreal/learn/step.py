@@ -19,7 +19,10 @@ from megatron_oreal.model import gpt, hf_weights
 from megatron_oreal.model.blueprint import dims_of
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import HFFolder
-from megatron_oreal.oreal import Counts, TokenWeights, importance_weights, mismatch, policy_loss, token_rm_loss, token_weights
+from megatron_oreal.oreal.losses import policy_loss, token_rm_loss
+from megatron_oreal.oreal.mismatch import importance_weights, mismatch
+from megatron_oreal.oreal.objective import Counts
+from megatron_oreal.oreal.token_weights import TokenWeights, token_weights
 from megatron_oreal.trajectory import RIGHT, Sample, TrainBatch
 
 

@@ -9,7 +9,7 @@ from megatron_oreal import config
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
-from megatron_oreal.oreal import Objective
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.trajectory import Sample, TrainBatch
 from tests.settings import tiny_run
 

@@ -10,7 +10,7 @@ from megatron_oreal import config
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
-from megatron_oreal.oreal import Objective
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.trajectory import Sample, TrainBatch
 from tests.settings import optimizer, tiny_run
 

@@ -13,7 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_oreal.oreal import Counts, Objective, advantages, policy_loss, response_positions, token_rm_loss, token_weights
+from megatron_oreal.oreal.advantage import advantages
+from megatron_oreal.oreal.losses import policy_loss, token_rm_loss
+from megatron_oreal.oreal.objective import Counts, Objective
+from megatron_oreal.oreal.token_weights import response_positions, token_weights
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 PRESETS = {"released": Objective.released, "paper": Objective.paper}

@@ -15,7 +15,7 @@ from megatron_oreal.engines.engines import Engines, open_engines
 from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
-from megatron_oreal.oreal import Objective
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.sync import ways

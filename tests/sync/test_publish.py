@@ -17,7 +17,7 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.model.split import Split
-from megatron_oreal.oreal import Objective
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.sync.publisher import Publisher
