@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 from omegaconf import OmegaConf
 
-from megatron_oreal.config import ParallelConfig
 from megatron_oreal.errors import LostPeer, NotWritten, ServerError
 from megatron_oreal.launcher import INTERRUPTED, run_local_ranks
+from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.monitor.logs import output_of_rank, quiet_libraries
 from megatron_oreal.stop import REQUESTS
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from megatron_oreal.config import ParallelConfig
 from megatron_oreal.crew import Crew
 from megatron_oreal.engines.engines import EnginesGone
 from megatron_oreal.learn.checkpoint import RunState
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.stop import StopSignal
 from megatron_oreal.trajectory import TrainBatch
+from tests.settings import parallel_config
 
 
 class Recorder:
@@ -33,7 +33,7 @@ class Recorder:
 def conducted(version: int, failure: str) -> tuple:
     """What one of two ranks went through when the engines were lost once, and then the work failed."""
     recorder = Recorder()
-    with Ranks(ParallelConfig(dp=2), 1) as ranks:
+    with Ranks(parallel_config(dp=2), 1) as ranks:
         rollout = recorder if ranks.conducts else None
         crew = Crew(ranks, rollout, [], recorder, StopSignal())
 

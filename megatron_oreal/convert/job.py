@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_oreal.config import ParallelConfig
 from megatron_oreal.convert.megatron_files import MegatronFolder, MegatronWriter
 from megatron_oreal.convert.place import new_folder
 from megatron_oreal.model import blueprint, gpt
 from megatron_oreal.model.blueprint import Piece
+from megatron_oreal.model.config import ONE_RANK, Layout
 from megatron_oreal.model.hf_files import HEAD_BIAS, HFFolder, TensorSpec, carry_along, read_config, same_bits
 from megatron_oreal.model.hf_weights import HEAD_NAME, Entry
 from megatron_oreal.model.hf_writer import assign_shards, complete, write_shards
@@ -74,25 +74,25 @@ def check_megatron(folder: Path, hf_config: Path | None) -> Job:
     return Job(config, role, specs, source, hf_config or folder, left_out)
 
 
-def to_megatron(job: Job, out: Path, parallel: ParallelConfig, advance: Progress) -> None:
+def to_megatron(job: Job, out: Path, layout: Layout, advance: Progress) -> None:
     """Write `out` (see megatron_files) with one file a rank of the TP x PP layout, from a job of check_hf.
 
     Raises:
         ValueError: the model does not divide by the layout; `out` exists; not enough disk.
         OSError: writing failed. Whatever is raised, nothing is left of it.
     """
-    gpt.check_architecture(job.hf_config, parallel)
+    gpt.check_architecture(job.hf_config, layout)
     dims = blueprint.dims_of(job.hf_config)
     with new_folder(out, job.nbytes) as partial:
         writer = MegatronWriter(partial)
-        for rank, held in enumerate(blueprint.rank_contents(job.hf_config, job.role, parallel)):
+        for rank, held in enumerate(blueprint.rank_contents(job.hf_config, job.role, layout)):
             writer.open_rank(rank)
             for key in held.objects:
                 writer.write_object(key)
             for entry, pieces in held.entries:
                 if pieces:
                     sources = [job.source[name] for name in entry.hf_names]
-                    value = entry.layout.shard(sources, held.tp_rank, parallel.tp, dims).contiguous()
+                    value = entry.layout.shard(sources, held.tp_rank, layout.tp, dims).contiguous()
                     for piece in pieces:
                         writer.write(piece, piece.of(value))
                     advance(value.nbytes)
@@ -129,7 +129,7 @@ def compare(job: Job, other: HFFolder | MegatronFolder, advance: Progress) -> li
 
 
 def _whole(config, role: gpt.Role) -> list[tuple[Entry, list[Piece]]]:
-    (whole,) = blueprint.rank_contents(config, role, ParallelConfig())
+    (whole,) = blueprint.rank_contents(config, role, ONE_RANK)
     return whole.entries
 
 

@@ -8,7 +8,7 @@ from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
-from megatron_oreal.config import ParallelConfig
+from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.learn.packing import Cost, partition
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model.gpt import Reading

@@ -10,10 +10,10 @@ from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.evaluation.validation import Standing, hold_out, improves, overlaps, standing
 from megatron_oreal.learn.checkpoint import RunState
-from megatron_oreal.monitor.config import MonitorConfig
 from megatron_oreal.monitor.console import Console
 from megatron_oreal.stages import Stages
 from megatron_oreal.trajectory import Prompt
+from tests.settings import monitor_config
 
 
 def questions(count: int = 200) -> list[Question]:
@@ -91,7 +91,7 @@ def test_noise_is_no_improvement():
 def test_scores_of_other_questions_are_forgotten(tmp_path, capsys, now, kept):
     source = PromptSource([Prompt("p", "q", "7", [1])], seed=0)
     with Console("run", 20) as console:
-        given = {"run_dir": tmp_path, "source": source, "console": console, "monitor": MonitorConfig(tensorboard=False)}
+        given = {"run_dir": tmp_path, "source": source, "console": console, "monitor": monitor_config(tensorboard=False)}
         stages = Stages(**given, validation_set=now, patience=1)
         stages.go_on_from(RunState(step=10, seconds=1.0, validation={0: [1.0], 10: [0.0]}, validation_set="these"))
         assert stages.validation == kept

@@ -6,13 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal import config
+from megatron_oreal.config import TrainConfig
+from megatron_oreal.learn.config import OptimizerConfig
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.trajectory import Sample, TrainBatch
-from tests.settings import optimizer, tiny_run
+from tests.settings import optimizer, policy_config, tiny_run
 
 STEPS, FROZEN = 4, 1
 WEIGHTS = tuple(f"token_weight/{name}" for name in ("positive", "negative", "mean", "std", "max", "share_zero", "share_one", "effective"))
@@ -72,13 +73,13 @@ def make_batches() -> list[TrainBatch]:
     return [TrainBatch([sample(q, r, (q + 1) / 4) for q in range(3) for r in (1, -1)]) for _ in range(STEPS)]
 
 
-def train_config(model: str, parallel: dict, **objective) -> config.TrainConfig:
+def train_config(model: str, parallel: dict, **objective) -> TrainConfig:
     frozen = FROZEN if objective.get("token_rm", True) else 0
-    policy = config.PolicyConfig(optimizer(), freeze_steps=frozen)
+    policy = policy_config(optimizer=optimizer(), freeze_steps=frozen)
     return tiny_run(model, parallel, steps=STEPS, objective=Objective(beta=0.1, **objective), policy=policy, record=True)
 
 
-def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
+def train_on_megatron(settings: TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """Metrics and token weights of each step, and this stage's weights in Hugging Face form, as seen by this rank."""
     ranks = Ranks(settings.parallel, settings.seed)
     learner = Learner(settings, ranks)
@@ -89,7 +90,7 @@ def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[st
     return metrics, weights
 
 
-def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
+def train_plainly(settings: TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """The spec, `released` preset, written with transformers, torch.optim and loops; independent of megatron_oreal.oreal."""
     policy, rm, ref = (AutoModelForCausalLM.from_pretrained(settings.model.path, dtype=torch.float32) for _ in range(3))
     head = torch.nn.Parameter(torch.zeros(1, policy.config.hidden_size))
@@ -162,7 +163,7 @@ def _adamw(parameters, options):
     return torch.optim.AdamW(groups, lr=options.lr, betas=tuple(options.betas), eps=options.eps)
 
 
-def _lr(step: int, options: config.OptimizerConfig) -> float:
+def _lr(step: int, options: OptimizerConfig) -> float:
     if step <= options.warmup_steps:
         return options.lr * step / options.warmup_steps
     progress = (step - options.warmup_steps) / (STEPS - options.warmup_steps)
