@@ -2,20 +2,18 @@
 
 import ctypes
 import dataclasses
-import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from omegaconf import OmegaConf
 
-from megatron_oreal.config import ParallelConfig
 from megatron_oreal.errors import LostPeer, NotWritten, ServerError
 from megatron_oreal.launcher import INTERRUPTED, run_local_ranks
-from megatron_oreal.monitor.logs import output_of_rank, warn_once
+from megatron_oreal.learn.config import ParallelConfig
+from megatron_oreal.monitor.logs import output_of_rank, quiet_libraries
 from megatron_oreal.stop import REQUESTS
 
 PR_SET_PDEATHSIG = 1
@@ -74,15 +72,6 @@ def _first_of_its_host() -> bool:
 
 def _is_task_of_srun() -> bool:
     return int(os.environ.get("SLURM_NTASKS", 1)) > 1
-
-
-def quiet_libraries() -> None:
-    """Each warning once; and none of Megatron-Core, which warns at import of every optional kernel that is not installed."""
-    warn_once()
-    warnings.filterwarnings("ignore", module="megatron")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    logging.getLogger("megatron").setLevel(logging.ERROR)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def end_with_parent() -> None:

@@ -1,7 +1,10 @@
-"""The configuration as dataclasses behind conf/: composed by Hydra, typed here, checked before anything starts."""
+"""What each command is configured with: composed from conf/ by Hydra, typed here, checked before anything starts.
+
+A key's default and its meaning stand in conf/ alone. A dataclass says its type and what is allowed, and a key that no YAML sets is missing.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
@@ -11,163 +14,21 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from megatron_oreal.data.config import DataConfig, SftData
 from megatron_oreal.evaluation.config import EvalConfig, EvalSetsConfig
-from megatron_oreal.model.split import Split
+from megatron_oreal.learn.config import CheckpointConfig, LearnConfig, OptimizerConfig, ParallelConfig, PolicyConfig, TokenRMConfig
+from megatron_oreal.model.config import ComputeConfig, ModelConfig, sequence_multiple
 from megatron_oreal.monitor.config import MonitorConfig, ProfileConfig
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.verify.config import VerifyConfig
 
-DTYPES = ("float32", "bfloat16")
 MODES = ("train", "rollout_only", "train_only", "replay")
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Where policy, token RM and reference start from."""
-
-    path: str  # a Hugging Face folder
-    dtype: str = "bfloat16"
-
-    def __post_init__(self):
-        _require(self.dtype in DTYPES, f"model.dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
-
-
-@dataclass(frozen=True)
-class ParallelConfig:
-    """How the models are spread over ranks; all three share it."""
-
-    tp: int = 1  # tensor parallel
-    pp: int = 1  # pipeline stages
-    vpp: int | None = None  # interleaved pipeline: model chunks a stage
-    cp: int = 1  # context parallel
-    dp: int | None = None  # data parallel; None: whatever the world size leaves
-    sequence_parallel: bool = False
-    timeout_s: float = 600.0  # deadline of a collective of the data plane
-    control_timeout_s: float = 7200.0  # how long the ranks wait for rank 0's next batch: a whole rollout
-    lost_after_s: float = 20.0  # a rank that has given no sign of life for so long ends the job
-
-    def __post_init__(self):
-        for name in ("tp", "pp", "cp", "dp"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"parallel.{name}={value} must be at least 1")
-        _require(self.vpp is None or (self.vpp > 1 and self.pp > 1), f"parallel.vpp={self.vpp} must be above 1 and needs parallel.pp > 1")
-        _require(self.tp > 1 or not self.sequence_parallel, "parallel.sequence_parallel=true needs parallel.tp > 1")
-        for name in ("timeout_s", "control_timeout_s", "lost_after_s"):
-            _require(getattr(self, name) > 0, f"parallel.{name} must be above 0")
-
-    def data_parallel(self, world_size: int) -> int:
-        """DP size of a world; raises ValueError where the world does not divide, or is not the one asked for."""
-        model_parallel = self.tp * self.pp * self.cp
-        if world_size % model_parallel or (self.dp is not None and self.dp * model_parallel != world_size):
-            dp = "DP" if self.dp is None else f"DP {self.dp}"
-            raise ValueError(f"parallel: world size {world_size} is not TP {self.tp} x PP {self.pp} x CP {self.cp} x {dp}")
-        return world_size // model_parallel
-
-
-@dataclass(frozen=True)
-class ComputeConfig:
-    """Recomputation, number formats and optional kernels; what is there is found at start (model.compute)."""
-
-    recompute: str = "none"  # of activations in the backward pass: none | selective (attention) | full (whole layers)
-    fp8: str = "none"  # none | hybrid | e4m3: matrix products of Transformer Engine's layers
-    adam: str = "auto"  # auto | te | apex: whose FusedAdam
-    attention: str = "auto"  # auto | flash | fused | unfused: back end of Transformer Engine's attention
-    fused_weight_gradients: bool = False  # Apex's kernel that adds weight gradients up in float32
-
-    def __post_init__(self):
-        for name, allowed in (
-            ("recompute", ("none", "selective", "full")),
-            ("fp8", ("none", "hybrid", "e4m3")),
-            ("adam", ("auto", "te", "apex")),
-            ("attention", ("auto", "flash", "fused", "unfused")),
-        ):
-            value = getattr(self, name)
-            _require(value in allowed, f"compute.{name}={value!r} is not one of {', '.join(allowed)}")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay (spec, Schedule)."""
-
-    lr: float
-    min_lr: float
-    warmup_steps: int = 10
-    weight_decay: float = 0.01
-    weight_decay_on_norms: bool = True  # and on biases, as in the released trainer; False: on matrices alone
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip_grad: float = 1.0  # largest gradient norm
-
-    def __post_init__(self):
-        _require(0 <= self.min_lr <= self.lr, f"optimizer: min_lr={self.min_lr} must lie between 0 and lr={self.lr}")
-        _require(self.warmup_steps >= 0, f"optimizer: warmup_steps={self.warmup_steps} must not be negative")
-        _require(self.clip_grad > 0, f"optimizer: clip_grad={self.clip_grad} must be above 0")
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """How the policy is updated."""
-
-    optimizer: OptimizerConfig
-    freeze_steps: int = 10  # first steps that update the token RM alone (spec step 6)
-    warmup_counts_frozen: bool = True  # the released trainer's schedule also runs while the policy is frozen
-
-
-@dataclass(frozen=True)
-class TokenRMConfig:
-    """How the token reward model is updated; whether there is one is objective.token_rm."""
-
-    optimizer: OptimizerConfig
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Training questions."""
-
-    train: str  # JSONL with question, gold_answer and optionally pass_rate
-    questions_per_step: int = 64
-    system_prompt: str = ""
-    # Difficulty balance (spec, Data): [upper end of the pass-rate band, repeats]; beyond the last band dropped. Empty: every
-    # question once.
-    balance: list[tuple[float, int]] = field(default_factory=list)
-
-    def __post_init__(self):
-        _require(self.questions_per_step >= 1, f"data.questions_per_step={self.questions_per_step} must be at least 1")
-        ends = [band[0] for band in self.balance]
-        _require(ends == sorted(ends), f"data.balance: band ends {ends} must rise")
-
-
-@dataclass(frozen=True)
-class LearnConfig:
-    """The training step's own settings."""
-
-    tokens_per_micro_batch: int = 16384
-
-    def __post_init__(self):
-        _require(self.tokens_per_micro_batch >= 1, f"learn.tokens_per_micro_batch={self.tokens_per_micro_batch} must be at least 1")
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """What is kept of a run so that it can go on; see TrainConfig.resume."""
-
-    interval: int = 10  # steps between checkpoints
-    keep_last: int = 2  # the newest so many
-    keep_best: int = 1  # and so many with the best score on the validation set (eval.validation)
-    timeout_s: float = 1800.0  # for writing one, while training goes on
-    hf_interval: int = 0  # steps between exports of the policy as a Hugging Face folder; 0: only at the end
-    hf_keep_last: int = 2  # the newest so many of those
-
-    def __post_init__(self):
-        least_values = (("interval", 1), ("keep_last", 1), ("keep_best", 0), ("timeout_s", 1), ("hf_interval", 0), ("hf_keep_last", 1))
-        for name, least in least_values:
-            _require(getattr(self, name) >= least, f"checkpoint.{name}={getattr(self, name)} must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -189,13 +50,13 @@ class TrainConfig:
     learn: LearnConfig
     eval: EvalConfig
     checkpoint: CheckpointConfig
-    monitor: MonitorConfig = field(default_factory=MonitorConfig)
-    profile: ProfileConfig = field(default_factory=ProfileConfig)
-    resume: str | None = None  # "auto": the newest checkpoint of run_dir, if any; or a checkpoint's folder
-    record: bool = False  # write every step's trajectories to <run_dir>/trajectories, and the token weights of those trained on
-    mode: str = "train"  # train | rollout_only | train_only | replay: see debug.py
-    recorded: str | None = None  # folder of trajectories, for train_only and replay
-    replay_step: int | None = None
+    monitor: MonitorConfig
+    profile: ProfileConfig
+    resume: str | None
+    record: bool
+    mode: str
+    recorded: str | None
+    replay_step: int | None
 
     def __post_init__(self):
         _require(self.mode in MODES, f"mode={self.mode!r} is not one of {', '.join(MODES)}")
@@ -216,17 +77,9 @@ class TrainConfig:
             f"{self.rollout.temperature}; it needs 1",
         )
         longest, budget = self.rollout.max_total_tokens, self.learn.tokens_per_micro_batch
-        padded = Split(self.parallel.cp).padded(longest)
+        padded = longest + -longest % sequence_multiple(self.parallel.cp)
         padding = f", padded to {padded} for parallel.cp={self.parallel.cp}" if padded > longest else ""
         _require(padded <= budget, f"learn.tokens_per_micro_batch={budget} is below rollout.max_total_tokens={longest}{padding}")
-
-
-@dataclass(frozen=True)
-class SftData:
-    """Supervised examples."""
-
-    train: str  # JSONL with question, response
-    system_prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -237,7 +90,7 @@ class SftConfig:
     seed: int
     steps: int
     examples_per_step: int
-    log_interval: int  # steps between console lines
+    log_interval: int
     model: ModelConfig
     parallel: ParallelConfig
     compute: ComputeConfig
@@ -245,7 +98,7 @@ class SftConfig:
     stop_word: str
     optimizer: OptimizerConfig
     learn: LearnConfig
-    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    monitor: MonitorConfig
 
     def __post_init__(self):
         _require(self.steps > self.optimizer.warmup_steps, f"steps={self.steps} must be above optimizer.warmup_steps")
@@ -262,7 +115,7 @@ class EvaluateConfig:
     rollout: RolloutConfig
     verify: VerifyConfig
     eval: EvalSetsConfig
-    system_prompt: str = ""
+    system_prompt: str
 
     def __post_init__(self):
         _require(bool(self.eval.resolved()), "eval.data=FILE or +eval.sets.NAME=FILE must name questions")
@@ -278,7 +131,7 @@ class PassrateConfig:
     questions: str
     out: str
     questions_at_once: int
-    system_prompt: str = ""  # as in training
+    system_prompt: str
 
     def __post_init__(self):
         _require(self.questions_at_once >= 1, f"questions_at_once={self.questions_at_once} must be at least 1")

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_oreal.command import run_command
-from megatron_oreal.config import ModelConfig, TrainConfig, load
+from megatron_oreal.config import TrainConfig, load
 from megatron_oreal.engines.supervisor import Supervisor
 from megatron_oreal.errors import ServerError
+from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.rollout.config import RolloutConfig
 
 

@@ -17,6 +17,9 @@ from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.trackers import check_trackers, open_trackers
 from megatron_oreal.trajectory import Sample
 
+EXPORT_TIMEOUT_S = 1800.0
+"""For writing the folder at the end."""
+
 
 def read_examples(config: SftConfig) -> list[Sample]:
     """Every line as prompt and response tokens, the stop token at the end; errors name file, line and field."""
@@ -64,7 +67,7 @@ def run(config: SftConfig) -> None:
                     log.write(step, metrics)
                 if step % config.log_interval == 0 or step == config.steps:
                     console.step(step, step_line(metrics))
-            write_hf(learner.policy.gpt, learner.models, config.run_dir, ranks)
+            write_hf(learner.policy.gpt, learner.models, config.run_dir, ranks, EXPORT_TIMEOUT_S)
             console.say(f"wrote {config.run_dir}/hf")
 
 

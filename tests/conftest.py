@@ -138,9 +138,9 @@ def served_model(tiny_model):
 def server(served_model, tmp_path_factory):
     """A real SGLang server on CPU, for all tests that need one."""
     from megatron_oreal.engines.server import Server
-    from megatron_oreal.rollout.config import RolloutConfig
+    from tests.settings import rollout_config
 
-    config = RolloutConfig(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=400)
+    config = rollout_config(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=400)
     with Server(config, served_model, "float32", tmp_path_factory.mktemp("server")) as running:
         running.wait_ready()
         yield running

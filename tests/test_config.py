@@ -1,15 +1,22 @@
 """Every experiment composes; what is wrong with a configuration ends in one line and status 2 before anything starts."""
 
 import shutil
+import subprocess
+import sys
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from megatron_oreal import sft, train
 from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, TrainConfig, conf_dir, load
+from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.learn.parallel import Placement
-from megatron_oreal.oreal import Objective
+from megatron_oreal.oreal.objective import Objective
+from megatron_oreal.plan.config import Planned
 
 GIVEN = ["model.path=M", "data.train=D"]
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
@@ -34,6 +41,35 @@ def test_the_32b_preset_has_the_papers_values_and_overrides_pass_through():
     assert load(TrainConfig, "train", ["objective=paper", *GIVEN]).objective == Objective.paper()
 
 
+def parts_of(schema: type) -> set[type]:
+    """All dataclasses that a configuration is made of."""
+    found, left = set(), [schema]
+    while left:
+        kind = left.pop()
+        if is_dataclass(kind) and kind not in found:
+            found.add(kind)
+            left += get_type_hints(kind).values()
+        left += get_args(kind)
+    return found
+
+
+def test_a_default_stands_in_conf_alone():
+    parts = set().union(*map(parts_of, (TrainConfig, SftConfig, EvaluateConfig, PassrateConfig, Planned)))
+    assert {"OptimizerConfig", "JudgeConfig", "WandbConfig", "EvalSet", "Lengths", "SftData"} <= {kind.__name__ for kind in parts}
+    with_default = {
+        kind: {f.name: f.default for f in fields(kind) if (f.default, f.default_factory) != (MISSING, MISSING)} for kind in parts
+    }
+    released = OmegaConf.to_container(OmegaConf.load(conf_dir() / "objective" / "released.yaml"))
+    assert with_default.pop(Objective) == asdict(Objective()) == released  # it is also used without any file
+    assert set(with_default.pop(EvalSet).values()) == {None}  # an entry of eval.sets: what it leaves open is as in eval
+    assert not any(with_default.values())
+
+
+def test_the_configuration_is_read_without_torch():
+    """Launchers and engines' hosts do no more than that; torch takes a second."""
+    subprocess.run([sys.executable, "-c", "import megatron_oreal.config, sys; assert 'torch' not in sys.modules"], check=True, timeout=60)
+
+
 def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert conf_dir().is_absolute()
@@ -48,6 +84,7 @@ def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
         ("experiment=oreal_33b", "oreal_33b"),
         ("steps=many", "Expected `int`, got `str` - at `steps`"),
         ("steps=10", "steps=10 must be above policy.freeze_steps=10"),
+        ("~rollout.tail", "Object missing required field `tail` - at `rollout`"),
         ("rollout.samples=1", "rollout.samples is 1, it must be at least 2"),
         ("rollout.top_p=0", "rollout.top_p is 0.0"),
         ("rollout.placement=external", "rollout.urls is [], it must be given if and only if placement is external"),

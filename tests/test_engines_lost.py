@@ -12,8 +12,7 @@ import pytest
 
 from megatron_oreal.engines.registry import read_registry, registry_folder
 from megatron_oreal.engines.server import Server
-from megatron_oreal.rollout.config import RolloutConfig
-from tests.settings import process_group_of
+from tests.settings import process_group_of, rollout_config
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 400
@@ -80,7 +79,7 @@ def test_the_only_engine_killed_in_mid_rollout_gets_the_current_weights_and_fini
 
 
 def test_a_run_without_engines_is_saved_and_says_so_and_goes_on_later(task, tmp_path):
-    settings = RolloutConfig(max_new_tokens=64, max_total_tokens=256, ready_timeout_s=300)
+    settings = rollout_config(max_new_tokens=64, max_total_tokens=256, ready_timeout_s=300)
     run_dir, key = tmp_path / "run", tmp_path / "key"
 
     def external(server: Server) -> list[str]:

@@ -15,9 +15,9 @@ from megatron_oreal.data.questions import Question
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.evaluator import Evaluator, askings
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
-from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Verdict
+from tests.settings import rollout_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,7 +131,7 @@ class Undecided:
 def test_undecided_answers_are_not_right_and_are_reported(engines, served_model):
     tokenizer = load_tokenizer(served_model)
     one = ProblemSet("s", [Problem(Question(f"{i}", f"What is {i}?", "7")) for i in range(4)], EvalSet("", samples=0))
-    rollout = Rollout(RolloutConfig(max_new_tokens=16, max_total_tokens=100), engines, tokenizer)
+    rollout = Rollout(rollout_config(max_new_tokens=16, max_total_tokens=100), engines, tokenizer)
     evaluator = Evaluator([one], askings([one], Template(tokenizer, ""), 16, 100), rollout, Undecided())
     found = evaluator.evaluate(version=0)
     assert (found.sets["s"].pass_at_1, found.sets["s"].undecided) == (0.25, 3)

@@ -13,7 +13,7 @@ from megatron_oreal.engines.engines import EnginesGone
 from megatron_oreal.engines.server import Server
 from megatron_oreal.launcher import free_port
 from megatron_oreal.learn.parallel import _is_lost_peer
-from megatron_oreal.rollout.config import RolloutConfig
+from tests.settings import rollout_config
 
 ROOT = Path(__file__).parents[1]
 LOST_AFTER_S = 6  # more than a busy machine keeps a thread from its turn
@@ -52,7 +52,7 @@ def overrides(served_model, tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("lost")
     command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "16", "--sft", "16"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-    with Server(RolloutConfig(max_new_tokens=64, max_total_tokens=200), served_model, "float32", folder) as running:
+    with Server(rollout_config(max_new_tokens=64, max_total_tokens=200), served_model, "float32", folder) as running:
         running.wait_ready()
         key = folder / "key"
         key.write_text(running.endpoint.key)

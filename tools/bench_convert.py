@@ -42,7 +42,7 @@ def write_model(folder: Path, size: str, dtype_name: str) -> None:
 
     from megatron_oreal.model.blueprint import hf_shapes
     from megatron_oreal.model.hf_files import TensorSpec
-    from megatron_oreal.model.hf_writer import plan_shards, write_index, write_shards
+    from megatron_oreal.model.hf_writer import assign_shards, write_index, write_shards
 
     dtype = getattr(torch, dtype_name)
     hidden, layers, feed_forward, heads, groups, vocab, tied = SHAPES[size]
@@ -61,7 +61,7 @@ def write_model(folder: Path, size: str, dtype_name: str) -> None:
     folder.mkdir(parents=True)
     config.save_pretrained(folder)
     specs = {name: TensorSpec(dtype, shape) for name, shape in hf_shapes(config, "policy").items()}
-    shards = plan_shards(specs, SHARD_BYTES)
+    shards = assign_shards(specs, SHARD_BYTES)
     write_shards(folder, shards, random_tensors({n: s.shape for n, s in specs.items()}, dtype))
     write_index(folder)
 

@@ -11,7 +11,7 @@ micro-batch that occurs, so that is its slot here; the limit it would have to be
 Columns:
     filled           tokens over the slots of the micro-batches that hold any (an empty one is computed as one token of padding)
     of all slots     the same over all micro-batches, empty ones too
-    possible         the most that a plan with as many micro-batches on every rank can have of all slots
+    possible         the most that a partition with as many micro-batches on every rank can have of all slots
     max/mean FLOPs   of the busiest rank over the mean; what the others wait for
 """
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from transformers import Qwen2Config
 
-from megatron_oreal.learn.packing import Cost, Plan, plan
+from megatron_oreal.learn.packing import Cost, Partition, partition
 
 QUESTIONS = 64
 SHORTEST, LONGEST = 200, 16384
@@ -44,7 +44,7 @@ def draw_lengths(seed: int, questions: int = QUESTIONS) -> list[int]:
     return [min(LONGEST, max(SHORTEST, round(length))) for length in drawn]
 
 
-def released_plan(samples: int, dp: int) -> Plan:
+def released_partition(samples: int, dp: int) -> Partition:
     """Two trajectories a micro-batch in the order they come, contiguous parts for the ranks, what does not divide left out."""
     part = samples // dp
     return [[list(range(i, min(i + 2, (r + 1) * part))) for i in range(r * part, (r + 1) * part, 2)] for r in range(dp)]
@@ -65,8 +65,8 @@ class Figures:
 COLUMNS = {"filled": ".1%", "of_all_slots": ".1%", "possible": ".1%", "max_over_mean": ".3f", "micro_batches": "d", "seconds": ".3f"}
 
 
-def figures(made: Plan, lengths: Sequence[int], slot: int, cost: Cost, seconds: float | None = None) -> Figures:
-    """What a plan amounts to; `slot`: tokens that a micro-batch has room for; seconds: None for a plan without a budget."""
+def figures(made: Partition, lengths: Sequence[int], slot: int, cost: Cost, seconds: float | None = None) -> Figures:
+    """What a partition amounts to; `slot`: tokens that a micro-batch has room for; seconds: None for one without a budget."""
     dp, count, tokens = len(made), len(made[0]), sum(lengths)
     work = [sum(cost(lengths[i]) for micro in rank for i in micro) for rank in made]
     return Figures(
@@ -80,15 +80,15 @@ def figures(made: Plan, lengths: Sequence[int], slot: int, cost: Cost, seconds: 
 
 
 def ours(lengths: Sequence[int], dp: int, cost: Cost) -> Figures:
-    """plan() under the budget."""
+    """partition() under the budget."""
     start = time.perf_counter()
-    made = plan(lengths, dp, BUDGET, cost)
+    made = partition(lengths, dp, BUDGET, cost)
     return figures(made, lengths, BUDGET, cost, time.perf_counter() - start)
 
 
 def released(lengths: Sequence[int], dp: int, cost: Cost) -> Figures:
     """The released trainer's micro-batches, each slot as large as the largest of them."""
-    made = released_plan(len(lengths), dp)
+    made = released_partition(len(lengths), dp)
     slot = max(sum(lengths[i] for i in micro) for rank in made for micro in rank)
     return figures(made, lengths, slot, cost)
 
@@ -109,7 +109,7 @@ def main() -> None:
     cost = Cost.of(QWEN_7B, head_dim=128)
     batches = [draw_lengths(seed, arguments.questions) for seed in range(arguments.seeds)]
     print(f"{2 * arguments.questions} trajectories, {_range([sum(b) / len(b) for b in batches], ',.0f')} tokens in the mean\n")
-    print("| DP | micro-batches | filled | of all slots | possible | max/mean FLOPs | micro-batches a rank | plan, s |")
+    print("| DP | micro-batches | filled | of all slots | possible | max/mean FLOPs | micro-batches a rank | time, s |")
     print("|---" * 8 + "|")
     for dp in arguments.dp:
         for name, policy in (("by budget and FLOPs", ours), ("released: every two", released)):

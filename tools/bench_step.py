@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from megatron_oreal.model.blueprint import hf_shapes
 from megatron_oreal.model.hf_files import TensorSpec
-from megatron_oreal.model.hf_writer import plan_shards, write_index, write_shards
+from megatron_oreal.model.hf_writer import assign_shards, write_index, write_shards
 from tools.bench_convert import random_tensors
 from tools.step_figures import SHAPES, Asked, Measured, as_text, layers_that_fit, report
 
@@ -48,7 +48,7 @@ def write_model(folder: Path, asked: Asked) -> None:
     hf.save_pretrained(folder)
     shapes = hf_shapes(hf, "policy")
     small = ((n, torch.ones_like(t) if "norm" in n else t.mul(WEIGHTS_STD)) for n, t in random_tensors(shapes, dtype))
-    write_shards(folder, plan_shards({n: TensorSpec(dtype, s) for n, s in shapes.items()}), small)
+    write_shards(folder, assign_shards({n: TensorSpec(dtype, s) for n, s in shapes.items()}), small)
     write_index(folder)
 
 

@@ -63,7 +63,7 @@ def join(rank: int, world: int, port: int) -> None:
 def publishing_rank(rank: int, world: int, port: int, config, turns, results) -> None:
     """Publishes a next version whenever it gets a turn, ends at a turn of -1."""
     join(rank, world, port)
-    from megatron_oreal.command import quiet_libraries
+    from megatron_oreal.monitor.logs import quiet_libraries
 
     quiet_libraries()
     from megatron_oreal.engines.engines import Engines

@@ -17,8 +17,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from megatron_oreal.config import load  # noqa: E402
 from megatron_oreal.trajectory import Prompt, Trajectory  # noqa: E402
 from megatron_oreal.verify import Verifier, VerifyConfig, check  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of the pool, as conf/verify has them."""
+
+    verify: VerifyConfig
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ def long_trajectories(count: int, chars: int, cases: list[Case]) -> list[Traject
 def time_pool(workers: int, trajectories: list[Trajectory]) -> tuple[float, float]:
     """Seconds to start the pool and its first verdict, and seconds for all trajectories."""
     started = time.perf_counter()
-    with Verifier(VerifyConfig(workers=workers)) as verifier:
+    with Verifier(load(Settings, "verify/rule", [f"verify.workers={workers}"]).verify) as verifier:
         warm = Prompt("warm", "", "5", [1])
         verifier.verify([Trajectory(warm, i, [1], [0.0], rf"\boxed{{{i}+0}}", "stop", 0) for i in range(4 * workers)], 4 * workers)
         ready = time.perf_counter()

@@ -18,14 +18,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from megatron_oreal.command import end_with_parent, fail, quiet_libraries
-from megatron_oreal.config import ParallelConfig
+from megatron_oreal.command import end_with_parent, fail
+from megatron_oreal.model.config import ONE_RANK
 from megatron_oreal.model.hf_writer import MAX_SHARD_BYTES, read_size
+from megatron_oreal.monitor.logs import quiet_libraries
 from megatron_oreal.stop import REQUESTS
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
@@ -61,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     compares_only = arguments.verify and is_there(arguments.out)
     if arguments.command == "hf-to-megatron":
-        job, parallel = convert.check_hf(arguments.hf), ParallelConfig(tp=arguments.tp, pp=arguments.pp)
-        write = lambda advance: convert.to_megatron(job, arguments.out, parallel, advance)  # noqa: E731
+        job, layout = convert.check_hf(arguments.hf), replace(ONE_RANK, tp=arguments.tp, pp=arguments.pp)
+        write = lambda advance: convert.to_megatron(job, arguments.out, layout, advance)  # noqa: E731
         reopen = convert.MegatronFolder
     else:
         job = convert.check_megatron(arguments.megatron, arguments.hf_config)

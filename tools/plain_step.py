@@ -12,7 +12,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from megatron_oreal.config import OptimizerConfig, TrainConfig
+from megatron_oreal.config import TrainConfig
+from megatron_oreal.learn.config import OptimizerConfig
 from megatron_oreal.oreal.reference import Learner, Models, TokenRM
 
 

@@ -14,13 +14,14 @@ import argparse
 import json
 import sys
 
-from megatron_oreal.command import fail, quiet_libraries
+from megatron_oreal.command import fail
+from megatron_oreal.monitor.logs import quiet_libraries
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Plan and report; returns the exit status."""
     from megatron_oreal.plan import fit, report, search  # here, because it takes seconds
-    from megatron_oreal.plan.config import compose
+    from megatron_oreal.plan.compose import compose
     from megatron_oreal.plan.shapes import shape_of
 
     config = compose(overrides)

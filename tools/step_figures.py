@@ -9,10 +9,10 @@ import psutil
 import torch
 from transformers import AutoConfig
 
-from megatron_oreal.config import ParallelConfig
+from megatron_oreal.devices import GIB
 from megatron_oreal.learn.packing import Cost
+from megatron_oreal.model.config import ONE_RANK
 from megatron_oreal.model.gpt import head_dim
-from megatron_oreal.plan.devices import GIB
 from megatron_oreal.plan.fit import FRAGMENTATION, PROCESS_GIB
 from megatron_oreal.plan.memory import Formula, Workload
 from megatron_oreal.trajectory import Sample
@@ -87,7 +87,7 @@ class Asked:
     @property
     def predicted_bytes(self) -> float:
         """Peak of torch's allocator by the planner's formula: all three models' state, and the largest of their activations."""
-        formula = Formula(self.hf, Workload(ParallelConfig(), self.recompute, self.dtype, 1, self.tokens, self.micro_batches))
+        formula = Formula(self.hf, Workload(ONE_RANK, self.recompute, self.dtype, 1, self.tokens, self.micro_batches))
         models = [formula.stage(role, 0) for role in ("policy", "token_rm", "reference")]
         return sum(m.weights + m.gradients + m.optimizer for m in models) + max(m.activations for m in models)
 

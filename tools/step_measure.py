@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from megatron_oreal.command import quiet_libraries
 from megatron_oreal.config import TrainConfig, load
-from megatron_oreal.learn.packing import plan
+from megatron_oreal.learn.packing import partition
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
+from megatron_oreal.monitor.logs import quiet_libraries
 from megatron_oreal.monitor.ranges import StageRanges
-from megatron_oreal.oreal import Objective, reference
+from megatron_oreal.oreal import reference
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.trajectory import Sample, TrainBatch
 from tools.plain_step import sharded_models
 from tools.step_figures import STAGES, Asked, Measured
@@ -58,7 +59,7 @@ def measure_ours(config: TrainConfig, asked: Asked, trace: Path | None) -> Measu
             ranks.ranges.leave()
             watch.lap("step")
             rows.append(_stages(ranks.ranges, watch.seconds["step"]))
-        packed = plan([s.length for s in samples], 1, asked.tokens, learner.models.cost)[0]
+        packed = partition([s.length for s in samples], 1, asked.tokens, learner.models.cost)[0]
         measured = _measured(device, rows[asked.warm_up :], metrics, sum(map(bool, packed)))
         if trace:
             profile(lambda: learner.train(TrainBatch(samples), number + 1), trace, device)

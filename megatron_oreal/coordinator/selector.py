@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from megatron_oreal.oreal import Objective, advantages, select
+from megatron_oreal.oreal.advantage import advantages
+from megatron_oreal.oreal.objective import Objective
+from megatron_oreal.oreal.selection import select
 from megatron_oreal.trajectory import NEITHER, Group, Sample, SelectionCounts, TrainBatch
 
 

@@ -1,6 +1,6 @@
-"""What is evaluated, how it is asked, and what picks the best checkpoint."""
+"""What is evaluated, how it is asked, and what picks the best checkpoint. Defaults and meanings stand in conf/eval/."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 VALIDATION = "validation"
@@ -14,7 +14,7 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class EvalSet:
-    """One set of questions; what is None is as in `eval`."""
+    """One entry of eval.sets; what it leaves open is as in `eval`."""
 
     data: str  # JSONL, Parquet or Arrow file, or a folder with such files (a Hugging Face data set, downloaded or saved)
     split: str | None = None  # of a folder; None: the only one, else test
@@ -28,13 +28,13 @@ class EvalSet:
 class EvalSetsConfig:
     """Sets and how they are asked: each question once greedily, and `samples` times at `temperature` where that is 2 or more."""
 
-    data: str | None = None  # one set, named by its file
-    sets: dict[str, str | EvalSet] = field(default_factory=dict)  # name -> file or folder, or all of an EvalSet
-    samples: int = 0  # 0 or 1: the greedy answer alone
-    temperature: float = 0.6
-    top_p: float = 0.95
-    k: list[int] = field(default_factory=list)  # the k of pass@k; empty: pass@samples
-    max_new_tokens: int = 14000
+    data: str | None
+    sets: dict[str, str | EvalSet]  # name -> file or folder, or all of an EvalSet
+    samples: int
+    temperature: float
+    top_p: float
+    k: list[int]
+    max_new_tokens: int
 
     def __post_init__(self):
         _require(self.max_new_tokens >= 1, f"eval.max_new_tokens={self.max_new_tokens} must be at least 1")
@@ -71,10 +71,10 @@ def _check(one: EvalSet, name: str) -> None:
 class EvalConfig(EvalSetsConfig):
     """Evaluation during training."""
 
-    interval: int = 10  # steps between evaluations; the start and the end are always evaluated
-    validation: int = 0  # questions held out of the training questions; they alone pick the best checkpoint; 0: none
-    validation_samples: int = 0  # 2 or more: their score is avg@n instead of the greedy answer's pass@1
-    patience: int | None = None  # so many evaluations in a row without improvement on them end the run; None: never
+    interval: int
+    validation: int
+    validation_samples: int
+    patience: int | None
 
     def __post_init__(self):
         super().__post_init__()

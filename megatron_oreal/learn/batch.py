@@ -8,12 +8,12 @@ from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
-from megatron_oreal.config import ParallelConfig
-from megatron_oreal.learn.packing import Cost, plan
+from megatron_oreal.learn.config import ParallelConfig
+from megatron_oreal.learn.packing import Cost, partition
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model.gpt import Reading
 from megatron_oreal.model.split import Split
-from megatron_oreal.oreal import response_positions
+from megatron_oreal.oreal.token_weights import response_positions
 from megatron_oreal.trajectory import Sample
 
 
@@ -43,14 +43,14 @@ def of_rank(
     tokens_multiple: int,
     score_position: str,
 ) -> list[MicroBatch]:
-    """This data-parallel rank's micro-batches of a global batch. Every rank plans the same from the whole batch.
+    """This data-parallel rank's micro-batches of a global batch. Every rank finds the same from the whole batch.
 
     `budget`: most tokens of a micro-batch; `tokens_multiple`: each rank's part is padded to a multiple of it.
     """
     sequence_ranks = parallel.tp if parallel.sequence_parallel else 1
     split = Split(parallel.cp, parallel_state.get_context_parallel_rank(), sequence_ranks, tokens_multiple)
     lengths = [split.padded(s.length) for s in samples]
-    spread = plan(lengths, ranks.dp, budget, cost, multiple_of=parallel.pp if parallel.vpp else 1)[ranks.dp_rank]
+    spread = partition(lengths, ranks.dp, budget, cost, multiple_of=parallel.pp if parallel.vpp else 1)[ranks.dp_rank]
     # An interleaved pipeline wants micro-batches of one length, besides whole rounds of them.
     at_least = max(sum(lengths[i] for i in indices) for indices in spread) if parallel.vpp else 0
     return [

@@ -20,8 +20,8 @@ from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch.distributed.checkpoint import CheckpointException
 
-from megatron_oreal.config import CheckpointConfig
 from megatron_oreal.learn.background_save import BackgroundSave
+from megatron_oreal.learn.config import CheckpointConfig
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner

@@ -10,9 +10,9 @@ from megatron.core.optimizer import get_megatron_optimizer, get_standard_config_
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
 
-from megatron_oreal.config import OptimizerConfig
 from megatron_oreal.learn import pipeline
 from megatron_oreal.learn.batch import MicroBatch
+from megatron_oreal.learn.config import OptimizerConfig
 
 
 def sum_gradients(model: list, num_tokens=None, **kwargs) -> None:

@@ -12,8 +12,8 @@ WORTH_OPENING = 1.02
 SLACK_SHARES = (1.0, 0.5)
 """See _pack. Of OREAL-like batches two tries leave one in fifteen with a micro-batch over the least, the first alone one in eleven."""
 
-Plan = list[list[list[int]]]
-"""plan[rank][micro-batch] -> indices of its samples."""
+Partition = list[list[list[int]]]
+"""partition[rank][micro-batch] -> indices of its samples."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Cost:
         return length * (self.linear + self.quadratic * length)
 
 
-def plan(lengths: Sequence[int], dp: int, budget: int, cost: Cost, multiple_of: int = 1) -> Plan:
+def partition(lengths: Sequence[int], dp: int, budget: int, cost: Cost, multiple_of: int = 1) -> Partition:
     """Spread samples over the micro-batches of `dp` ranks.
 
     Every sample lies in exactly one micro-batch, no micro-batch exceeds the budget, and all ranks have the same number of
     micro-batches, a multiple of `multiple_of` (an interleaved pipeline wants whole rounds). Some may be empty, which is next to
     no work: they get samples only where the ranks' FLOPs would differ by more than WORTH_OPENING without. The same lengths in another
-    order give the same plan, up to which of equally long samples is which.
+    order give the same partition, up to which of equally long samples is which.
 
     Args:
         lengths: tokens of each sample as they are computed, for budget and cost alike: padded, under context parallelism.
@@ -110,9 +110,9 @@ def _fill(lengths: Sequence[int], names: Sequence[int], room: int, slack: int) -
         tokens -= lengths[k]
 
 
-def _assign(micro_batches: list[list[int]], costs: Sequence[float], dp: int, count: int) -> Plan:
+def _assign(micro_batches: list[list[int]], costs: Sequence[float], dp: int, count: int) -> Partition:
     """Dearest first, each to the rank with the least work that has fewer than `count`; empty ones fill up."""
-    ranks: Plan = [[] for _ in range(dp)]
+    ranks: Partition = [[] for _ in range(dp)]
     load = [0.0] * dp
     for work, micro in sorted(((sum(costs[i] for i in micro), micro) for micro in micro_batches), reverse=True):
         rank = min((r for r in range(dp) if len(ranks[r]) < count), key=load.__getitem__)
@@ -137,12 +137,12 @@ class _Exchange(NamedTuple):
 
 @dataclass(frozen=True)
 class _Spread:
-    """A plan that exchanges between its ranks improve in place."""
+    """A partition that exchanges between its ranks improve in place."""
 
     lengths: Sequence[int]
     costs: Sequence[float]
     budget: int
-    ranks: Plan
+    ranks: Partition
 
     def level(self, most: float, may_open: bool) -> None:
         """Take work off the busiest rank while it has over `most` times the mean; `may_open`: also into empty micro-batches."""

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from megatron_oreal.config import ParallelConfig
 from megatron_oreal.errors import LostPeer, ServerError
 from megatron_oreal.learn import megatron_cpu
+from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.learn.stores import listening_store
 from megatron_oreal.learn.watch import Watch
 from megatron_oreal.model.platform import Platform

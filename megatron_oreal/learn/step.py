@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from megatron_oreal.config import ComputeConfig, ModelConfig, ParallelConfig, TrainConfig
+from megatron_oreal.config import TrainConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.batch import MicroBatch
+from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.packing import Cost
@@ -18,8 +19,12 @@ from megatron_oreal.learn.sums import Sums
 from megatron_oreal.model import gpt, hf_weights
 from megatron_oreal.model.blueprint import dims_of
 from megatron_oreal.model.compute import Compute
+from megatron_oreal.model.config import ComputeConfig, ModelConfig
 from megatron_oreal.model.hf_files import HFFolder
-from megatron_oreal.oreal import Counts, TokenWeights, importance_weights, mismatch, policy_loss, token_rm_loss, token_weights
+from megatron_oreal.oreal.losses import policy_loss, token_rm_loss
+from megatron_oreal.oreal.mismatch import importance_weights, mismatch
+from megatron_oreal.oreal.objective import Counts
+from megatron_oreal.oreal.token_weights import TokenWeights, token_weights
 from megatron_oreal.trajectory import RIGHT, Sample, TrainBatch
 
 

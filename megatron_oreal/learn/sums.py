@@ -7,7 +7,8 @@ from torch import Tensor
 
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.monitor.calibration import calibration_metrics
-from megatron_oreal.oreal import Counts, TokenWeights
+from megatron_oreal.oreal.objective import Counts
+from megatron_oreal.oreal.token_weights import TokenWeights
 
 # What the last stage adds up -> (name in metrics.jsonl, the count over the global batch that divides it).
 TOKEN_RM_METRICS = {

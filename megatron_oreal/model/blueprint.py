@@ -16,9 +16,9 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTenso
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from megatron_oreal.config import ComputeConfig, ParallelConfig
 from megatron_oreal.model import gpt, hf_weights
-from megatron_oreal.model.compute import Compute
+from megatron_oreal.model.compute import PLAIN, Compute
+from megatron_oreal.model.config import ONE_RANK, Layout
 from megatron_oreal.model.hf_files import HFFolder, read_config
 from megatron_oreal.model.hf_weights import Dims, Entry
 from megatron_oreal.model.platform import Platform
@@ -46,7 +46,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class RankPlan:
+class RankContents:
     """What a rank with these coordinates holds."""
 
     tp_rank: int
@@ -79,50 +79,48 @@ def is_tied(hf, role: gpt.Role) -> bool:
 
 def hf_shapes(hf, role: gpt.Role) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every Hugging Face tensor that a model is made of, in the model's order, by the weight table."""
-    (plan,) = plans(hf, role, ParallelConfig())
+    (whole,) = rank_contents(hf, role, ONE_RANK)
     dims, shapes = dims_of(hf), {}
-    for entry, _ in plan.entries:
+    for entry, _ in whole.entries:
         joined = entry.layout.join([entry.parameter.detach()], dims)
         shapes |= {n: tuple(t.shape) for n, t in zip(entry.hf_names, joined, strict=True)}
     return shapes
 
 
-def open_model(
-    folder: str | Path, role: gpt.Role | None = None, parallel: ParallelConfig | None = None
-) -> tuple[object, gpt.Role, HFFolder]:
+def open_model(folder: str | Path, role: gpt.Role | None = None, layout: Layout = ONE_RANK) -> tuple[object, gpt.Role, HFFolder]:
     """A Hugging Face folder, checked: its config is one that is mapped, and its files hold what the weight table asks for.
 
     Args:
         role: what is to be made of it; None: what it says it is.
-        parallel: the layout that the model must divide by, if one is known.
+        layout: what the model must divide by.
     Returns:
         transformers config, role, tensors.
     Raises:
         ValueError: one line with the file, or the names of tensors.
     """
     config, source = read_config(folder), HFFolder(folder)
-    gpt.check_architecture(config, parallel or ParallelConfig())
+    gpt.check_architecture(config, layout)
     role = role or role_of(config)
     source.check(hf_shapes(config, role), is_tied(config, role))
     return config, role, source
 
 
-def plans(hf, role: gpt.Role, parallel: ParallelConfig) -> Iterator[RankPlan]:
+def rank_contents(hf, role: gpt.Role, layout: Layout) -> Iterator[RankContents]:
     """What each rank of a TP x PP layout holds, in rank order. No process group may exist.
 
     Raises:
         ValueError: an architecture that is not mapped, or one that does not divide by the layout.
     """
-    gpt.check_architecture(hf, parallel)
-    compute = Compute(Platform(torch.device("meta"), "fake"), torch.float32, ComputeConfig(), "torch")
-    for rank in range(parallel.tp * parallel.pp):
-        with _pretending(rank, parallel), torch.device("meta"), _StaysOnMeta():
-            (model,) = gpt.build(hf, role, parallel, compute)
-            plan = _plan(model)
-        yield plan  # outside: whoever works with it between two plans is no rank, and has a device
+    gpt.check_architecture(hf, layout)
+    compute = Compute(Platform(torch.device("meta"), "fake"), torch.float32, PLAIN, "torch")
+    for rank in range(layout.tp * layout.pp):
+        with _pretending(rank, layout), torch.device("meta"), _StaysOnMeta():
+            (model,) = gpt.build(hf, role, layout, compute)
+            held = _contents(model)
+        yield held  # outside: whoever works with it between two ranks is none of them, and has a device
 
 
-def _plan(model) -> RankPlan:
+def _contents(model) -> RankContents:
     sharded = model.sharded_state_dict(metadata={})
     apply_factories(sharded)
     entries, objects = [], []
@@ -132,7 +130,7 @@ def _plan(model) -> RankPlan:
         if entry.name.endswith(TE_STATES) and tensors:
             objects.append(_state_beside(tensors[0]).unique_key)
     objects += [v.unique_key for v in nested_values(sharded) if isinstance(v, ShardedObject) and _is_written(v)]
-    return RankPlan(parallel_state.get_tensor_model_parallel_rank(), entries, objects)
+    return RankContents(parallel_state.get_tensor_model_parallel_rank(), entries, objects)
 
 
 def _is_written(sharded: ShardedTensor | ShardedObject) -> bool:
@@ -166,13 +164,13 @@ class _StaysOnMeta(TorchFunctionMode):
 
 
 @contextmanager
-def _pretending(rank: int, parallel: ParallelConfig) -> Iterator[None]:
+def _pretending(rank: int, layout: Layout) -> Iterator[None]:
     """This process is `rank` of the layout; no collective works."""
     from torch.testing._internal.distributed import fake_pg
 
-    dist.init_process_group("fake", store=fake_pg.FakeStore(), rank=rank, world_size=parallel.tp * parallel.pp)
+    dist.init_process_group("fake", store=fake_pg.FakeStore(), rank=rank, world_size=layout.tp * layout.pp)
     try:
-        parallel_state.initialize_model_parallel(parallel.tp, parallel.pp, create_gloo_process_groups=False)
+        parallel_state.initialize_model_parallel(layout.tp, layout.pp, create_gloo_process_groups=False)
         yield
     finally:
         parallel_state.destroy_model_parallel()

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from megatron.core.transformer.enums import AttnBackend
 
-from megatron_oreal.config import ComputeConfig
+from megatron_oreal.model.config import ComputeConfig
 from megatron_oreal.model.platform import Platform
 
+PLAIN = ComputeConfig(recompute="none", fp8="none", adam="auto", attention="auto", fused_weight_gradients=False)
+"""Asks for nothing that a machine may lack."""
 FP8_TOKENS = 16
 """Transformer Engine's FP8 matrix products want dimensions that are multiples of 16, tokens among them."""
 
@@ -91,10 +93,9 @@ class Compute:
 
 
 def _refuse_gpu_only(config: ComputeConfig) -> None:
-    plain = ComputeConfig()
     for name in ("fp8", "adam", "attention", "fused_weight_gradients"):
         value = getattr(config, name)
-        if value != getattr(plain, name):
+        if value != getattr(PLAIN, name):
             raise ValueError(f"compute.{name}={value} needs a GPU, and there is none")
 
 

@@ -11,8 +11,8 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_oreal.config import ParallelConfig
 from megatron_oreal.model.compute import Compute
+from megatron_oreal.model.config import Layout
 from megatron_oreal.model.logprobs import vocab_parallel_logprobs
 from megatron_oreal.model.platform import Platform
 
@@ -109,7 +109,7 @@ def _whole_sequence(hidden: Tensor, sequence_parallel: bool, group) -> Tensor:
     return tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=group)
 
 
-def build(hf, role: Role, parallel: ParallelConfig, compute: Compute) -> list[GPTModel]:
+def build(hf, role: Role, layout: Layout, compute: Compute) -> list[GPTModel]:
     """This rank's part of a model, weights unset (see hf_weights.load): one chunk, or `vpp` of them in an interleaved pipeline.
 
     Args:
@@ -118,10 +118,10 @@ def build(hf, role: Role, parallel: ParallelConfig, compute: Compute) -> list[GP
     Raises:
         ValueError: an architecture that this project does not map, or one that does not divide by the layout.
     """
-    check_architecture(hf, parallel)
-    config = transformer_config(hf, parallel, compute)
-    chunks = [None] if parallel.vpp is None else range(parallel.vpp)
-    return [_build_chunk(hf, role, parallel.tp, config, compute.platform, vp_stage) for vp_stage in chunks]
+    check_architecture(hf, layout)
+    config = transformer_config(hf, layout, compute)
+    chunks = [None] if layout.vpp is None else range(layout.vpp)
+    return [_build_chunk(hf, role, layout.tp, config, compute.platform, vp_stage) for vp_stage in chunks]
 
 
 def _build_chunk(hf, role: Role, tp: int, config: TransformerConfig, platform: Platform, vp_stage: int | None) -> GPTModel:
@@ -147,7 +147,7 @@ def _build_chunk(hf, role: Role, tp: int, config: TransformerConfig, platform: P
     return model.to(platform.device)
 
 
-def transformer_config(hf, parallel: ParallelConfig, compute: Compute) -> TransformerConfig:
+def transformer_config(hf, layout: Layout, compute: Compute) -> TransformerConfig:
     """An HF config as Megatron's, for this layout."""
     qkv_bias, qk_norm = FAMILIES[hf.model_type]
     return TransformerConfig(
@@ -168,17 +168,17 @@ def transformer_config(hf, parallel: ParallelConfig, compute: Compute) -> Transf
         attention_dropout=0.0,
         init_method=_leave,  # weights come from a checkpoint; but without an init Megatron does not mark what is split over TP
         output_layer_init_method=_leave,
-        tensor_model_parallel_size=parallel.tp,
-        pipeline_model_parallel_size=parallel.pp,
-        virtual_pipeline_model_parallel_size=parallel.vpp,
-        context_parallel_size=parallel.cp,
-        sequence_parallel=parallel.sequence_parallel,
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vpp,
+        context_parallel_size=layout.cp,
+        sequence_parallel=layout.sequence_parallel,
         params_dtype=compute.dtype,
         pipeline_dtype=compute.dtype,
         bf16=compute.dtype == torch.bfloat16,
         # Packed micro-batches differ in length. Not so in an interleaved pipeline (see learn.batch): on two stages its messages in one
         # direction overtake each other when their sizes differ (gloo, megatron-core 0.16.1).
-        variable_seq_lengths=parallel.vpp is None,
+        variable_seq_lengths=layout.vpp is None,
         moe_token_dispatcher_type="alltoall",  # no experts here, but variable_seq_lengths insists
         calculate_per_token_loss=True,  # losses come with global denominators: Megatron must not average again
         **compute.transformer_options(),
@@ -189,7 +189,7 @@ def _leave(weight: Tensor) -> Tensor:
     return weight
 
 
-def check_architecture(hf, parallel: ParallelConfig) -> None:
+def check_architecture(hf, layout: Layout) -> None:
     """Raise one line naming what does not fit, before anything is built."""
     if hf.model_type not in FAMILIES:
         raise ValueError(f"model: architecture {hf.model_type!r} is not one of {', '.join(FAMILIES)}")
@@ -200,11 +200,11 @@ def check_architecture(hf, parallel: ParallelConfig) -> None:
     if groups < 1 or heads % groups:
         raise ValueError(f"model: {heads} attention heads cannot share {groups} key-value heads evenly")
     for what, size, name, parts in (
-        ("attention heads", heads, "tp", parallel.tp),
-        ("key-value heads", groups, "tp", parallel.tp),
-        ("feed-forward size", hf.intermediate_size, "tp", parallel.tp),
-        ("layers", hf.num_hidden_layers, "pp", parallel.pp),
-        ("layers of a stage", hf.num_hidden_layers // parallel.pp, "vpp", parallel.vpp or 1),
+        ("attention heads", heads, "tp", layout.tp),
+        ("key-value heads", groups, "tp", layout.tp),
+        ("feed-forward size", hf.intermediate_size, "tp", layout.tp),
+        ("layers", hf.num_hidden_layers, "pp", layout.pp),
+        ("layers of a stage", hf.num_hidden_layers // layout.pp, "vpp", layout.vpp or 1),
     ):
         if size % parts:
             raise ValueError(f"model: {size} {what} cannot be split over parallel.{name}={parts}")

@@ -18,8 +18,8 @@ NAMES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}
 """model_type -> how the names of transformers' classes begin."""
 
 
-def plan_shards(specs: Mapping[str, TensorSpec], max_bytes: int = MAX_SHARD_BYTES) -> list[dict[str, TensorSpec]]:
-    """Tensors in order, split into files."""
+def assign_shards(specs: Mapping[str, TensorSpec], max_bytes: int = MAX_SHARD_BYTES) -> list[dict[str, TensorSpec]]:
+    """Which file holds which tensors, in their order."""
     shards: list[dict[str, TensorSpec]] = [{}]
     size = 0
     for name, spec in specs.items():
@@ -82,7 +82,7 @@ def write_shards(
     first: int = 0,
     total: int | None = None,
 ) -> None:
-    """Write files `first`, `first`+1, ... of `total` from tensors that come in the order of the plan, one at a time."""
+    """Write files `first`, `first`+1, ... of `total` from tensors that come in the order of the shards, one at a time."""
     tensors = iter(tensors)
     for number, shard in enumerate(shards, first):
         with ShardWriter(folder / shard_name(number, total or len(shards)), shard) as writer:

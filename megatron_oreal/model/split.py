@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from megatron_oreal.model.config import sequence_multiple
+
 
 @dataclass(frozen=True)
 class Split:
@@ -19,7 +21,7 @@ class Split:
     @property
     def sequence_multiple(self) -> int:
         """Every sequence is padded to a multiple of this."""
-        return 2 * self.cp if self.cp > 1 else 1
+        return sequence_multiple(self.cp)
 
     @property
     def total_multiple(self) -> int:

@@ -52,6 +52,15 @@ def _turn(out: int, err: int) -> None:
         os.dup2(descriptor, standard)
 
 
+def quiet_libraries() -> None:
+    """Each warning once; and none of Megatron-Core, which warns at import of every optional kernel that is not installed."""
+    warn_once()
+    warnings.filterwarnings("ignore", module="megatron")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    logging.getLogger("megatron").setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
 def warn_once() -> None:
     """Libraries say the same again in every step, from every place of theirs: each distinct warning is said once in a process."""
     if not isinstance(warnings.showwarning, _ShowOnce):  # the filter "once" means once a module, and anew after each catch_warnings

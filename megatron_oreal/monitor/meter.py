@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from megatron_oreal.plan.devices import GIB, bf16_peak
+from megatron_oreal.devices import GIB, bf16_peak
 from megatron_oreal.trajectory import TrainBatch
 
 if TYPE_CHECKING:

@@ -25,26 +25,28 @@ def require_choice(field: str, value: str, allowed: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Objective:
-    """The objective's choices. The defaults are the `released` preset: what the authors' trainer does.
+    """The objective's choices; conf/objective/released.yaml says what each means.
+
+    The defaults are that file's, so that the algorithm can be run without any: what the authors' trainer does. A test holds them together.
 
     Raises ValueError (one line, field and allowed values) for a value outside of the allowed ones.
     """
 
-    advantage: str = "rloo"  # rloo | grpo
-    keep: str = "pair"  # pair: one right and one wrong trajectory a question | all
-    token_rm: bool = True  # False: all token weights are 1
-    score_position: str = "previous"  # previous (released) | token (paper's w(s<=t))
-    weight_from: str = "cumulative_mean"  # cumulative_mean (released) | score (paper)
-    rescale: str = "threshold"  # threshold (Eq. 10) | topk
-    threshold: float = 0.5  # c of Eq. 10, in [0, 1)
-    topk_ratio: float = 0.25  # share of a trajectory's tokens that topk keeps, in (0, 1]
-    positive_scale: str = "advantage"  # advantage (released) | one (paper)
-    negative_scale: str = "advantage"  # advantage (released) | one_minus_pass_rate (paper)
-    eta: float = 0.5  # factor of the loss of the wrong trajectories
-    beta: float = 0.01  # factor of the KL term
-    kl: str = "k3"  # k3 | k1 | mse
-    importance_cap: float | None = None  # largest weight of a token for p_train / p_rollout; None: no correction
-    loss: str = "oreal"  # oreal | reinforce: the ablation's baseline, plain policy gradient, token weights all 1
+    advantage: str = "rloo"
+    keep: str = "pair"
+    token_rm: bool = True
+    score_position: str = "previous"
+    weight_from: str = "cumulative_mean"
+    rescale: str = "threshold"
+    threshold: float = 0.5
+    topk_ratio: float = 0.25
+    positive_scale: str = "advantage"
+    negative_scale: str = "advantage"
+    eta: float = 0.5
+    beta: float = 0.01
+    kl: str = "k3"
+    importance_cap: float | None = None
+    loss: str = "oreal"
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():

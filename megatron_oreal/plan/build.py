@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from megatron_oreal.config import ParallelConfig
+from megatron_oreal.model.config import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
 Role = Literal["policy", "token_rm", "reference"]
@@ -24,7 +24,7 @@ class Request:
     """What is to be built."""
 
     hf: dict[str, Any]  # fields of a transformers config
-    parallel: ParallelConfig
+    parallel: Layout
     recompute: str
     dtype: str
     gpus: int  # ranks of the job

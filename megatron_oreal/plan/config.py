@@ -1,11 +1,8 @@
-"""What the planner is asked: a training run's own configuration, and conf/plan/ beside it."""
+"""What the planner is asked: a training run's own configuration, and conf/plan/ beside it, which has the meanings."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron_oreal.config import TrainConfig, conf_dir, load
-from megatron_oreal.plan.devices import DEVICES
-from megatron_oreal.plan.shapes import SHAPES
+from megatron_oreal.config import TrainConfig
 
 
 def _require(condition: bool, message: str) -> None:
@@ -18,8 +15,8 @@ class Lengths:
     """Response lengths in tokens: lognormal, cut at the rollout's limits. Assumed until a run's response/length_mean is known."""
 
     median: float
-    spread: float  # of the logarithm
-    prompt: int  # tokens of a question with its template
+    spread: float
+    prompt: int
 
     def __post_init__(self):
         _require(self.median >= 1 and self.spread >= 0 and self.prompt >= 1, f"plan.lengths: {self} must be positive")
@@ -29,9 +26,9 @@ class Lengths:
 class Efficiency:
     """Shares of the device's figures that are reached: assumed, to be set from measurements."""
 
-    matmul: float  # of the bf16 peak, while computing
-    memory: float  # of the memory bandwidth, while decoding and updating
-    network: float  # of NVLink and network bandwidth
+    matmul: float
+    memory: float
+    network: float
 
     def __post_init__(self):
         for name in ("matmul", "memory", "network"):
@@ -42,20 +39,18 @@ class Efficiency:
 class PlanConfig:
     """What a run's configuration does not say: the machine, the model's shape where its folder is elsewhere, the workload."""
 
-    gpus: int  # that train
+    gpus: int
     lengths: Lengths
     efficiency: Efficiency
-    gpus_per_host: int = 8
-    gpu: str = "h100-80g"
-    shape: str | None = None  # one of SHAPES, where model.path is no folder here
-    mixed: float = 0.7  # share of the questions with a right and a wrong answer: those that are trained on
-    disk_gb_s: float = 10.0  # of the shared file system, for rollout.sync=disk: reads of all hosts together, and writes
-    decode_overhead_ms: float = 5.0  # of the engine per token, beside reading weights and cache
-    deadline_s: float = 300.0  # for building the model's stages
+    gpus_per_host: int
+    gpu: str
+    shape: str | None
+    mixed: float
+    disk_gb_s: float
+    decode_overhead_ms: float
+    deadline_s: float
 
     def __post_init__(self):
-        _require(self.gpu in DEVICES, f"plan.gpu={self.gpu!r} is not one of {', '.join(DEVICES)}")
-        _require(self.shape is None or self.shape in SHAPES, f"plan.shape={self.shape!r} is not one of {', '.join(SHAPES)}")
         _require(0 < self.mixed <= 1, f"plan.mixed={self.mixed} must be above 0 and at most 1")
         for name in ("gpus", "gpus_per_host", "disk_gb_s", "decode_overhead_ms", "deadline_s"):
             _require(getattr(self, name) > 0, f"plan.{name}={getattr(self, name)} must be above 0")
@@ -69,20 +64,8 @@ class PlanConfig:
         return max(1, self.gpus // self.gpus_per_host)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Planned(TrainConfig):
     """conf/plan.yaml: conf/train.yaml and the planner's own section, which a training run does not know."""
 
     plan: PlanConfig
-
-
-def compose(overrides: Sequence[str]) -> Planned:
-    """From a training run's overrides and the planner's; what conf/plan/ says of the experiment goes with it.
-
-    Raises:
-        ValueError: as config.load.
-    """
-    chosen = next((o.partition("=")[2] for o in overrides if o.startswith("experiment=")), "default")
-    known = (conf_dir() / "plan" / f"{chosen}.yaml").is_file()
-    asked = any(o.startswith("plan=") for o in overrides)
-    return load(Planned, "plan", [*overrides, *([] if asked or not known else [f"plan={chosen}"])])

@@ -8,9 +8,9 @@ from functools import lru_cache
 from math import ceil, exp
 from statistics import NormalDist
 
+from megatron_oreal.devices import DEVICES, GIB
 from megatron_oreal.model import gpt
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.devices import DEVICES, GIB
 from megatron_oreal.plan.memory import NUMBER_BYTES
 
 WORKING_GIB = 4.0

@@ -23,14 +23,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AutoConfig
 
-from megatron_oreal.command import quiet_libraries
-from megatron_oreal.config import ComputeConfig, OptimizerConfig
 from megatron_oreal.learn import megatron_cpu
+from megatron_oreal.learn.config import OptimizerConfig
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.model import gpt
-from megatron_oreal.model.compute import Compute
+from megatron_oreal.model.compute import PLAIN, Compute
+from megatron_oreal.monitor.logs import quiet_libraries
 from megatron_oreal.plan.build import Built, Request
 from megatron_oreal.plan.kernels import FusedKernels
+
+OPTIMIZER = OptimizerConfig(
+    lr=1.0,
+    min_lr=0.0,
+    warmup_steps=0,
+    weight_decay=0.0,
+    weight_decay_on_norms=True,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    clip_grad=1.0,
+)
+"""No value of it changes a size."""
 
 
 def build_all(request: Request) -> list[Built]:
@@ -49,7 +61,7 @@ def build_all(request: Request) -> list[Built]:
 
 def _build(hf, role: str, stage: int, request: Request) -> Built:
     platform = FusedKernels(torch.device("meta"), "fake")
-    compute = Compute(platform, getattr(torch, request.dtype), ComputeConfig(recompute=request.recompute), "torch")
+    compute = Compute(platform, getattr(torch, request.dtype), replace(PLAIN, recompute=request.recompute), "torch")
     with torch.device("meta"):
         chunks = gpt.build(hf, "token_rm" if role == "token_rm" else "policy", request.parallel, compute)
     with FakeTensorMode(allow_non_fake_inputs=True), _Alive() as alive:
@@ -66,7 +78,7 @@ def _as_trained(chunks: list, role: str) -> tuple[list, int]:
     """The model with what learn.step puts around it, and the bytes of its gradients."""
     if role == "reference":
         return [chunk.requires_grad_(False).eval() for chunk in chunks], 0
-    model = Trainable(chunks, OptimizerConfig(lr=1.0, min_lr=0.0, warmup_steps=0), total_steps=1).model
+    model = Trainable(chunks, OPTIMIZER, total_steps=1).model
     buffers = [buffer for chunk in model for buffer in chunk.buffers + chunk.expert_parallel_buffers]
     return model, sum(buffer.grad_data.nbytes for buffer in buffers)
 

@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from megatron_oreal.config import ParallelConfig
+from megatron_oreal.devices import DEVICES, GIB
 from megatron_oreal.model import gpt
+from megatron_oreal.model.config import ONE_RANK
 from megatron_oreal.plan import timing
 from megatron_oreal.plan.build import Built, Request, Role, build
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.devices import DEVICES, GIB
 from megatron_oreal.plan.engine import EngineMemory, engine_memory
 from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload
 from megatron_oreal.rollout.config import LOCALHOST
@@ -127,7 +127,7 @@ def make_plan(config: Planned, hf, shape: str, builds: bool) -> Plan:
 
 def whole(hf) -> int:
     """Parameters of the whole model."""
-    return Formula(hf, Workload(ParallelConfig(), "none", "bfloat16", 1, 1, 1)).parameters("policy", 0)
+    return Formula(hf, Workload(ONE_RANK, "none", "bfloat16", 1, 1, 1)).parameters("policy", 0)
 
 
 def _workload(config: Planned, hf) -> Workload:

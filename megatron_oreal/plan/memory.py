@@ -5,8 +5,8 @@ Names: h hidden size, f feed-forward size, s tokens of a micro-batch on a rank (
 
 from dataclasses import dataclass
 
-from megatron_oreal.config import ParallelConfig
 from megatron_oreal.model import gpt
+from megatron_oreal.model.config import Layout
 from megatron_oreal.model.logprobs import CHUNK_TOKENS
 from megatron_oreal.plan.build import Built, Role
 
@@ -22,7 +22,7 @@ weights are the masters."""
 class Workload:
     """What a layout has to compute with and on."""
 
-    parallel: ParallelConfig
+    parallel: Layout
     recompute: str
     dtype: str
     gpus: int

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from megatron_oreal.plan.devices import DEVICES, GIB
+from megatron_oreal.devices import DEVICES, GIB
 from megatron_oreal.plan.fit import Plan
 from megatron_oreal.plan.search import Candidate
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil
 
-from megatron_oreal.config import ComputeConfig, LearnConfig, ParallelConfig
+from megatron_oreal.devices import DEVICES
+from megatron_oreal.learn.config import LearnConfig
 from megatron_oreal.model import gpt
+from megatron_oreal.model.config import ComputeConfig, Layout
 from megatron_oreal.model.split import Split
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.devices import DEVICES
 from megatron_oreal.plan.fit import Plan, make_plan
 
 TENSOR, PIPELINE, CHUNKS, CONTEXT = (1, 2, 4, 8), (1, 2, 4, 8), (None, 2, 4), (1, 2, 4)
@@ -96,7 +97,7 @@ def _layouts(config: Planned, hf) -> Iterator[Planned]:
             yield replace(config, parallel=parallel, compute=compute, learn=LearnConfig(budget))
 
 
-def _divides(hf, parallel: ParallelConfig) -> bool:
+def _divides(hf, parallel: Layout) -> bool:
     try:
         gpt.check_architecture(hf, parallel)
     except ValueError:

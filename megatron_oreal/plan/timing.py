@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from megatron_oreal.learn.packing import Cost
-from megatron_oreal.learn.packing import plan as pack
+from megatron_oreal.devices import DEVICES
+from megatron_oreal.learn.packing import Cost, partition
 from megatron_oreal.model import gpt
 from megatron_oreal.model.split import Split
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.devices import DEVICES
 from megatron_oreal.plan.engine import EngineMemory, engines, response_lengths, sampling_seconds
 from megatron_oreal.plan.memory import ADAM_BYTES, GRADIENT_BYTES, NUMBER_BYTES
 
@@ -56,7 +55,7 @@ def spread_of(config: Planned, hf) -> Spread:
 
 @lru_cache(maxsize=256)
 def _spread(lengths: tuple[int, ...], dp: int, budget: int, cost: Cost, multiple: int) -> Spread:
-    ranks = pack(lengths, dp, budget, cost, multiple)
+    ranks = partition(lengths, dp, budget, cost, multiple)
     work = [sum(cost(lengths[i]) for micro in rank for i in micro) for rank in ranks]
     busiest = ranks[work.index(max(work))]
     tokens = sum(lengths[i] for micro in busiest for i in micro)

@@ -1,6 +1,6 @@
-"""How trajectories are sampled and how new weights reach the engine."""
+"""How trajectories are sampled and how new weights reach the engine. Defaults and meanings stand in conf/rollout/."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 PLACEMENTS = ("colocated", "disaggregated", "external")
@@ -17,32 +17,32 @@ def _require(condition: bool, field_name: str, value: object, rule: str) -> None
 class RolloutConfig:
     """Sampling (spec, One iteration), the server, and weight sync."""
 
-    samples: int = 16  # K trajectories a question
-    temperature: float = 1.0
-    top_p: float = 0.9
-    max_new_tokens: int = 14000
-    max_total_tokens: int = 16384  # prompt and response
-    stop_word: str = "<|im_end|>"
-    oversample: float = 1.0  # questions begun for each one needed; the rest is given up once enough have a right and a wrong answer
-    tail: float = 0.0  # share of a step's questions, the slowest, that is cut and resumed in the next step under its weights
-    deterministic: bool = False  # the same seed and weights sample the same trajectories, whatever runs beside them; slower
-    placement: str = "colocated"  # colocated: engines on the ranks' hosts | disaggregated: see serve.py | external: running ones
-    engines: int = 1  # SGLang servers to start, over all hosts
-    tp: int = 1  # tensor parallel size of each of them
-    bind: str = LOCALHOST  # address at which they listen; 0.0.0.0 where engines and rank 0 are on several hosts
-    release_memory: bool = True  # colocated engines give up the GPU's memory while the models train
-    urls: list[str] = field(default_factory=list)  # of the external engines
-    router: str | None = None  # URL of SGLang's router before the external engines, for generation: it watches them, control calls pass it
-    admin_key_file: str | None = None  # file that holds the external engines' admin key
-    ready_timeout_s: float = 300.0  # for a started engine to answer
-    request_timeout_s: float = 1800.0  # for the samples of one question
-    concurrency: int = 64  # questions asked at one time, of each engine
-    health_interval_s: float = 5.0  # between two looks at an engine that samples
-    lost_after_s: float = 60.0  # without a sign of health an engine is given up
-    sync: str = "distributed"  # broadcast in a group with the engines | tensor: handed over on one host (CUDA IPC) | disk: a folder
-    sync_bucket_mb: int = 512
-    sync_timeout_s: float = 300.0  # for each call and each broadcast
-    server_args: dict[str, Any] = field(default_factory=dict)  # further SGLang flags, without the leading dashes
+    samples: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    max_total_tokens: int
+    stop_word: str
+    oversample: float
+    tail: float
+    deterministic: bool
+    placement: str
+    engines: int
+    tp: int
+    bind: str
+    release_memory: bool
+    urls: list[str]
+    router: str | None
+    admin_key_file: str | None
+    ready_timeout_s: float
+    request_timeout_s: float
+    concurrency: int
+    health_interval_s: float
+    lost_after_s: float
+    sync: str
+    sync_bucket_mb: int
+    sync_timeout_s: float
+    server_args: dict[str, Any]
 
     def __post_init__(self):
         _require(self.samples >= 2, "samples", self.samples, "at least 2: an advantage compares the samples of a question")

@@ -11,29 +11,30 @@ import torch
 from megatron.core import dist_checkpointing
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
-from megatron_oreal.config import ComputeConfig, ModelConfig, ParallelConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.checkpoint import Checkpoints
-from megatron_oreal.learn.packing import plan
+from megatron_oreal.learn.config import ParallelConfig
+from megatron_oreal.learn.packing import partition
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
 from megatron_oreal.model import hf_weights
+from megatron_oreal.model.config import ComputeConfig, ModelConfig
 from megatron_oreal.run_state import RunState
 from tests.convert.test_round_trip import FAMILIES, LLAMA3, assert_same_bits, change_config, tensors, to_hf, to_megatron
 from tests.learn.test_checkpoint import make_batch
 from tests.model.test_hf_weights import SAMPLES, expected_logprobs
-from tests.settings import tiny_run
+from tests.settings import compute_config, parallel_config, tiny_run
 
 
 def micro_batches(ranks: Ranks, models: Models, parallel: ParallelConfig):
     micro = batch.of_rank(SAMPLES, ranks, parallel, 64, models.cost, 1, score_position="previous")
-    order = [s for indices in plan([s.length for s in SAMPLES], 1, 64, models.cost)[0] for s in indices]
+    order = [s for indices in partition([s.length for s in SAMPLES], 1, 64, models.cost)[0] for s in indices]
     return micro, order
 
 
 def load_converted(model: str, megatron: str, parallel: dict, compute: ComputeConfig):
     """Whether a policy loaded by Megatron itself has the weights that we load directly, and its log-probabilities (last stage)."""
-    settings = ParallelConfig(**parallel)
+    settings = parallel_config(**parallel)
     ranks = Ranks(settings, seed=0)
     models = Models(ModelConfig(model, "float32"), settings, compute, ranks)
     (direct,), (policy,) = models.build("policy"), models.build("policy")
@@ -58,7 +59,7 @@ def test_megatron_loads_converted_files_in_any_layout(ranks, tiny_model, tmp_pat
     model, (tp, pp) = tiny_model(kind, **changes), converted_for
     assert to_megatron(model, tmp_path / "megatron", tp=tp, pp=pp) == 0
     world = loaded_in.get("tp", 1) * loaded_in.get("pp", 1)
-    results = ranks(world, load_converted, model, str(tmp_path / "megatron" / "release"), loaded_in, ComputeConfig())
+    results = ranks(world, load_converted, model, str(tmp_path / "megatron" / "release"), loaded_in, compute_config())
     assert not any(differ for differ, _, _ in results)
     _, order, values = results[-1]
     expected = torch.cat([expected_logprobs(model, SAMPLES[i]) for i in order])
@@ -118,7 +119,7 @@ def test_a_config_in_the_form_that_the_hub_has_goes_both_ways(ranks, tiny_model,
     config = json.loads((old / "config.json").read_text())
     (old / "config.json").write_text(json.dumps({**ON_THE_HUB[kind], **{name: config[name] for name in SIZES}}))
     assert to_megatron(old, tmp_path / "megatron", "--verify", tp=2) == 0
-    results = ranks(2, load_converted, str(old), str(tmp_path / "megatron" / "release"), {"tp": 2}, ComputeConfig())
+    results = ranks(2, load_converted, str(old), str(tmp_path / "megatron" / "release"), {"tp": 2}, compute_config())
     _, order, values = results[-1]
     expected = torch.cat([expected_logprobs(new, SAMPLES[i]) for i in order])
     torch.testing.assert_close(torch.from_numpy(values[0]), expected, rtol=1e-4, atol=1e-4)
@@ -139,7 +140,7 @@ def test_transformer_engine_loads_converted_files(ranks, tiny_model, tmp_path, k
     model = tiny_model(kind, **sizes)
     assert to_megatron(model, tmp_path / "megatron") == 0
     [(differ, order, values)] = ranks(
-        1, load_converted, model, str(tmp_path / "megatron" / "release"), {}, ComputeConfig(attention="unfused")
+        1, load_converted, model, str(tmp_path / "megatron" / "release"), {}, compute_config(attention="unfused")
     )
     assert not differ
     expected = torch.cat([expected_logprobs(model, SAMPLES[i]) for i in order])
@@ -214,9 +215,9 @@ def mbridge_differences(model: str, parallel: dict) -> list[str]:
     from mbridge.models.qwen2 import Qwen2Bridge
     from mbridge.models.qwen3 import Qwen3Bridge
 
-    settings = ParallelConfig(**parallel)
+    settings = parallel_config(**parallel)
     ranks = Ranks(settings, seed=0)
-    models = Models(ModelConfig(model, "float32"), settings, ComputeConfig(), ranks)
+    models = Models(ModelConfig(model, "float32"), settings, compute_config(), ranks)
     kind = {"qwen2": Qwen2Bridge, "qwen3": Qwen3Bridge, "llama": LLaMABridge}[models.hf.model_type]
 
     class LocalBridge(kind):

@@ -7,9 +7,9 @@ import pytest
 from megatron_oreal.coordinator.sampler import RolloutCutoff
 from megatron_oreal.coordinator.selector import Selector
 from megatron_oreal.monitor.metrics import rollout_metrics
-from megatron_oreal.oreal import Objective
-from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.trajectory import Group, Prompt, SelectionCounts, Trajectory, Verdict
+from tests.settings import rollout_config
 
 
 def group(name: str, rights: str, empty: bool = False) -> Group:
@@ -71,7 +71,7 @@ def test_what_nobody_could_tell_is_neither_right_nor_wrong():
 
 def test_enough_does_not_take_undecided_for_wrong():
     stopped = []
-    cutoff = RolloutCutoff(1, 3, RolloutConfig(oversample=3), lambda: stopped.append(1))
+    cutoff = RolloutCutoff(1, 3, rollout_config(oversample=3), lambda: stopped.append(1))
     cutoff.note(group("a", "+0"))
     cutoff.note(group("b", "-0"))
     assert not stopped

@@ -2,12 +2,12 @@
 
 import pytest
 
-from megatron_oreal.config import ParallelConfig
 from megatron_oreal.coordinator.workers import Workers
 from megatron_oreal.engines.engines import EnginesGone
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.stop import StopSignal
 from megatron_oreal.trajectory import Directive, NoEngine, TrainBatch, Work
+from tests.settings import parallel_config
 
 
 class Recorder:
@@ -28,7 +28,7 @@ class Recorder:
 def conducted(version: int, failure: str) -> tuple:
     """What one of two ranks went through when the engines were lost once, and then the work failed."""
     recorder = Recorder()
-    with Ranks(ParallelConfig(dp=2), 1) as ranks:
+    with Ranks(parallel_config(dp=2), 1) as ranks:
         workers = Workers(ranks, "rank 0's" if ranks.conducts else None, recorder.publish, StopSignal())
 
         def work(coordinator: str, step: int, version: int, more: list) -> Work[Directive]:

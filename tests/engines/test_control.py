@@ -11,7 +11,7 @@ from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import Engines
 from megatron_oreal.engines.registry import RegistryEntry, registry_folder, write_privately
 from megatron_oreal.errors import ServerError
-from megatron_oreal.rollout.config import RolloutConfig
+from tests.settings import rollout_config
 
 
 def test_a_run_that_ends_or_falls_silent_is_over_an_earlier_one_is_not_meant(tmp_path, monkeypatch):
@@ -51,7 +51,7 @@ def registry(tmp_path):
 
 def test_an_engine_that_is_back_but_not_yet_in_service_can_be_given_up(registry, tmp_path):
     """It may hang in the very sync that was to put it in service."""
-    engines = Engines(RolloutConfig(engines=2), tmp_path)
+    engines = Engines(rollout_config(engines=2), tmp_path)
     well, back = registry(0, ready=True), registry(1, ready=True, start=1)
     time.sleep(0.2)
     engines.put_in_service([well.endpoint])
@@ -64,7 +64,7 @@ def test_an_engine_that_is_back_but_not_yet_in_service_can_be_given_up(registry,
 
 def test_what_a_killed_run_left_registered_does_not_count(registry, tmp_path):
     registry(0, failed="it did not come up yesterday")
-    engines = Engines(RolloutConfig(ready_timeout_s=1), tmp_path)
+    engines = Engines(rollout_config(ready_timeout_s=1), tmp_path)
     with pytest.raises(ServerError, match=r"did not answer within rollout\.ready_timeout_s=1 s"):
         engines.wait_ready()
     registry(0, failed="it does not come up today")

@@ -14,15 +14,15 @@ import pytest
 
 from megatron_oreal.engines.server import Server
 from megatron_oreal.errors import ServerError
-from megatron_oreal.rollout.config import RolloutConfig
+from tests.settings import rollout_config
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
 import threading, time
 from pathlib import Path
-from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.engines.server import Server
-server = Server(RolloutConfig(max_new_tokens=100, max_total_tokens=200, ready_timeout_s=300), {model!r}, "float32", Path({folder!r}))
+from tests.settings import rollout_config
+server = Server(rollout_config(max_new_tokens=100, max_total_tokens=200, ready_timeout_s=300), {model!r}, "float32", Path({folder!r}))
 if {sampling}:
     server.wait_ready()
     endless = {{"input_ids": [5] * 4, "sampling_params": {{"n": 8, "max_new_tokens": 190, "ignore_eos": True}}}}
@@ -45,7 +45,7 @@ def group(pgid: int) -> list[psutil.Process]:
 
 
 def test_a_server_that_ends_at_start_shows_status_and_the_tail_of_its_log(served_model, tmp_path):
-    config = RolloutConfig(server_args={"no-such-flag": 1}, ready_timeout_s=120)
+    config = rollout_config(server_args={"no-such-flag": 1}, ready_timeout_s=120)
     with Server(config, served_model, "float32", tmp_path) as server, pytest.raises(ServerError) as caught:
         server.wait_ready()
     assert "ended with status 2" in str(caught.value)
@@ -54,7 +54,7 @@ def test_a_server_that_ends_at_start_shows_status_and_the_tail_of_its_log(served
 
 
 def test_a_server_that_takes_too_long_is_named_and_stopped(served_model, tmp_path):
-    with Server(RolloutConfig(ready_timeout_s=0.5), served_model, "float32", tmp_path) as server:
+    with Server(rollout_config(ready_timeout_s=0.5), served_model, "float32", tmp_path) as server:
         with pytest.raises(ServerError, match="did not answer within rollout.ready_timeout_s"):
             server.wait_ready()
         pid = server._process.pid

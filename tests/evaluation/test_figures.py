@@ -9,7 +9,8 @@ from megatron_oreal.evaluation.figures import metrics, report, scores
 from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.evaluation.votes import groups
-from megatron_oreal.verify import Verifier, VerifyConfig
+from megatron_oreal.verify import Verifier
+from tests.settings import verify_config
 
 SET = ProblemSet(
     "s",
@@ -24,7 +25,7 @@ SET = ProblemSet(
 
 @pytest.fixture(scope="module")
 def verifier():
-    with Verifier(VerifyConfig(workers=1)) as one:
+    with Verifier(verify_config(workers=1)) as one:
         yield one
 
 

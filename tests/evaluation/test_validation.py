@@ -1,6 +1,7 @@
 """Questions held out are never trained on; what the scores say of a run."""
 
 import random
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -9,16 +10,16 @@ from megatron_oreal.coordinator.coordinator import Coordinator
 from megatron_oreal.coordinator.selector import Selector
 from megatron_oreal.data.questions import Question
 from megatron_oreal.debug import RecordedSteps
-from megatron_oreal.evaluation.config import EvalConfig, EvalSet
+from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.early_stopping import EarlyStopping, early_stopping, improves
 from megatron_oreal.evaluation.history import EvaluationHistory
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.evaluation.validation import hold_out, overlaps
-from megatron_oreal.monitor.config import MonitorConfig
 from megatron_oreal.monitor.reporter import Reporter
-from megatron_oreal.oreal import Objective
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.generate import finish
 from megatron_oreal.run_state import RunState
+from tests.settings import monitor_config, shipped
 
 
 def questions(count: int = 200) -> list[Question]:
@@ -94,8 +95,8 @@ def test_noise_is_no_improvement():
 
 @pytest.mark.parametrize(("now", "kept"), [("these", {0: [1.0], 10: [0.0]}), ("others", {}), ("", {})])
 def test_scores_of_other_questions_are_forgotten(tmp_path, capsys, now, kept):
-    history = EvaluationHistory(EvalConfig(patience=1, validation=1), now, last_step=20)
-    with Reporter("run", 20, MonitorConfig(tensorboard=False), tmp_path, {}) as reporter:
+    history = EvaluationHistory(replace(shipped().eval, patience=1, validation=1), now, last_step=20)
+    with Reporter("run", 20, monitor_config(tensorboard=False), tmp_path, {}) as reporter:
         coordinator = Coordinator(RecordedSteps(tmp_path), Selector(Objective(), 0), history, reporter, None, None, None)
         coordinator.take_up(RunState(step=10, seconds=1.0, validation={0: [1.0], 10: [0.0]}, validation_set="these"))
         assert history.validation == kept

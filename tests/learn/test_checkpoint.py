@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from megatron_oreal import config
+from megatron_oreal.config import TrainConfig
 from megatron_oreal.evaluation.figures import Evaluation, Sampled
 from megatron_oreal.evaluation.statistics import Estimate
 from megatron_oreal.learn.checkpoint import Checkpoints, find_checkpoint, list_checkpoints
@@ -43,7 +43,7 @@ def stand(step: int) -> RunState:
     return RunState(step, step, 7 * step, "ab", 3.5, evaluations, validation, "of these", make_batch(step + 1), [begun], noted)
 
 
-def train(run: config.TrainConfig, run_dir: str, resume: str | None, last: int, save_at: tuple[int, ...] = ()):
+def train(run: TrainConfig, run_dir: str, resume: str | None, last: int, save_at: tuple[int, ...] = ()):
     """Steps up to `last` (from a checkpoint), saving after some; metrics by step and this stage's final weights."""
     ranks = Ranks(run.parallel, run.seed)
     learner = Learner(run, ranks)

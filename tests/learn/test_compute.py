@@ -1,33 +1,33 @@
 """Recomputation changes nothing but memory, bf16 keeps fp32 master weights, and kernels that are not there are refused in one line."""
 
-import dataclasses
-
 import pytest
 import torch
 
-from megatron_oreal import config
+from megatron_oreal.config import TrainConfig
+from megatron_oreal.learn.config import TokenRMConfig
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import cpu_layers, hf_weights
 from megatron_oreal.model.compute import Compute
+from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.trajectory import Sample, TrainBatch
-from tests.settings import optimizer, tiny_run
+from tests.settings import compute_config, optimizer, policy_config, tiny_run
 
 CPU = Platform(torch.device("cpu"), "gloo")
 
 
-def settings(model: str, parallel: dict, dtype: str = "float32", lr: float = 3e-3, **compute) -> config.TrainConfig:
+def settings(model: str, parallel: dict, dtype: str = "float32", lr: float = 3e-3, **compute) -> TrainConfig:
     plain, others = (optimizer(rate, warmup_steps=1, weight_decay=0.0) for rate in (lr, 3e-3))
     return tiny_run(
         model,
         parallel,
         steps=3,
-        model=config.ModelConfig(model, dtype),
-        compute=config.ComputeConfig(**compute),
-        policy=config.PolicyConfig(plain, freeze_steps=0),
-        token_rm=config.TokenRMConfig(others),
+        model=ModelConfig(model, dtype),
+        compute=compute_config(**compute),
+        policy=policy_config(optimizer=plain, freeze_steps=0),
+        token_rm=TokenRMConfig(others),
     )
 
 
@@ -37,7 +37,7 @@ def make_batch() -> TrainBatch:
     return TrainBatch([Sample("q", t[:5], t[5:], 1 - 2 * (i % 2), 1.0 - 2 * (i % 2), 0.5, 0) for i, t in enumerate(tokens)])
 
 
-def train(run: config.TrainConfig) -> tuple[list[dict], dict, int]:
+def train(run: TrainConfig) -> tuple[list[dict], dict, int]:
     """Metrics of each step, this stage's final weights, and how often attention was computed."""
     attention, calls = cpu_layers.CpuCoreAttention.forward, []
 
@@ -66,7 +66,7 @@ def test_recomputation_changes_nothing_and_happens(ranks, tiny_model, parallel):
             assert calls > once  # the reference is computed once in either case, the trained models twice
 
 
-def train_in_bf16(run: config.TrainConfig) -> tuple[list[dict], float, float, set]:
+def train_in_bf16(run: TrainConfig) -> tuple[list[dict], float, float, set]:
     """Metrics; the shares of bf16 weights and of fp32 master weights that changed; and what has which dtype."""
     ranks = Ranks(run.parallel, run.seed)
     learner = Learner(run, ranks)
@@ -125,7 +125,7 @@ def test_updates_below_a_bf16_ulp_add_up_in_the_master_weights(ranks, tiny_model
 )
 def test_what_needs_a_gpu_is_refused_on_cpu(asked, message):
     with pytest.raises(ValueError, match=message):
-        Compute.find(config.ComputeConfig(**asked), "float32", CPU)
+        Compute.find(compute_config(**asked), "float32", CPU)
 
 
 @pytest.mark.parametrize(
@@ -141,11 +141,11 @@ def test_what_needs_a_gpu_is_refused_on_cpu(asked, message):
 def test_kernels_that_are_not_installed_are_refused_on_gpu(monkeypatch, asked, dtype, installed, message):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in installed else None)
     with pytest.raises(ValueError, match=message):
-        Compute.find(config.ComputeConfig(**asked), dtype, Platform(torch.device("cuda"), "nccl"))
+        Compute.find(compute_config(**asked), dtype, Platform(torch.device("cuda"), "nccl"))
 
 
 def test_the_line_says_what_is_in_use():
-    line = Compute.find(dataclasses.replace(config.ComputeConfig(), recompute="full"), "float32", CPU).line()
+    line = Compute.find(compute_config(recompute="full"), "float32", CPU).line()
     assert line.startswith(
         "compute: CPU with gloo, Megatron's local layers, own norm and attention, float32, recompute full, fp8 none, AdamW"
     )

@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal.config import CheckpointConfig
 from megatron_oreal.errors import NotWritten
 from megatron_oreal.learn import export
 from megatron_oreal.learn.export import HFExports
@@ -18,9 +17,9 @@ from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
 from tests.convert.test_round_trip import assert_same_bits, change_config, tensors
 from tests.learn.test_checkpoint import make_batch
-from tests.settings import tiny_run
+from tests.settings import checkpoint_config, tiny_run
 
-KEPT = CheckpointConfig(hf_interval=1, hf_keep_last=2)
+KEPT = checkpoint_config(hf_interval=1, hf_keep_last=2)
 
 
 def weights_of(learner: Learner) -> dict:

@@ -7,17 +7,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal.config import ComputeConfig, ModelConfig, TrainConfig
+from megatron_oreal.config import TrainConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
+from megatron_oreal.model.config import ComputeConfig, ModelConfig
 from megatron_oreal.model.split import Split
 from megatron_oreal.trajectory import Sample
 from tests.learn.test_oreal_step import COMPARED, COUNTED, make_batches, train_config, train_plainly
+from tests.settings import compute_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
-UNFUSED = ComputeConfig(attention="unfused")  # the one attention of Transformer Engine that computes in float32
+UNFUSED = compute_config(attention="unfused")  # the one attention of Transformer Engine that computes in float32
 
 
 @pytest.fixture
@@ -86,12 +88,12 @@ def test_transformer_engine_in_float32_gives_the_numbers_of_a_plain_implementati
 @pytest.mark.parametrize(
     ("compute", "rel"),
     [
-        (ComputeConfig(), 0.05),
-        (ComputeConfig(attention="fused"), 0.05),
-        (ComputeConfig(recompute="full"), 0.05),
-        (ComputeConfig(recompute="selective"), 0.05),
-        (ComputeConfig(fp8="hybrid"), 0.3),
-        (ComputeConfig(fp8="hybrid", recompute="full"), 0.3),
+        (compute_config(), 0.05),
+        (compute_config(attention="fused"), 0.05),
+        (compute_config(recompute="full"), 0.05),
+        (compute_config(recompute="selective"), 0.05),
+        (compute_config(fp8="hybrid"), 0.3),
+        (compute_config(fp8="hybrid", recompute="full"), 0.3),
     ],
     ids=["auto", "fused", "full", "selective", "fp8", "fp8-full"],
 )
@@ -113,9 +115,9 @@ def test_transformer_engine_local_layers_and_transformers_give_the_same_logprobs
     exact = logprobs_by_transformers(model, samples)
     assert exact.std() > 0.5, "a model whose log-probabilities hardly differ would agree with anything"
     cases = {  # what -> (dtype, back end, on the CPU, most of the mean difference, most of the largest)
-        "local layers, float32": ("float32", ComputeConfig(), True, 1e-5, 1e-4),
+        "local layers, float32": ("float32", compute_config(), True, 1e-5, 1e-4),
         "Transformer Engine, float32": ("float32", UNFUSED, False, 5e-3, 0.05),  # it multiplies in TF32
-        "Transformer Engine, bfloat16": ("bfloat16", ComputeConfig(), False, 0.15, 1.0),  # local layers on a CPU: 0.054 and 0.27
+        "Transformer Engine, bfloat16": ("bfloat16", compute_config(), False, 0.15, 1.0),  # local layers on a CPU: 0.054 and 0.27
     }
     for what, (dtype, compute, on_cpu, mean, most) in cases.items():
         [got] = ranks(1, logprobs_of, settings_of(model, dtype, compute), samples, on_cpu)

@@ -5,38 +5,37 @@ import math
 import pytest
 import torch
 
-from megatron_oreal import config
+from megatron_oreal.learn.config import OptimizerConfig
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
-from megatron_oreal.oreal import Objective
+from megatron_oreal.model.config import ModelConfig
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.trajectory import Sample, TrainBatch
-from tests.settings import tiny_run
+from tests.settings import compute_config, optimizer_config, parallel_config, policy_config, tiny_run
 
 STEPS = 6
 GRADIENT_NORMS = (0.1, 3.0, 0.5, 20.0, 1.5, 0.02)  # some are clipped at 1.0
-PAPER = config.OptimizerConfig(lr=5e-7, min_lr=1e-7, warmup_steps=10)  # spec, Schedule: 90 steps
+PAPER = optimizer_config(lr=5e-7, min_lr=1e-7, warmup_steps=10)  # spec, Schedule: 90 steps
 
 
-def options(**changes) -> config.OptimizerConfig:
+def options(**changes) -> OptimizerConfig:
     # A large eps: with 1e-8 Adam turns the rounding noise of gradients near zero into steps of the size of lr.
-    return config.OptimizerConfig(**{"lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 2, "weight_decay": 0.1, "eps": 1e-3, **changes})
+    return optimizer_config(**{"lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 2, "weight_decay": 0.1, "eps": 1e-3, **changes})
 
 
-def learning_rate(step: int, total: int, o: config.OptimizerConfig) -> float:
+def learning_rate(step: int, total: int, o: OptimizerConfig) -> float:
     """Of the update that is number `step` of the schedule, counted from 1."""
     if step <= o.warmup_steps:
         return o.lr * step / o.warmup_steps
     return o.min_lr + (o.lr - o.min_lr) * (1 + math.cos(math.pi * (step - o.warmup_steps) / (total - o.warmup_steps))) / 2
 
 
-def update_on_given_gradients(model: str, settings: config.OptimizerConfig) -> list[tuple]:
+def update_on_given_gradients(model: str, settings: OptimizerConfig) -> list[tuple]:
     """(name, start, by Trainable, by AdamW) of every parameter, numpy, after STEPS updates on the same gradients."""
-    parallel = config.ParallelConfig()
+    parallel = parallel_config()
     ranks = Ranks(parallel, seed=0)
-    trainable = Trainable(
-        Models(config.ModelConfig(model, "float32"), parallel, config.ComputeConfig(), ranks).build("policy"), settings, STEPS
-    )
+    trainable = Trainable(Models(ModelConfig(model, "float32"), parallel, compute_config(), ranks).build("policy"), settings, STEPS)
     parameters = dict(trainable.gpt[0].named_parameters())
     start = {n: p.detach().clone() for n, p in parameters.items()}
     copies = {n: torch.nn.Parameter(p.clone()) for n, p in start.items()}
@@ -74,13 +73,11 @@ def test_updates_equal_adamw_with_and_without_decay_of_norms_and_biases(ranks, t
         assert moved.norm() > 1e-3, name
 
 
-def schedule(model: str, settings: config.OptimizerConfig, total: int) -> list[float]:
+def schedule(model: str, settings: OptimizerConfig, total: int) -> list[float]:
     """Learning rates of the steps from 1 to total + 1."""
-    parallel = config.ParallelConfig()
+    parallel = parallel_config()
     ranks = Ranks(parallel, seed=0)
-    trainable = Trainable(
-        Models(config.ModelConfig(model, "float32"), parallel, config.ComputeConfig(), ranks).build("token_rm"), settings, total
-    )
+    trainable = Trainable(Models(ModelConfig(model, "float32"), parallel, compute_config(), ranks).build("token_rm"), settings, total)
     rates = []
     for _ in range(total + 1):
         trainable.tick()
@@ -99,7 +96,7 @@ def test_learning_rates_of_warm_up_and_cosine(ranks, tiny_model):
 
 def policy_rates(model: str, counts_frozen: bool) -> list[float | None]:
     """The policy's learning rate at each step of a run that is frozen for two; None where it was not updated."""
-    policy = config.PolicyConfig(options(warmup_steps=3), freeze_steps=2, warmup_counts_frozen=counts_frozen)
+    policy = policy_config(optimizer=options(warmup_steps=3), freeze_steps=2, warmup_counts_frozen=counts_frozen)
     settings = tiny_run(model, steps=STEPS, objective=Objective(), policy=policy)
     ranks = Ranks(settings.parallel, settings.seed)
     learner = Learner(settings, ranks)

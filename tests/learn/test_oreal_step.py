@@ -7,13 +7,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal import config
+from megatron_oreal.config import TrainConfig
+from megatron_oreal.learn.config import OptimizerConfig
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
-from megatron_oreal.oreal import Objective, reference
+from megatron_oreal.oreal import reference
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.trajectory import Sample, TrainBatch
-from tests.settings import optimizer, tiny_run
+from tests.settings import optimizer, policy_config, tiny_run
 
 STEPS, FROZEN = 4, 1
 WEIGHTS = tuple(f"token_weight/{name}" for name in ("positive", "negative", "mean", "std", "max", "share_zero", "share_one", "effective"))
@@ -73,13 +75,13 @@ def make_batches() -> list[TrainBatch]:
     return [TrainBatch([sample(q, r, (q + 1) / 4) for q in range(3) for r in (1, -1)]) for _ in range(STEPS)]
 
 
-def train_config(model: str, parallel: dict, **objective) -> config.TrainConfig:
+def train_config(model: str, parallel: dict, **objective) -> TrainConfig:
     frozen = FROZEN if objective.get("token_rm", True) else 0
-    policy = config.PolicyConfig(optimizer(), freeze_steps=frozen)
+    policy = policy_config(optimizer=optimizer(), freeze_steps=frozen)
     return tiny_run(model, parallel, steps=STEPS, objective=Objective(**{"beta": 0.1, **objective}), policy=policy, record=True)
 
 
-def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
+def train_on_megatron(settings: TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """Metrics and token weights of each step, and this stage's weights in Hugging Face form, as seen by this rank."""
     ranks = Ranks(settings.parallel, settings.seed)
     learner = Learner(settings, ranks)
@@ -90,7 +92,7 @@ def train_on_megatron(settings: config.TrainConfig) -> tuple[list[dict], dict[st
     return metrics, weights
 
 
-def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
+def train_plainly(settings: TrainConfig) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """The same steps by the reading version, in float32 on the CPU, and figures of them by their definitions."""
     models, history = plain_models(settings), []
     for step, batch in enumerate(make_batches(), 1):
@@ -102,11 +104,11 @@ def train_plainly(settings: config.TrainConfig) -> tuple[list[dict], dict[str, t
     return history, dict(models.policy.model.state_dict())
 
 
-def plain_models(settings: config.TrainConfig) -> reference.Models:
+def plain_models(settings: TrainConfig) -> reference.Models:
     """As a run of these settings has them, with weight decay of everything."""
     policy, frozen, other = (AutoModelForCausalLM.from_pretrained(settings.model.path, dtype=torch.float32) for _ in range(3))
 
-    def learner(model: torch.nn.Module, o: config.OptimizerConfig) -> reference.Learner:
+    def learner(model: torch.nn.Module, o: OptimizerConfig) -> reference.Learner:
         adamw = {"weight_decay": o.weight_decay, "betas": tuple(o.betas), "eps": o.eps}
         return reference.Learner(model, o.lr, o.min_lr, settings.steps, o.warmup_steps, o.clip_grad, **adamw)
 

@@ -4,17 +4,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal.config import ComputeConfig, ModelConfig, ParallelConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.export import write_hf
-from megatron_oreal.learn.packing import plan
+from megatron_oreal.learn.packing import partition
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
+from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.model.gpt import check_architecture
 from megatron_oreal.model.hf_files import HFFolder, check_folder, read_config
 from megatron_oreal.model.hf_writer import read_size
 from megatron_oreal.trajectory import Sample
+from tests.settings import compute_config, parallel_config
 
 SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], 1, 0.0, 0.5, 0), Sample("b", [1], [2, 3], 1, 0.0, 0.5, 0)]
 LAYOUTS = {"tp1": (1, {}), "tp2-sp": (2, {"tp": 2, "sequence_parallel": True}), "pp2": (2, {"pp": 2}), "tp2-pp2": (4, {"tp": 2, "pp": 2})}
@@ -22,15 +23,15 @@ LAYOUTS = {"tp1": (1, {}), "tp2-sp": (2, {"tp": 2, "sequence_parallel": True}), 
 
 def logprobs_and_export(model: str, parallel: dict, out: str):
     """Response log-probabilities (last stage, else None); the policy is also written back as a Hugging Face folder."""
-    settings = ParallelConfig(**parallel)
+    settings = parallel_config(**parallel)
     ranks = Ranks(settings, seed=0)
-    models = Models(ModelConfig(model, "float32"), settings, ComputeConfig(), ranks)
+    models = Models(ModelConfig(model, "float32"), settings, compute_config(), ranks)
     policy = models.build("policy")
     micro = batch.of_rank(SAMPLES, ranks, settings, 64, models.cost, 1, score_position="previous")
     values = pipeline.run(policy, micro, "logprobs", lambda _, out: (None, out[0]), backward=False)
-    write_hf(policy, models, out, ranks)
+    write_hf(policy, models, out, ranks, timeout_s=600)
     ranks.stop()
-    order = [s for indices in plan([s.length for s in SAMPLES], 1, 64, models.cost)[0] for s in indices]
+    order = [s for indices in partition([s.length for s in SAMPLES], 1, 64, models.cost)[0] for s in indices]
     return order, [v.numpy() for v in values]
 
 
@@ -68,9 +69,9 @@ def test_a_layout_that_does_not_divide_the_model_is_refused(tiny_model):
 
     config = AutoConfig.from_pretrained(tiny_model())
     with pytest.raises(ValueError, match="2 key-value heads cannot be split over parallel.tp=4"):
-        check_architecture(config, ParallelConfig(tp=4))
+        check_architecture(config, parallel_config(tp=4))
     with pytest.raises(ValueError, match="4 layers cannot be split over parallel.pp=3"):
-        check_architecture(config, ParallelConfig(pp=3))
+        check_architecture(config, parallel_config(pp=3))
 
 
 def test_a_parameter_that_the_table_does_not_know_is_named(tiny_model, monkeypatch):

@@ -16,7 +16,8 @@ import time
 from megatron_oreal.monitor import console as module
 from megatron_oreal.monitor.console import Console
 from megatron_oreal.trajectory import Prompt, Trajectory
-from megatron_oreal.verify import Verifier, VerifyConfig
+from megatron_oreal.verify import Verifier
+from tests.settings import verify_config
 
 module.PLAIN_LINE_S = {plain_line_s}
 
@@ -32,7 +33,7 @@ def ask(verifier, questions):
         for q in range(questions) for i in range(2)
     ), samples=2)
 
-with Console("OREAL", 3) as console, Verifier(VerifyConfig(workers=1)) as verifier:
+with Console("OREAL", 3) as console, Verifier(verify_config(workers=1)) as verifier:
     verifier.watch = lambda expected: console.sampling("rollout", expected)
     ask(verifier, 6)
     console.step(1, "right 50.0%")

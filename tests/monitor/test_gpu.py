@@ -8,22 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_oreal.config import ModelConfig
+from megatron_oreal.devices import bf16_peak
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
-from megatron_oreal.monitor.config import ProfileConfig
+from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.monitor.meter import Meter
 from megatron_oreal.monitor.profiler import Profiler
-from megatron_oreal.plan.devices import bf16_peak
 from tests.learn.test_oreal_step import STEPS, make_batches
-from tests.settings import tiny_run
+from tests.settings import profile_config, tiny_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 def trained(model: str, run_dir: str) -> list[dict[str, float]]:
     settings = tiny_run(model, {}, steps=STEPS, model=ModelConfig(model, "bfloat16"))
-    with Ranks(settings.parallel, settings.seed) as ranks, Profiler(ProfileConfig("torch", first=2), run_dir, ranks) as profiler:
+    with Ranks(settings.parallel, settings.seed) as ranks, Profiler(profile_config(kind="torch", first=2), run_dir, ranks) as profiler:
         learner = Learner(settings, ranks)
         meter, costs = Meter(ranks, learner.cost, settings.model.dtype), []
         for step, batch in enumerate(make_batches(), 1):

@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from megatron_oreal.devices import bf16_peak
 from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
@@ -21,9 +22,9 @@ from megatron_oreal.monitor.config import ProfileConfig
 from megatron_oreal.monitor.meter import TRAINING, Meter
 from megatron_oreal.monitor.profiler import Profiler
 from megatron_oreal.monitor.ranges import StageRanges
-from megatron_oreal.plan.devices import bf16_peak
 from megatron_oreal.trajectory import Sample, TrainBatch
 from tests.learn.test_oreal_step import FROZEN, STEPS, make_batches, train_config
+from tests.settings import profile_config
 
 SLOWER_S = 0.4
 PEAK = 1e9
@@ -32,7 +33,10 @@ PEAK = 1e9
 def trained(model: str, parallel: dict, run_dir: str) -> list[tuple[dict[str, float], float, float]]:
     """Of each step the meter's metrics, the FLOPs and the seconds; steps 2 and 3 are traced. The second rank is slow to evaluate."""
     settings = train_config(model, parallel)
-    with Ranks(settings.parallel, settings.seed) as ranks, Profiler(ProfileConfig("torch", first=2, steps=2), run_dir, ranks) as profiler:
+    with (
+        Ranks(settings.parallel, settings.seed) as ranks,
+        Profiler(profile_config(kind="torch", first=2, steps=2), run_dir, ranks) as profiler,
+    ):
         learner = Learner(settings, ranks)
         meter = Meter(ranks, learner.cost, "bfloat16")
         assert meter._peak is None  # nothing is claimed of a CPU
@@ -79,9 +83,9 @@ def events(path: Path) -> list[dict]:
 
 def test_a_run_that_ends_early_leaves_its_trace_and_no_profile_is_no_file(ranks, tiny_model, tmp_path):
     assert STEPS < 9
-    ranks(1, profile_around_nothing, str(tmp_path / "late"), ProfileConfig("torch", first=1, steps=9))
+    ranks(1, profile_around_nothing, str(tmp_path / "late"), profile_config(kind="torch", first=1, steps=9))
     assert [path.name for path in (tmp_path / "late" / "profile").iterdir()] == ["step-00005-rank-00000.json.gz"]
-    ranks(1, profile_around_nothing, str(tmp_path / "none"), ProfileConfig())
+    ranks(1, profile_around_nothing, str(tmp_path / "none"), profile_config())
     assert not (tmp_path / "none").exists()
 
 

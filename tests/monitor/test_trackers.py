@@ -14,9 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from megatron_oreal import train
 from megatron_oreal.launcher import free_port
 from megatron_oreal.monitor import trackers
-from megatron_oreal.monitor.config import MLflowConfig, MonitorConfig, WandbConfig
+from megatron_oreal.monitor.config import MonitorConfig
 from megatron_oreal.monitor.metrics import MetricsLog
 from megatron_oreal.monitor.trackers import check_trackers, open_trackers
+from tests.settings import mlflow_config, monitor_config, wandb_config
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"seed": 3, "rollout": {"samples": 16}}
@@ -36,25 +37,25 @@ def rows(run_dir: Path) -> list[dict]:
 
 
 def test_tensorboard_has_the_rows_and_forgets_those_that_are_done_again(tmp_path):
-    assert write(MonitorConfig(), tmp_path, range(1, 6)) == []
-    assert write(MonitorConfig(), tmp_path, range(4, 7), after=3, values=100) == []
+    assert write(monitor_config(), tmp_path, range(1, 6)) == []
+    assert write(monitor_config(), tmp_path, range(4, 7), after=3, values=100) == []
     reader = EventAccumulator(str(tmp_path / "tensorboard"))
     reader.Reload()
     expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 104.0), (5, 105.0), (6, 106.0)]
     assert [(e.step, e.value) for e in reader.Scalars("loss/total")] == expected
     assert [(row["step"], row["loss/total"]) for row in rows(tmp_path)] == expected
     assert "reward/pass_rate" not in reader.Tags()["scalars"] and rows(tmp_path)[0]["reward/pass_rate"] is None
-    write(MonitorConfig(), tmp_path, range(1, 3), values=200)  # another run in the same folder
+    write(monitor_config(), tmp_path, range(1, 3), values=200)  # another run in the same folder
     reader = EventAccumulator(str(tmp_path / "tensorboard"))
     reader.Reload()
     assert [(e.step, e.value) for e in reader.Scalars("loss/total")] == [(1, 201.0), (2, 202.0)]
-    write(MonitorConfig(tensorboard=False), tmp_path / "without", range(1))
+    write(monitor_config(tensorboard=False), tmp_path / "without", range(1))
     assert [path.name for path in (tmp_path / "without").iterdir()] == ["metrics.jsonl"]
 
 
 def test_wandb_offline_keeps_rows_under_one_id(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
-    config = MonitorConfig(tensorboard=False, wandb=WandbConfig("project"))
+    config = monitor_config(tensorboard=False, wandb=wandb_config(project="project"))
     assert write(config, tmp_path, range(1, 3)) == []
     name = (tmp_path / "wandb.id").read_text().strip()
     time.sleep(1.1)  # the folder's name has the second of the start
@@ -66,7 +67,8 @@ def test_wandb_offline_keeps_rows_under_one_id(tmp_path, monkeypatch):
         assert time.monotonic() < deadline, [path.read_bytes() for path in (first, second)]
         time.sleep(0.1)
     monkeypatch.setenv("HOME", str(tmp_path))  # nobody is logged in there
-    (warning,) = write(MonitorConfig(tensorboard=False, wandb=WandbConfig("project", "online")), tmp_path / "online", range(1, 4))
+    config = monitor_config(tensorboard=False, wandb=wandb_config(project="project", mode="online"))
+    (warning,) = write(config, tmp_path / "online", range(1, 4))
     assert warning.startswith("warning: wandb: PermissionError: there is no API key: `wandb login`") and len(rows(tmp_path / "online")) == 3
 
 
@@ -74,7 +76,7 @@ def test_mlflow_keeps_rows_and_the_configuration_in_one_run(tmp_path, monkeypatc
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     from mlflow import MlflowClient
 
-    config = MonitorConfig(tensorboard=False, mlflow=MLflowConfig("experiment"))
+    config = monitor_config(tensorboard=False, mlflow=mlflow_config(experiment="experiment"))
     assert write(config, tmp_path, range(1, 3)) == []
     assert write(config, tmp_path, range(3, 5), after=2) == []
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -83,7 +85,7 @@ def test_mlflow_keeps_rows_and_the_configuration_in_one_run(tmp_path, monkeypatc
     assert run.data.params == {"seed": "3", "rollout.samples": "16"} and run.data.metrics["odd_name"] == 1
     assert run.info.status == "FINISHED"
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    away = MonitorConfig(tensorboard=False, mlflow=MLflowConfig("experiment", uri=f"http://127.0.0.1:{free_port()}"))
+    away = monitor_config(tensorboard=False, mlflow=mlflow_config(experiment="experiment", uri=f"http://127.0.0.1:{free_port()}"))
     (warning,) = write(away, tmp_path / "away", range(1, 4))
     assert warning.startswith("warning: mlflow: ") and len(rows(tmp_path / "away")) == 3
 
@@ -91,7 +93,7 @@ def test_mlflow_keeps_rows_and_the_configuration_in_one_run(tmp_path, monkeypatc
 def test_a_tracker_that_cannot_write_is_warned_of_once_and_counted(tmp_path):
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
     said: list[str] = []
-    with closing(open_trackers(MonitorConfig(), tmp_path, SETTINGS, said.append)) as log:
+    with closing(open_trackers(monitor_config(), tmp_path, SETTINGS, said.append)) as log:
         for step in range(1, 4):
             log.write(step, {"loss/total": 1.0})
             time.sleep(0.3 if step > 1 else 3)  # importing TensorBoard takes a second or two
@@ -102,10 +104,10 @@ def test_a_tracker_that_cannot_write_is_warned_of_once_and_counted(tmp_path):
 
 FULL_DISK = """
 import resource, signal, sys
-from megatron_oreal.monitor.config import MonitorConfig
 from megatron_oreal.monitor.trackers import open_trackers
+from tests.settings import monitor_config
 
-with open_trackers(MonitorConfig(tensorboard=False), sys.argv[1], {}, print) as log:
+with open_trackers(monitor_config(tensorboard=False), sys.argv[1], {}, print) as log:
     for step in range(1, 7):
         resource.setrlimit(resource.RLIMIT_FSIZE, (150 if 3 <= step <= 4 else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         log.write(step, {"loss/total": 1.0, "note/padding": 0.123456789})
@@ -148,8 +150,8 @@ def test_training_does_not_wait_for_a_tracker_that_hangs(tmp_path, monkeypatch):
 def test_a_missing_library_is_said_at_the_start(monkeypatch, capsys, tmp_path):
     find_spec = trackers.find_spec
     monkeypatch.setattr(trackers, "find_spec", lambda name: None if name in ("wandb", "mlflow") else find_spec(name))
-    check_trackers(MonitorConfig())
+    check_trackers(monitor_config())
     with pytest.raises(ValueError, match="monitor.mlflow.experiment=e: mlflow is not installed; pip install mlflow"):
-        check_trackers(MonitorConfig(mlflow=MLflowConfig("e")))
+        check_trackers(monitor_config(mlflow=mlflow_config(experiment="e")))
     assert train.main(["model.path=no/such/folder", "data.train=D", "monitor.wandb.project=p", f"run_dir={tmp_path}"]) == 2
     assert "monitor.wandb.project=p: wandb is not installed; pip install wandb" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from megatron_oreal.oreal import advantages
+from megatron_oreal.oreal.advantage import advantages
 
 
 def test_rloo_by_hand():

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-from megatron_oreal.oreal import Counts, advantages, policy_loss, token_rm_loss, token_weights
+from megatron_oreal.oreal.advantage import advantages
+from megatron_oreal.oreal.losses import policy_loss, token_rm_loss
+from megatron_oreal.oreal.objective import Counts
+from megatron_oreal.oreal.token_weights import token_weights
 from tests.oreal.vectors import CLOSE, Golden
 
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_oreal.oreal import Counts, Objective, TokenWeights, policy_loss, token_rm_loss, token_weights
+from megatron_oreal.oreal.losses import policy_loss, token_rm_loss
+from megatron_oreal.oreal.objective import Counts, Objective
+from megatron_oreal.oreal.token_weights import TokenWeights, token_weights
 
 PARTS = ("total", "positive", "negative", "kl")
 OBJECTIVES = {

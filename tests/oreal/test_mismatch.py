@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
-from megatron_oreal.oreal import Counts, Objective, TokenWeights, importance_weights, mismatch, policy_loss
+from megatron_oreal.oreal.losses import policy_loss
+from megatron_oreal.oreal.mismatch import importance_weights, mismatch
+from megatron_oreal.oreal.objective import Counts, Objective
+from megatron_oreal.oreal.token_weights import TokenWeights
 
 NAN = float("nan")
 

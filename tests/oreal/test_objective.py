@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_oreal.oreal import Counts, Objective
+from megatron_oreal.oreal.objective import Counts, Objective
 
 
 def test_defaults_are_the_released_preset_and_paper_differs_in_four_values():

@@ -17,9 +17,12 @@ from tokenizers.pre_tokenizers import Split
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from megatron_oreal.oreal import Counts, Objective, importance_weights, policy_loss, reference, token_weights
-from megatron_oreal.oreal.objective import CHOICES
+from megatron_oreal.oreal import reference
+from megatron_oreal.oreal.losses import policy_loss
+from megatron_oreal.oreal.mismatch import importance_weights
+from megatron_oreal.oreal.objective import CHOICES, Counts, Objective
 from megatron_oreal.oreal.reference import Kept, Learner, Models, TokenRM
+from megatron_oreal.oreal.token_weights import token_weights
 from tests.oreal.vectors import CLOSE, Golden
 
 LENGTHS, REWARDS = (7, 1, 12, 4, 9), (1, -1, -1, 1, 1)

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from megatron_oreal.oreal import select
+from megatron_oreal.oreal.selection import select
 
 REWARDS = torch.tensor([[1, 1, 1, 1], [1, -1, -1, 1], [-1, -1, -1, -1], [-1, -1, -1, 1], [-1, -1, -1, -1]])
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from megatron_oreal.oreal import Objective, response_positions, token_weights
+from megatron_oreal.oreal.objective import Objective
+from megatron_oreal.oreal.token_weights import response_positions, token_weights
 
 
 def logit(probability: list[float]) -> torch.Tensor:

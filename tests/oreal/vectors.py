@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_oreal.oreal import Objective, response_positions
+from megatron_oreal.oreal.objective import Objective
+from megatron_oreal.oreal.token_weights import response_positions
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 PRESETS = {"released": Objective.released, "paper": Objective.paper}

@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from megatron_oreal.config import ComputeConfig, ParallelConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
@@ -15,7 +14,7 @@ from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.split import Split
 from megatron_oreal.plan.build import Request, build
 from megatron_oreal.trajectory import Sample
-from tests.settings import optimizer
+from tests.settings import compute_config, optimizer, parallel_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -35,9 +34,9 @@ FIELDS = {
 
 def measured(recompute: str) -> tuple[int, int]:
     """(bytes of weights, gradients and optimizer; the most that a training pass holds besides), by torch's allocator."""
-    hf, ranks = AutoConfig.for_model(**FIELDS), Ranks(ParallelConfig(), 0)
-    compute = Compute.find(ComputeConfig(recompute=recompute), "bfloat16", ranks.platform)
-    trainable = Trainable(gpt.build(hf, "policy", ParallelConfig(), compute), optimizer(), 5)
+    hf, ranks = AutoConfig.for_model(**FIELDS), Ranks(parallel_config(), 0)
+    compute = Compute.find(compute_config(recompute=recompute), "bfloat16", ranks.platform)
+    trainable = Trainable(gpt.build(hf, "policy", parallel_config(), compute), optimizer(), 5)
     for parameter in trainable.gpt[0].parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     sample = Sample("q", [1] * 8, [2] * (TOKENS - 8), 1, 1.0, 0.5, 0)
@@ -53,7 +52,7 @@ def measured(recompute: str) -> tuple[int, int]:
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_a_real_gpu_holds_what_was_planned(ranks, recompute):
     hf = AutoConfig.for_model(**FIELDS)
-    request = Request(json.loads(hf.to_json_string(use_diff=False)), ParallelConfig(), recompute, "bfloat16", 1, TOKENS, 1, ("policy",))
+    request = Request(json.loads(hf.to_json_string(use_diff=False)), parallel_config(), recompute, "bfloat16", 1, TOKENS, 1, ("policy",))
     [planned] = build(request, 300)
     [(state, peak)] = ranks(1, measured, recompute)
     assert state == pytest.approx(planned.weights + planned.gradients + planned.optimizer, rel=0.02)

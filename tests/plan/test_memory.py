@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from megatron_oreal.config import ComputeConfig, ParallelConfig
+from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model import gpt
@@ -15,7 +15,7 @@ from megatron_oreal.plan.build import BuildFailed, Built, Request, build
 from megatron_oreal.plan.fit import whole
 from megatron_oreal.plan.memory import Formula, Workload
 from megatron_oreal.plan.shapes import SHAPES
-from tests.settings import optimizer
+from tests.settings import compute_config, optimizer, parallel_config
 
 ROLES = ("policy", "token_rm", "reference")
 DEADLINE_S = 400
@@ -64,7 +64,7 @@ def test_a_shape_has_as_many_parameters_as_transformers_says(shape):
 
 
 def test_formula_and_models_agree_for_7b_on_32_gpus():
-    parallel = ParallelConfig(tp=4, sequence_parallel=True)
+    parallel = parallel_config(tp=4, sequence_parallel=True)
     pairs = build_and_estimate(SHAPES["qwen2.5-7b"], Workload(parallel, "full", "bfloat16", 32, 16384, 5))
     assert_agree(pairs, stages=1)
 
@@ -73,12 +73,12 @@ def test_formula_and_models_agree_for_7b_on_32_gpus():
 @pytest.mark.parametrize(
     ("shape", "work"),
     [
-        ("qwen2.5-32b", Workload(ParallelConfig(tp=8, pp=4, sequence_parallel=True), "none", "bfloat16", 128, 16384, 9)),
-        ("qwen2.5-32b", Workload(ParallelConfig(tp=8, pp=4, vpp=2, sequence_parallel=True), "full", "bfloat16", 128, 16384, 8)),
-        ("qwen2.5-7b", Workload(ParallelConfig(tp=2, pp=2, cp=2, sequence_parallel=True), "none", "bfloat16", 32, 32768, 5)),
-        ("qwen2.5-7b", Workload(ParallelConfig(pp=2), "full", "bfloat16", 32, 16384, 5)),
-        ("qwen2.5-7b", Workload(ParallelConfig(tp=2), "none", "float32", 2, 4096, 1)),
-        ("qwen3-8b", Workload(ParallelConfig(tp=4, pp=2, vpp=3, cp=2, sequence_parallel=True), "selective", "bfloat16", 32, 16384, 4)),
+        ("qwen2.5-32b", Workload(parallel_config(tp=8, pp=4, sequence_parallel=True), "none", "bfloat16", 128, 16384, 9)),
+        ("qwen2.5-32b", Workload(parallel_config(tp=8, pp=4, vpp=2, sequence_parallel=True), "full", "bfloat16", 128, 16384, 8)),
+        ("qwen2.5-7b", Workload(parallel_config(tp=2, pp=2, cp=2, sequence_parallel=True), "none", "bfloat16", 32, 32768, 5)),
+        ("qwen2.5-7b", Workload(parallel_config(pp=2), "full", "bfloat16", 32, 16384, 5)),
+        ("qwen2.5-7b", Workload(parallel_config(tp=2), "none", "float32", 2, 4096, 1)),
+        ("qwen3-8b", Workload(parallel_config(tp=4, pp=2, vpp=3, cp=2, sequence_parallel=True), "selective", "bfloat16", 32, 16384, 4)),
     ],
     ids=["32b-none", "32b-vpp2", "7b-tp2-pp2-cp2", "7b-pp2", "7b-tp2-float32", "qwen3-vpp3-cp2"],
 )
@@ -89,7 +89,7 @@ def test_formula_and_models_agree_in_other_layouts(shape, work):
 def state_of_a_real_rank(fields: dict, parallel: ParallelConfig) -> tuple[int, int, int, int]:
     """Parameters, and bytes of weights, gradients and optimizer that a rank holds."""
     hf, ranks = AutoConfig.for_model(**fields), Ranks(parallel, 0)
-    compute = Compute.find(ComputeConfig(), "bfloat16", ranks.platform)
+    compute = Compute.find(compute_config(), "bfloat16", ranks.platform)
     trainable = Trainable(gpt.build(hf, "policy", parallel, compute), optimizer(), 5)
     weights = [p for chunk in trainable.gpt for p in chunk.parameters()]
     gradients = {p.main_grad.untyped_storage().data_ptr(): p.main_grad.untyped_storage().nbytes() for p in weights}
@@ -101,7 +101,7 @@ def state_of_a_real_rank(fields: dict, parallel: ParallelConfig) -> tuple[int, i
 
 
 def test_the_planned_state_is_what_real_ranks_hold(ranks):
-    parallel = ParallelConfig(dp=2)
+    parallel = parallel_config(dp=2)
     real = ranks(2, state_of_a_real_rank, SMALL, parallel)
     [(built, _), *_] = build_and_estimate(SMALL, Workload(parallel, "none", "bfloat16", 2, 256, 1))
     for parameters, weights, gradients, _ in real:
@@ -111,7 +111,7 @@ def test_the_planned_state_is_what_real_ranks_hold(ranks):
 
 
 def test_a_build_past_its_deadline_or_of_nonsense_is_one_line():
-    work = Workload(ParallelConfig(), "none", "bfloat16", 1, 256, 1)
+    work = Workload(parallel_config(), "none", "bfloat16", 1, 256, 1)
     with pytest.raises(BuildFailed, match="took longer than plan.deadline_s=0"):
         build(Request(SMALL, work.parallel, "none", "bfloat16", 1, 256, 1, ROLES), 0.1)
     with pytest.raises(BuildFailed, match="failed with status 1: .*nonsense") as caught:

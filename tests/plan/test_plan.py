@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from megatron_oreal import train
+from megatron_oreal.devices import DEVICES, GIB
 from megatron_oreal.plan import engine, timing
-from megatron_oreal.plan.config import compose
-from megatron_oreal.plan.devices import DEVICES, GIB
+from megatron_oreal.plan.compose import compose
 from megatron_oreal.plan.engine import EngineMemory
 from megatron_oreal.plan.shapes import shape_of
 from tools import plan

@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM
 
 from megatron_oreal.coordinator.sampler import RolloutCutoff
 from megatron_oreal.data.prompts import load_tokenizer
-from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Prompt, Span, Verdict
+from tests.settings import rollout_config
 
-CONFIG = RolloutConfig(samples=4, top_p=1.0, max_new_tokens=180, max_total_tokens=200, request_timeout_s=60, concurrency=4)
+CONFIG = rollout_config(samples=4, top_p=1.0, max_new_tokens=180, max_total_tokens=200, request_timeout_s=60, concurrency=4)
 
 
 def prompts_of(count: int) -> list[Prompt]:

@@ -13,12 +13,11 @@ import pytest
 from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import open_engines
-from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Prompt
-from tests.settings import engines_at, process_group_of
+from tests.settings import engines_at, process_group_of, rollout_config
 
-CONFIG = RolloutConfig(
+CONFIG = rollout_config(
     samples=8,
     max_new_tokens=180,
     max_total_tokens=200,

@@ -10,12 +10,11 @@ from megatron_oreal.data.prompts import load_tokenizer, stop_token
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import EnginesGone
 from megatron_oreal.errors import ServerError
-from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.trajectory import Prompt
-from tests.settings import engines_at
+from tests.settings import engines_at, rollout_config
 
-CONFIG = RolloutConfig(samples=4, top_p=1.0, max_new_tokens=24, max_total_tokens=60, request_timeout_s=60)
+CONFIG = rollout_config(samples=4, top_p=1.0, max_new_tokens=24, max_total_tokens=60, request_timeout_s=60)
 
 
 def prompts_of(count: int) -> list[Prompt]:
@@ -62,7 +61,7 @@ def test_the_stop_word_is_a_token_of_the_answer_but_not_of_its_text(rollout):
 
 def test_answers_arrive_while_others_are_still_being_sampled(rollout):
     slow_server = Sampling(samples=16, temperature=1.0, top_p=1.0, max_new_tokens=40)
-    narrow = Rollout(RolloutConfig(concurrency=1, max_new_tokens=40, max_total_tokens=60), rollout.engines, rollout._tokenizer)
+    narrow = Rollout(rollout_config(concurrency=1, max_new_tokens=40, max_total_tokens=60), rollout.engines, rollout._tokenizer)
     arrivals = iter(narrow.generate(prompts_of(8), 0, slow_server))
     assert next(arrivals).prompt.id == "p0"  # with one question at a time the last has not even been asked yet
     assert sum(1 for _ in arrivals) == 8 * 16 - 1
@@ -70,7 +69,7 @@ def test_answers_arrive_while_others_are_still_being_sampled(rollout):
 
 def test_samples_of_one_question_arrive_as_each_ends(rollout):
     """All begin together and go on token by token: the shortest comes first, whatever its number."""
-    roomy = Rollout(RolloutConfig(max_new_tokens=180, max_total_tokens=200), rollout.engines, rollout._tokenizer)
+    roomy = Rollout(rollout_config(max_new_tokens=180, max_total_tokens=200), rollout.engines, rollout._tokenizer)
     # So hot that every token is about as likely, the stop word too.
     arrivals = list(roomy.generate(prompts_of(1), 0, Sampling(samples=16, temperature=50.0, top_p=1.0, max_new_tokens=180)))
     lengths = [len(t.token_ids) for t in arrivals]
@@ -87,7 +86,7 @@ def test_the_length_limit_counts_the_prompt(rollout):
 
 
 def test_a_refusing_or_absent_server_is_one_clear_error(rollout):
-    believes_in_more = Rollout(RolloutConfig(max_new_tokens=24, max_total_tokens=1000), rollout.engines, rollout._tokenizer)
+    believes_in_more = Rollout(rollout_config(max_new_tokens=24, max_total_tokens=1000), rollout.engines, rollout._tokenizer)
     with pytest.raises(ServerError, match=r"/generate: status 400 for prompt bad"):
         list(believes_in_more.generate([Prompt("bad", "q", "a", [5] * 300)], 0))  # the server's context is 201 tokens
     nobody = Rollout(CONFIG, engines_at(Endpoint("http://127.0.0.1:9"), ready_timeout_s=1), rollout._tokenizer)
@@ -98,7 +97,7 @@ def test_a_refusing_or_absent_server_is_one_clear_error(rollout):
 
 def test_an_answer_that_another_end_token_ends_is_not_complete(engines, served_model):
     tokenizer = load_tokenizer(served_model)
-    config = RolloutConfig(max_new_tokens=40, max_total_tokens=60, stop_word=tokenizer.pad_token)  # the server also stops at its own
+    config = rollout_config(max_new_tokens=40, max_total_tokens=60, stop_word=tokenizer.pad_token)  # the server also stops at its own
     answers = list(Rollout(config, engines, tokenizer).generate(prompts_of(12), 0, Sampling(16, 1.0, 1.0, 40)))
     by_other = [t for t in answers if t.token_ids[-1] == tokenizer.eos_token_id]
     assert by_other and not any(t.complete for t in by_other)
@@ -106,7 +105,7 @@ def test_an_answer_that_another_end_token_ends_is_not_complete(engines, served_m
 
 
 def test_who_stops_listening_stops_the_sampling(engines, server, served_model):
-    config = RolloutConfig(max_new_tokens=180, max_total_tokens=200, concurrency=4)
+    config = rollout_config(max_new_tokens=180, max_total_tokens=200, concurrency=4)
     threads = threading.active_count()
     arriving = iter(Rollout(config, engines, load_tokenizer(served_model)).generate(prompts_of(12) * 20, 0))
     next(arriving)

@@ -12,10 +12,9 @@ from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.launcher import free_port
-from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Prompt
-from tests.settings import engines_at
+from tests.settings import engines_at, rollout_config
 
 READY_S = 60
 pytest.importorskip("sglang_router", reason="needs the package sglang-router")
@@ -45,7 +44,7 @@ def _ready(url: str) -> bool:
 
 
 def test_samples_come_through_the_router_and_a_cut_reaches_the_engines(router, server, served_model):
-    config = RolloutConfig(
+    config = rollout_config(
         samples=4, max_new_tokens=60, max_total_tokens=100, concurrency=2, placement="external", urls=[server.endpoint.url], router=router
     )
     rollout = Rollout(config, engines_at(server.endpoint), load_tokenizer(served_model))

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_oreal.config import ComputeConfig, ModelConfig
 from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.engines.server import Server
+from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
@@ -16,7 +16,7 @@ from megatron_oreal.sync.broadcast import TicketLock
 from megatron_oreal.sync.carry import WeightSender
 from megatron_oreal.trajectory import Prompt, Sample, Trajectory
 from tests.learn.test_gpu import logprobs_by_transformers, logprobs_of
-from tests.settings import engines_at, tiny_run
+from tests.settings import compute_config, engines_at, rollout_config, tiny_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -35,7 +35,7 @@ def make(tiny_model, seed: int) -> str:
 @pytest.fixture(scope="module")
 def config(request) -> RolloutConfig:
     flags = dict(flag.split("=", 1) for flag in request.config.getoption("--engine-args"))
-    return RolloutConfig(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=300, sync="tensor", sync_bucket_mb=1, server_args=flags)
+    return rollout_config(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=300, sync="tensor", sync_bucket_mb=1, server_args=flags)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_engine_trainer_and_transformers_agree_on_what_was_sampled(ranks, engine
     model = make(tiny_model, 5)
     trajectories = sampled(config, engine, model)
     samples = as_samples(trajectories)
-    run = tiny_run(model, model=ModelConfig(model, "bfloat16"), compute=ComputeConfig())
+    run = tiny_run(model, model=ModelConfig(model, "bfloat16"), compute=compute_config())
     trainer = torch.tensor(ranks(1, logprobs_of, run, samples)[0])
     served = torch.tensor([value for t in trajectories for value in t.logprobs])
     exact = logprobs_by_transformers(model, samples)

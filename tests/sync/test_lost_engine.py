@@ -15,17 +15,16 @@ from megatron_oreal.engines.engines import Engines, open_engines
 from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
-from megatron_oreal.oreal import Objective
-from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.sync import broadcast
 from megatron_oreal.sync.disk import Disk
 from megatron_oreal.sync.hand_over import HandOver
 from megatron_oreal.sync.publisher import Publisher
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
-from tests.settings import engines_at, process_group_of, tiny_run
+from tests.settings import engines_at, process_group_of, rollout_config, tiny_run
 
-CONFIG = RolloutConfig(
+CONFIG = rollout_config(
     max_new_tokens=24, max_total_tokens=60, engines=2, ready_timeout_s=300, sync_timeout_s=30, lost_after_s=10, sync_bucket_mb=1
 )
 DEADLINE_S = {signal.SIGKILL: 60, signal.SIGSTOP: 15}  # of a sync with one that hangs it is waited for, of one that ended never
@@ -46,7 +45,7 @@ def publish_while_one_dies(run, how: signal.Signals, way: type) -> tuple | None:
     with Ranks(run.parallel, run.seed) as ranks:
         learner = Learner(run, ranks)
         learner.train(TrainBatch(SAMPLES), 1)
-        write_hf(learner.policy.gpt, learner.models, Path(run.run_dir) / how.name, ranks)
+        write_hf(learner.policy.gpt, learner.models, Path(run.run_dir) / how.name, ranks, timeout_s=600)
         begin = broadcast._broadcast_all
 
         def begin_late(*arguments):  # a dead engine refuses its call before the broadcast to the others has begun: they are in it already

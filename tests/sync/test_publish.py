@@ -8,42 +8,42 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal import config
+from megatron_oreal.config import TrainConfig
 from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.engines.server import Server
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
+from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.model.split import Split
-from megatron_oreal.oreal import Objective
-from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.sync.broadcast import TicketLock
 from megatron_oreal.sync.carry import WeightSender
 from megatron_oreal.sync.publisher import Publisher
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
-from tests.settings import engines_at, tiny_run
+from tests.settings import engines_at, optimizer_config, parallel_config, policy_config, rollout_config, tiny_run
 
 PROMPTS = [Prompt("a", "q", "a", [7, 8, 9, 10]), Prompt("b", "q", "a", [300, 20])]
 SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], r, r * 0.5, 0.5, 0) for r in (1, -1)]
 LAYOUTS = {"dp2": {"dp": 2}, "tp2": {"tp": 2, "sequence_parallel": True}, "tp2-pp2": {"tp": 2, "pp": 2, "sequence_parallel": True}}
 
 
-def settings(model: str, run_dir: str, parallel: dict, way: str) -> config.TrainConfig:
+def settings(model: str, run_dir: str, parallel: dict, way: str) -> TrainConfig:
     return tiny_run(
         model,
         parallel,
         run_dir=run_dir,
         steps=3,
-        rollout=RolloutConfig(max_new_tokens=24, max_total_tokens=60, sync=way, sync_timeout_s=60, sync_bucket_mb=1),
+        rollout=rollout_config(max_new_tokens=24, max_total_tokens=60, sync=way, sync_timeout_s=60, sync_bucket_mb=1),
         objective=Objective(token_rm=False),
-        policy=config.PolicyConfig(config.OptimizerConfig(lr=0.05, min_lr=0.0, warmup_steps=0), freeze_steps=0),
+        policy=policy_config(optimizer=optimizer_config(lr=0.05, min_lr=0.0, warmup_steps=0), freeze_steps=0),
     )
 
 
-def train_and_publish(run: config.TrainConfig, endpoints, version: int, steps: int) -> float:
+def train_and_publish(run: TrainConfig, endpoints, version: int, steps: int) -> float:
     ranks = Ranks(run.parallel, run.seed)
     learner = Learner(run, ranks)
     for step in range(1, steps + 1):
@@ -51,12 +51,12 @@ def train_and_publish(run: config.TrainConfig, endpoints, version: int, steps: i
     engines = engines_at(*endpoints) if ranks.conducts else None
     with Publisher(run, learner.models, ranks, engines) as publisher:
         seconds = publisher.publish(learner.policy.gpt, version)["time/sync"]
-    write_hf(learner.policy.gpt, learner.models, run.run_dir, ranks)
+    write_hf(learner.policy.gpt, learner.models, run.run_dir, ranks, timeout_s=600)
     ranks.stop()
     return seconds
 
 
-def megatron_logprobs(run: config.TrainConfig, samples: list[Sample]):
+def megatron_logprobs(run: TrainConfig, samples: list[Sample]):
     """Of each sample's response, by a Megatron policy with the weights of run.model.path (last stage only)."""
     ranks = Ranks(run.parallel, run.seed)
     policy = Learner(run, ranks).policy.gpt
@@ -69,7 +69,7 @@ def megatron_logprobs(run: config.TrainConfig, samples: list[Sample]):
 @pytest.fixture(scope="module")
 def endpoints(server, served_model, tmp_path_factory):
     """The session's engine, and one of two ranks."""
-    settings = RolloutConfig(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=400, tp=2)
+    settings = rollout_config(max_new_tokens=64, max_total_tokens=200, ready_timeout_s=400, tp=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # as in a rank that torchrun started
         second = Server(settings, served_model, "float32", tmp_path_factory.mktemp("server"), number=1)
@@ -83,9 +83,8 @@ def restored(server, served_model, tmp_path):
     """Whatever a test does to the session's server, the next one finds the model that it started with."""
     yield
     folders = tmp_path / "sync", Path(served_model)
-    sync = WeightSender(
-        [server.endpoint], RolloutConfig(), "restore", *folders, torch.device("cpu"), TicketLock(dist.HashStore()), kv_heads=2
-    )
+    turns, device = TicketLock(dist.HashStore()), torch.device("cpu")
+    sync = WeightSender([server.endpoint], rollout_config(), "restore", *folders, device, turns, kv_heads=2)
     source = HFFolder(served_model)
     sync.pause()
     sync.send(((name, source[name][:]) for name in source), 0)
@@ -103,7 +102,7 @@ def test_after_a_step_and_a_sync_engines_megatron_and_transformers_agree(ranks, 
     run = settings(served_model, str(tmp_path), LAYOUTS[layout], way)
     ranks(4 if layout == "tp2-pp2" else 2, train_and_publish, run, endpoints, 11, 1)
     new, old = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (tmp_path / "hf", served_model))
-    trained = dataclasses.replace(run, model=config.ModelConfig(str(tmp_path / "hf"), "float32"), parallel=config.ParallelConfig(tp=2))
+    trained = dataclasses.replace(run, model=ModelConfig(str(tmp_path / "hf"), "float32"), parallel=parallel_config(tp=2))
     for endpoint in endpoints:
         assert endpoint.get("/model_info")["weight_version"] == "11"
         rollout = Rollout(run.rollout, engines_at(endpoint), load_tokenizer(served_model))

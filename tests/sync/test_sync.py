@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM
 from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.errors import ServerError
 from megatron_oreal.model.hf_files import HFFolder
-from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.sync.broadcast import TicketLock
 from megatron_oreal.sync.carry import WeightSender
 from megatron_oreal.trajectory import Prompt
+from tests.settings import rollout_config
 
 KV_HEADS = 2
-CONFIG = RolloutConfig(max_new_tokens=24, max_total_tokens=60, sync_timeout_s=60, sync_bucket_mb=1)
+CONFIG = rollout_config(max_new_tokens=24, max_total_tokens=60, sync_timeout_s=60, sync_bucket_mb=1)
 PROMPT = Prompt("p", "q", "a", [7, 8, 9, 10])
 
 

@@ -15,10 +15,10 @@ from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.errors import ServerError
 from megatron_oreal.launcher import free_port
 from megatron_oreal.monitor.metrics import rollout_metrics
-from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Prompt, SelectionCounts, Trajectory
-from megatron_oreal.verify import JudgeConfig, Verifier, VerifyConfig
+from megatron_oreal.verify import Verifier, VerifyConfig
+from tests.settings import judge_config, rollout_config, verify_config
 
 SERVER = Path(__file__).with_name("judge_server.py")
 GOLD = r"\sum_{k} k"  # what the rules cannot read
@@ -40,7 +40,7 @@ def seen(url: str) -> dict:
 
 def settings(*urls: str, mode: str = "rule_then_judge", **judge) -> VerifyConfig:
     quick = {"timeout_s": 5.0, "backoff_s": 0.01, "start_timeout_s": 10.0, "wait_s": 30.0}
-    return VerifyConfig(mode=mode, workers=1, judge=JudgeConfig(list(urls), "m", **(quick | judge)))
+    return verify_config(mode=mode, workers=1, judge=judge_config(urls=list(urls), model="m", **(quick | judge)))
 
 
 def trajectories(gold: str, *answers: str, name: str = "p", finish: str = "stop") -> list[Trajectory]:
@@ -224,7 +224,7 @@ PROMPTS = [Prompt(f"p{i}", f"question {i}", "5", [5 + i, 7, 9, 11]) for i in ran
 
 def test_a_slow_judge_neither_holds_generation_up_nor_the_step_beyond_its_deadline(engines, served_model):
     """Real rollouts; their random text gets an answer that the rules call wrong."""
-    rollout = Rollout(RolloutConfig(samples=4, max_new_tokens=100, max_total_tokens=200), engines, load_tokenizer(served_model))
+    rollout = Rollout(rollout_config(samples=4, max_new_tokens=100, max_total_tokens=200), engines, load_tokenizer(served_model))
     arrivals = []
 
     def arriving(sampling):

@@ -4,16 +4,16 @@ import pytest
 
 from megatron_oreal.engines.server import Server
 from megatron_oreal.errors import ServerError
-from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.trajectory import Prompt, Trajectory
-from megatron_oreal.verify import JudgeConfig, Verifier, VerifyConfig
+from megatron_oreal.verify import Verifier, VerifyConfig
+from tests.settings import judge_config, rollout_config, verify_config
 
 
 @pytest.fixture(scope="module")
 def judge(tiny_model, tmp_path_factory):
     """The session's server has no room for the judge's prompt: some 700 tokens of the demo's tokenizer."""
     model = tiny_model(tokenizer=True, vocab_size=520, max_position_embeddings=2048)
-    config = RolloutConfig(max_new_tokens=64, max_total_tokens=2047, ready_timeout_s=400)
+    config = rollout_config(max_new_tokens=64, max_total_tokens=2047, ready_timeout_s=400)
     with Server(config, model, "float32", tmp_path_factory.mktemp("judge")) as running:
         running.wait_ready()
         yield running.endpoint, model
@@ -21,8 +21,10 @@ def judge(tiny_model, tmp_path_factory):
 
 def settings(judge, key_file: str | None, **more) -> VerifyConfig:
     endpoint, model = judge
-    asked = JudgeConfig([endpoint.url], model, key_file, max_tokens=24, timeout_s=60, attempts=2, backoff_s=0.1, **more)
-    return VerifyConfig(mode="rule_then_judge", workers=1, judge=asked)
+    asked = judge_config(
+        urls=[endpoint.url], model=model, key_file=key_file, max_tokens=24, timeout_s=60, attempts=2, backoff_s=0.1, **more
+    )
+    return verify_config(mode="rule_then_judge", workers=1, judge=asked)
 
 
 def answers(count: int, length: int = 1) -> list[Trajectory]:

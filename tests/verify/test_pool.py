@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from megatron_oreal.trajectory import Prompt, Trajectory, Verdict
-from megatron_oreal.verify import Verifier, VerifyConfig
+from megatron_oreal.verify import Verifier
+from tests.settings import verify_config
 
 
 def prompt(name: str, gold: str) -> Prompt:
@@ -23,7 +24,7 @@ def trajectory(of: Prompt, index: int, answer: str, finish: str = "stop") -> Tra
 
 @pytest.fixture(scope="module")
 def verifier():
-    with Verifier(VerifyConfig(workers=2)) as one:
+    with Verifier(verify_config(workers=2)) as one:
         yield one
 
 
@@ -91,7 +92,7 @@ def test_hostile_answers_do_not_harm_their_neighbours(verifier):
 
 def test_a_killed_worker_costs_one_case():
     a = prompt("killed", "5")
-    with Verifier(VerifyConfig(workers=1)) as one:
+    with Verifier(verify_config(workers=1)) as one:
         assert one.verify([trajectory(a, 0, "5")], samples=1)[0].rewards == [1]
         os.kill(one.worker_pids[0], signal.SIGKILL)
         answers = [f"{n}+{5 - n}" for n in range(5)]
@@ -103,7 +104,7 @@ def test_a_killed_worker_costs_one_case():
 
 def test_a_worker_past_its_deadline_is_replaced():
     a = prompt("stopped", "5")
-    with Verifier(VerifyConfig(workers=1, timeout_s=0.5)) as one:
+    with Verifier(verify_config(workers=1, timeout_s=0.5)) as one:
         assert one.verify([trajectory(a, 0, "5")], samples=1)[0].rewards == [1]
         stopped = one.worker_pids[0]
         os.kill(stopped, signal.SIGSTOP)
@@ -116,14 +117,14 @@ def test_a_worker_past_its_deadline_is_replaced():
 
 def test_workers_run_within_their_memory():
     a = prompt("memory", r"\sqrt{8}")
-    with Verifier(VerifyConfig(workers=1, memory_mb=128)) as one:
+    with Verifier(verify_config(workers=1, memory_mb=128)) as one:
         assert one.verify([trajectory(a, 0, r"2\sqrt{2}")], samples=1)[0].rewards == [1]
         limits = Path(f"/proc/{one.worker_pids[0]}/limits").read_text()
     assert str(128 << 20) in next(line for line in limits.splitlines() if line.startswith("Max address space"))
 
 
 def test_workers_end_with_close():
-    one = Verifier(VerifyConfig(workers=2))
+    one = Verifier(verify_config(workers=2))
     pids = one.worker_pids
     one.close()
     assert until(lambda: not any(map(alive, pids)), 10)
@@ -131,8 +132,8 @@ def test_workers_end_with_close():
 
 def test_workers_end_with_a_parent_that_is_killed():
     script = (
-        "import os, sys\nfrom megatron_oreal.verify import Verifier, VerifyConfig\n"
-        "print(*Verifier(VerifyConfig(workers=2)).worker_pids, flush=True)\nos.kill(os.getpid(), 9)"
+        "import os, sys\nfrom megatron_oreal.verify import Verifier\nfrom tests.settings import verify_config\n"
+        "print(*Verifier(verify_config(workers=2)).worker_pids, flush=True)\nos.kill(os.getpid(), 9)"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=root)
@@ -158,4 +159,4 @@ def test_a_thousand_long_responses_take_seconds(verifier):
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"timeout_s": 0}, {"timeout_s": -1.0}, {"memory_mb": 10}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        VerifyConfig(**wrong)
+        verify_config(**wrong)

@@ -1,4 +1,4 @@
-"""The two directions and the comparison. One parameter is in memory at a time, whatever the model's size."""
+"""A conversion, checked, in its two directions, and the comparison. One parameter is in memory at a time, whatever the model's size."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_oreal.config import ParallelConfig
 from megatron_oreal.convert.megatron_files import MegatronFolder, MegatronWriter
 from megatron_oreal.convert.place import new_folder
 from megatron_oreal.model import blueprint, gpt
 from megatron_oreal.model.blueprint import Piece
+from megatron_oreal.model.config import ONE_RANK, Layout
 from megatron_oreal.model.hf_files import HEAD_BIAS, HFFolder, TensorSpec, carry_along, read_config, same_bits
 from megatron_oreal.model.hf_weights import HEAD_NAME, Entry
-from megatron_oreal.model.hf_writer import complete, plan_shards, write_shards
+from megatron_oreal.model.hf_writer import assign_shards, complete, write_shards
 
 Progress = Callable[[int], None]  # told of every so many bytes done
 
@@ -74,25 +74,25 @@ def check_megatron(folder: Path, hf_config: Path | None) -> Job:
     return Job(config, role, specs, source, hf_config or folder, left_out)
 
 
-def to_megatron(job: Job, out: Path, parallel: ParallelConfig, advance: Progress) -> None:
+def to_megatron(job: Job, out: Path, layout: Layout, advance: Progress) -> None:
     """Write `out` (see megatron_files) with one file a rank of the TP x PP layout, from a job of check_hf.
 
     Raises:
         ValueError: the model does not divide by the layout; `out` exists; not enough disk.
         OSError: writing failed. Whatever is raised, nothing is left of it.
     """
-    gpt.check_architecture(job.hf_config, parallel)
+    gpt.check_architecture(job.hf_config, layout)
     dims = blueprint.dims_of(job.hf_config)
     with new_folder(out, job.nbytes) as partial:
         writer = MegatronWriter(partial)
-        for rank, plan in enumerate(blueprint.plans(job.hf_config, job.role, parallel)):
+        for rank, held in enumerate(blueprint.rank_contents(job.hf_config, job.role, layout)):
             writer.open_rank(rank)
-            for key in plan.objects:
+            for key in held.objects:
                 writer.write_object(key)
-            for entry, pieces in plan.entries:
+            for entry, pieces in held.entries:
                 if pieces:
                     sources = [job.source[name] for name in entry.hf_names]
-                    value = entry.layout.shard(sources, plan.tp_rank, parallel.tp, dims).contiguous()
+                    value = entry.layout.shard(sources, held.tp_rank, layout.tp, dims).contiguous()
                     for piece in pieces:
                         writer.write(piece, piece.of(value))
                     advance(value.nbytes)
@@ -107,7 +107,7 @@ def to_hf(job: Job, out: Path, max_shard_bytes: int, advance: Progress) -> None:
         ValueError: `out` exists; not enough disk.
         OSError: writing failed. Whatever is raised, nothing is left of it.
     """
-    shards = plan_shards(job.specs, max_shard_bytes)
+    shards = assign_shards(job.specs, max_shard_bytes)
     with new_folder(out, job.nbytes) as partial:
         write_shards(partial, shards, _hf_tensors(job, job.source, advance))
         complete(partial, job.beside, job.hf_config, _head_form(job.hf_config, job.role))
@@ -129,8 +129,8 @@ def compare(job: Job, other: HFFolder | MegatronFolder, advance: Progress) -> li
 
 
 def _whole(config, role: gpt.Role) -> list[tuple[Entry, list[Piece]]]:
-    (plan,) = blueprint.plans(config, role, ParallelConfig())
-    return plan.entries
+    (whole,) = blueprint.rank_contents(config, role, ONE_RANK)
+    return whole.entries
 
 
 def _hf_tensors(job: Job, megatron: MegatronFolder, advance: Progress, besides: Sequence[str] = ()) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""GPUs that the planner knows, as their makers state them. What of it is reached is plan.efficiency."""
+"""GPUs as their makers state them. What of it is reached is for the planner to assume (plan.efficiency), and for a run to measure."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,96 @@
+"""The ranks that train, how they train, and what is kept of a run. Defaults and meanings stand in conf/."""
+
+from dataclasses import dataclass
+
+from megatron_oreal.model.config import Layout
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ParallelConfig(Layout):
+    """The ranks of a job, and how long they wait for each other: conf/parallel/. All three models share it."""
+
+    dp: int | None
+    timeout_s: float
+    control_timeout_s: float
+    lost_after_s: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(self.dp is None or self.dp >= 1, f"parallel.dp={self.dp} must be at least 1")
+        for name in ("timeout_s", "control_timeout_s", "lost_after_s"):
+            _require(getattr(self, name) > 0, f"parallel.{name} must be above 0")
+
+    def data_parallel(self, world_size: int) -> int:
+        """DP size of a world; raises ValueError where the world does not divide, or is not the one asked for."""
+        model_parallel = self.tp * self.pp * self.cp
+        if world_size % model_parallel or (self.dp is not None and self.dp * model_parallel != world_size):
+            dp = "DP" if self.dp is None else f"DP {self.dp}"
+            raise ValueError(f"parallel: world size {world_size} is not TP {self.tp} x PP {self.pp} x CP {self.cp} x {dp}")
+        return world_size // model_parallel
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay (spec, Schedule): conf/optimizer/."""
+
+    lr: float
+    min_lr: float
+    warmup_steps: int
+    weight_decay: float
+    weight_decay_on_norms: bool
+    betas: tuple[float, float]
+    eps: float
+    clip_grad: float
+
+    def __post_init__(self):
+        _require(0 <= self.min_lr <= self.lr, f"optimizer: min_lr={self.min_lr} must lie between 0 and lr={self.lr}")
+        _require(self.warmup_steps >= 0, f"optimizer: warmup_steps={self.warmup_steps} must not be negative")
+        _require(self.clip_grad > 0, f"optimizer: clip_grad={self.clip_grad} must be above 0")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """How the policy is updated: conf/policy/."""
+
+    optimizer: OptimizerConfig
+    freeze_steps: int
+    warmup_counts_frozen: bool
+
+
+@dataclass(frozen=True)
+class TokenRMConfig:
+    """How the token reward model is updated: conf/token_rm/. Whether there is one is objective.token_rm."""
+
+    optimizer: OptimizerConfig
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """The training step's own settings: conf/learn/."""
+
+    tokens_per_micro_batch: int
+
+    def __post_init__(self):
+        _require(self.tokens_per_micro_batch >= 1, f"learn.tokens_per_micro_batch={self.tokens_per_micro_batch} must be at least 1")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept of a run so that it can go on: conf/train.yaml; see TrainConfig.resume."""
+
+    interval: int
+    keep_last: int
+    keep_best: int
+    timeout_s: float
+    hf_interval: int
+    hf_keep_last: int
+
+    def __post_init__(self):
+        least_values = (("interval", 1), ("keep_last", 1), ("keep_best", 0), ("timeout_s", 1), ("hf_interval", 0), ("hf_keep_last", 1))
+        for name, least in least_values:
+            _require(getattr(self, name) >= least, f"checkpoint.{name}={getattr(self, name)} must be at least {least}")

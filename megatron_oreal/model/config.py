@@ -1,0 +1,68 @@
+"""Where the models start from, how they are cut over ranks, and what they are computed with. Defaults and meanings stand in conf/."""
+
+from dataclasses import dataclass
+
+DTYPES = ("float32", "bfloat16")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Where policy, token RM and reference start from: conf/model/."""
+
+    path: str
+    dtype: str
+
+    def __post_init__(self):
+        _require(self.dtype in DTYPES, f"model.dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
+
+
+def sequence_multiple(cp: int) -> int:
+    """Every sequence is padded to a multiple of this: context parallelism cuts it into 2 cp equal parts (model.split)."""
+    return 2 * cp if cp > 1 else 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model is cut over ranks; the data-parallel ones hold it again."""
+
+    tp: int
+    pp: int
+    vpp: int | None
+    cp: int
+    sequence_parallel: bool
+
+    def __post_init__(self):
+        for name in ("tp", "pp", "cp"):
+            _require(getattr(self, name) >= 1, f"parallel.{name}={getattr(self, name)} must be at least 1")
+        _require(self.vpp is None or (self.vpp > 1 and self.pp > 1), f"parallel.vpp={self.vpp} must be above 1 and needs parallel.pp > 1")
+        _require(self.tp > 1 or not self.sequence_parallel, "parallel.sequence_parallel=true needs parallel.tp > 1")
+
+
+ONE_RANK = Layout(tp=1, pp=1, vpp=None, cp=1, sequence_parallel=False)
+"""The whole model."""
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Recomputation, number formats and optional kernels: conf/compute/. What is there is found at start (model.compute)."""
+
+    recompute: str
+    fp8: str
+    adam: str
+    attention: str
+    fused_weight_gradients: bool
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("recompute", ("none", "selective", "full")),
+            ("fp8", ("none", "hybrid", "e4m3")),
+            ("adam", ("auto", "te", "apex")),
+            ("attention", ("auto", "flash", "fused", "unfused")),
+        ):
+            value = getattr(self, name)
+            _require(value in allowed, f"compute.{name}={value!r} is not one of {', '.join(allowed)}")
