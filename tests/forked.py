@@ -40,7 +40,7 @@ class ForkServers:
         self._runs = _ForkServer(Path(self._folder.name) / "runs", FOR_RUNS)
 
     def start_module(self, module: str, arguments: Sequence[str], **options) -> subprocess.Popen:
-        """In place of launcher.start_module, but not where CUDA is: who has looked for a GPU may not fork. A rank is a copy of its launcher."""
+        """In place of launcher.start_module, but not where CUDA is: who has looked for a GPU may not fork."""
         if torch.cuda.is_available():
             return BY_HAND(module, arguments, **options)
         if module == ENGINE:
