@@ -54,8 +54,10 @@ def run_ranks(world: int, function, *arguments) -> list:
     """
     import torch.multiprocessing as mp
 
+    from tests.forked import FOR_RUNS
+
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["megatron_oreal.learn.step", "pytest", "safetensors.torch", "transformers"])
+    context.set_forkserver_preload(["pytest", "safetensors.torch", *FOR_RUNS])
     results = context.Queue()
     port = launcher.free_port()
     processes = [context.Process(target=_rank_main, args=(r, world, port, function, arguments, results)) for r in range(world)]

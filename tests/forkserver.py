@@ -56,7 +56,7 @@ class Request:
             os.dup2(given, descriptor)
             os.close(given)
         setproctitle(" ".join(["python -m", *self.command]))
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(self.folder)

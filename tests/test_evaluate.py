@@ -65,7 +65,7 @@ def test_several_sets_are_sampled_and_written_as_a_page(asking, questions, tmp_p
 
 def test_killed_in_the_middle_it_asks_only_what_is_missing(asking, tmp_path, capsys):
     """What it was killed in the middle of is asked again; other weights are another evaluation."""
-    count = 300
+    count = 100
     data = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7", "id": f"q{i}"} for i in range(count)])
     run_dir = tmp_path / "run"
     arguments = [*asking, f"eval.data={data}", f"run_dir={run_dir}", "eval.max_new_tokens=60", "eval.samples=2", "rollout.concurrency=2"]

@@ -40,7 +40,7 @@ def test_every_line_is_kept_in_order(asking, tmp_path, capsys):
 
 def test_killed_in_the_middle_it_goes_on_from_there(asking, tmp_path, capsys):
     """A line that it was killed in is measured again; another temperature is another measurement."""
-    count = 300
+    count = 100
     questions = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7", "id": f"q{i}"} for i in range(count)])
     out, partial = tmp_path / "rated.jsonl", tmp_path / "rated.jsonl.partial"
     arguments = [*asking, f"questions={questions}", f"out={out}", "rollout.max_new_tokens=60", "rollout.concurrency=2"]
