@@ -43,13 +43,18 @@ def run_local_ranks(module: str, arguments: Sequence[str], ranks: int) -> int:
     try:
         for rank in range(ranks):
             environment = os.environ | _rank_environment(rank, ranks, port)
-            processes.append(subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment))
+            processes.append(start_module(module, arguments, env=environment))
         return _wait(processes)
     except KeyboardInterrupt:
         _end(processes, signal.SIGINT, INTERRUPTED_END_WITHIN_S)
         return INTERRUPTED
     finally:
         _end(processes, signal.SIGKILL, INTERRUPTED_END_WITHIN_S)
+
+
+def start_module(module: str, arguments: Sequence[str], **options) -> subprocess.Popen:
+    """`python -m module arguments`; `options` are Popen's. All ranks and engines of a run that are started by hand begin here."""
+    return subprocess.Popen([sys.executable, "-m", module, *arguments], **options)
 
 
 def _wait(processes: list[subprocess.Popen]) -> int:

@@ -1,4 +1,4 @@
-"""Options of the whole test suite, real Megatron ranks over gloo, and tiny models."""
+"""Options of the whole test suite, real Megatron ranks over gloo, engines and whole runs that start at once, and tiny models."""
 
 import os
 import traceback
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_oreal.launcher import free_port
+from megatron_oreal import launcher
 
 SHIPPED_GOLDEN = Path(__file__).parent / "oreal" / "golden"
 SHARED_GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
@@ -54,10 +54,12 @@ def run_ranks(world: int, function, *arguments) -> list:
     """
     import torch.multiprocessing as mp
 
+    from tests.forked import FOR_RUNS
+
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["megatron_oreal.learn.step", "pytest", "safetensors.torch", "transformers"])
+    context.set_forkserver_preload(["pytest", "safetensors.torch", *FOR_RUNS])
     results = context.Queue()
-    port = free_port()
+    port = launcher.free_port()
     processes = [context.Process(target=_rank_main, args=(r, world, port, function, arguments, results)) for r in range(world)]
     for process in processes:
         process.start()
@@ -78,6 +80,36 @@ def run_ranks(world: int, function, *arguments) -> list:
 def ranks():
     """run_ranks(world, function, *arguments)."""
     return run_ranks
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked():
+    """All engines and whole runs that are started through launcher.start_module: their imports are paid once, see forked.py."""
+    from tests.forked import ForkServers
+
+    servers = ForkServers()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "start_module", servers.start_module)
+        yield
+    servers.stop()
+
+
+@pytest.fixture
+def by_hand(monkeypatch):
+    """Processes are started as users start them."""
+    from tests.forked import BY_HAND
+
+    monkeypatch.setattr(launcher, "start_module", BY_HAND)
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory) -> Path:
+    """The demo's small model with random weights, and a few questions."""
+    from tools import make_demo
+
+    folder = tmp_path_factory.mktemp("task")
+    make_demo.main(["--out", str(folder), "--train", "24", "--heldout", "16", "--sft", "16"])
+    return folder
 
 
 @pytest.fixture(scope="session")

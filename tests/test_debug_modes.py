@@ -1,16 +1,11 @@
 """Parts of a run by themselves: what one wrote the other reads, and a replayed step gives the figures of then."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-
-import pytest
 
 from megatron_oreal.monitor.recorded import FOLDER, read_step, weights_file
 from megatron_oreal.report.trajectories import pack
+from tests import runs
 
-ROOT = Path(__file__).parents[1]
 COMMON = [
     "experiment=demo",
     "data.questions_per_step=3",
@@ -23,23 +18,15 @@ COMMON = [
 ]
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory) -> list[str]:
-    folder = tmp_path_factory.mktemp("task")
-    command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "4", "--sft", "16"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-    return [f"model.path={folder / 'base'}", f"data.train={folder / 'train.jsonl'}"]
-
-
-def run(task: list[str], run_dir: Path, *overrides: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "megatron_oreal.train", *COMMON, *task, f"run_dir={run_dir}", *overrides]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400)
-    return done.returncode, done.stdout
+def run(task: Path, run_dir: Path, *overrides: str) -> tuple[int, str]:
+    given = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"run_dir={run_dir}"]
+    started = runs.start(*COMMON, *given, *overrides)
+    output = runs.finish(started)
+    return started.returncode, output
 
 
 def metrics(run_dir: Path) -> dict[int, dict]:
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row for row in rows}
+    return {row["step"]: row for row in runs.metrics_of(run_dir)}
 
 
 def test_a_recorded_step_is_replayed_exactly(task, tmp_path):

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +15,9 @@ from megatron_oreal.doctor import network
 from megatron_oreal.doctor.network import Absent, Meeting, rounds
 from megatron_oreal.doctor.software import wrong_versions
 from megatron_oreal.launcher import free_port
+from tests import runs
 from tools import doctor
 
-ROOT = Path(__file__).parents[1]
 NAMES = ["n1", "n2"]
 
 
@@ -138,18 +136,18 @@ def test_a_judge_of_which_some_or_no_hosts_answer(examined):
 def two_nodes(overrides: list[str], *of_the_second: str) -> tuple[list[int], dict[str, list[str]]]:
     """A doctor on each of two "nodes", as srun starts them; their statuses, and what the first printed."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "SLURM_NTASKS": "2"}
-    command = [sys.executable, "tools/doctor.py", "--nodes", ",".join(NAMES), *overrides]
+    arguments = ["--nodes", ",".join(NAMES), *overrides]
     processes = [
-        subprocess.Popen(
-            [*command, *(of_the_second if index else ())],
-            cwd=ROOT,
-            env=os.environ | shared | {"SLURM_PROCID": str(index), "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            text=True,
+        runs.start(
+            *arguments,
+            *(of_the_second if index else ()),
+            module="tools.doctor",
+            env=os.environ | shared | {"SLURM_PROCID": str(index)},
+            stderr=None,
         )
         for index in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [runs.finish(process) for process in processes]
     return [process.returncode for process in processes], by_check(outputs[0])
 
 

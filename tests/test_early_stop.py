@@ -1,11 +1,11 @@
 """A whole run, with real ranks and a real server, that stops early because the validation set no longer improves; and resumes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests import runs
+from tools import make_demo
+
 OVERRIDES = [  # a model with random weights is never right, before and after: nothing improves, keep=all gives it something to train on
     "experiment=demo",
     "debug=fast",
@@ -32,10 +32,10 @@ def run(task: Path, run_dir: Path, *overrides: str) -> str:
         f"eval.data={task / 'heldout.jsonl'}",
         f"run_dir={run_dir}",
     ]
-    command = [sys.executable, "-m", "megatron_oreal.train", *OVERRIDES, *given, *overrides]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    started = runs.start(*OVERRIDES, *given, *overrides)
+    output = runs.finish(started)
+    assert started.returncode == 0, output
+    return output
 
 
 def rows(path: Path) -> list[dict]:
@@ -44,8 +44,7 @@ def rows(path: Path) -> list[dict]:
 
 def test_it_stops_early_keeps_the_best_and_takes_more_patience_later(tmp_path):
     task, run_dir = tmp_path / "task", tmp_path / "run"
-    command = [sys.executable, "tools/make_demo.py", "--out", task, "--train", "12", "--heldout", "4", "--sft", "16"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    make_demo.main(["--out", str(task), "--train", "12", "--heldout", "4", "--sft", "16"])
     lines = (task / "train.jsonl").read_text().splitlines(keepends=True)
     (task / "twice.jsonl").write_text("".join(lines + [line.replace("?", " ?") for line in lines[:3]] + lines))
     output = run(task, run_dir, "eval.patience=2")

@@ -1,10 +1,8 @@
 """Whole runs whose engines die: a restarted one gets the current weights and finishes the step; where none comes back the run is saved."""
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,10 +10,10 @@ import pytest
 
 from megatron_oreal.engines.registry import read_registry, registry_folder
 from megatron_oreal.engines.server import Server
+from tests import runs
+from tests.runs import RUN_DEADLINE_S, metrics_of
 from tests.settings import process_group_of, rollout_config
 
-ROOT = Path(__file__).parents[1]
-DEADLINE_S = 400
 SMALL = [
     "experiment=demo",
     "debug=fast",
@@ -31,28 +29,13 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("task")
-    command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "4", "--sft", "16"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-    return folder
-
-
 def start(task: Path, run_dir: Path, *overrides: str) -> subprocess.Popen:
-    given = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"run_dir={run_dir}"]
-    command = [sys.executable, "-m", "megatron_oreal.train", *SMALL, *given, *overrides]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def rows(run_dir: Path) -> list[dict]:
-    path = run_dir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return runs.start(*SMALL, f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"run_dir={run_dir}", *overrides)
 
 
 def wait_for_step(run: subprocess.Popen, run_dir: Path, step: int) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not any(row["step"] == step for row in rows(run_dir)):
+    deadline = time.monotonic() + RUN_DEADLINE_S
+    while not any(row["step"] == step for row in metrics_of(run_dir)):
         assert run.poll() is None, f"the run ended with {run.returncode}:\n{run.stdout.read()}"
         assert time.monotonic() < deadline, "the run took too long"
         time.sleep(0.1)
@@ -66,9 +49,9 @@ def test_the_only_engine_killed_in_mid_rollout_gets_the_current_weights_and_fini
     time.sleep(1.0)  # in the middle of step 3's rollout
     (engine,) = read_registry(registry_folder(tmp_path)).values()
     os.killpg(process_group_of(engine.endpoint), signal.SIGKILL)
-    output, _ = run.communicate(timeout=DEADLINE_S)
+    output = runs.finish(run)
     assert run.returncode == 0, output
-    steps = {row["step"]: row for row in rows(tmp_path)}
+    steps = {row["step"]: row for row in metrics_of(tmp_path)}
     assert sorted(steps) == [1, 2, 3, 4]
     hit = next(row for row in steps.values() if row["rollout/engines_lost"])
     assert hit["rollout/engines_rejoined"] == 1 and hit["rollout/moved"] >= 8
@@ -92,17 +75,17 @@ def test_a_run_without_engines_is_saved_and_says_so_and_goes_on_later(task, tmp_
         wait_for_step(run, run_dir, 2)
         time.sleep(1.0)
         server.kill()
-        output, _ = run.communicate(timeout=DEADLINE_S)
+        output = runs.finish(run)
     assert run.returncode == 1, output
     errors = [line for line in output.splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "rollout: no engine is left (http" in errors[0] and "resume=auto" in errors[0], output
     assert "Traceback" not in output
-    before = rows(run_dir)
+    before = metrics_of(run_dir)
     assert (run_dir / "checkpoints" / f"step-{before[-1]['step']:05d}").is_dir()
     with Server(settings, str(task / "base"), "float32", tmp_path, start=1) as server:
         run = start(task, run_dir, "parallel=dp2", "resume=auto", *external(server))
-        output, _ = run.communicate(timeout=DEADLINE_S)
+        output = runs.finish(run)
     assert run.returncode == 0, output
     assert f"resumed after step {before[-1]['step']}" in output
-    assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4]
-    assert rows(run_dir)[: len(before)] == before
+    assert [row["step"] for row in metrics_of(run_dir)] == [1, 2, 3, 4]
+    assert metrics_of(run_dir)[: len(before)] == before

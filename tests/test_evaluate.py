@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from megatron_oreal.evaluation.evaluator import Evaluator, askings
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Verdict
+from tests import runs
 from tests.settings import rollout_config
-
-ROOT = Path(__file__).parents[1]
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -68,12 +66,12 @@ def test_several_sets_are_sampled_and_written_as_a_page(asking, questions, tmp_p
 
 def test_killed_in_the_middle_it_asks_only_what_is_missing(asking, tmp_path, capsys):
     """What it was killed in the middle of is asked again; other weights are another evaluation."""
-    count = 300
+    count = 100
     data = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7", "id": f"q{i}"} for i in range(count)])
     run_dir = tmp_path / "run"
     arguments = [*asking, f"eval.data={data}", f"run_dir={run_dir}", "eval.max_new_tokens=60", "eval.samples=2", "rollout.concurrency=2"]
-    command, kept = [sys.executable, "-m", "megatron_oreal.evaluate", *arguments], run_dir / "answers.jsonl"
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    kept, pipes = run_dir / "answers.jsonl", {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with runs.start(*arguments, module="megatron_oreal.evaluate", **pipes) as process:
         deadline = time.monotonic() + 120
         while not kept.exists() or kept.read_bytes().count(b"\n") < 21:
             assert process.poll() is None and time.monotonic() < deadline, process.stderr.read() if process.poll() is not None else "slow"

@@ -2,10 +2,8 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,6 @@ from megatron_oreal.launcher import free_port
 from megatron_oreal.learn.parallel import _is_lost_peer
 from tests.settings import rollout_config
 
-ROOT = Path(__file__).parents[1]
 LOST_AFTER_S = 6  # more than a busy machine keeps a thread from its turn
 ENDS_WITHIN_S = 60
 SOME = [(0, "policy"), (1, "rollout"), (1, "sync")]
@@ -47,11 +44,9 @@ def rank_main(rank: int, port: int, victim: int, stage: str, overrides: list[str
 
 
 @pytest.fixture(scope="module")
-def overrides(served_model, tmp_path_factory) -> list[str]:
+def overrides(served_model, task, tmp_path_factory) -> list[str]:
     """A run of random weights against a running server, so that many runs need no start of a server."""
     folder = tmp_path_factory.mktemp("lost")
-    command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "16", "--sft", "16"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
     with Server(rollout_config(max_new_tokens=64, max_total_tokens=200), served_model, "float32", folder) as running:
         running.wait_ready()
         key = folder / "key"
@@ -60,8 +55,8 @@ def overrides(served_model, tmp_path_factory) -> list[str]:
             "experiment=demo",
             "debug=fast",
             f"model.path={served_model}",
-            f"data.train={folder / 'train.jsonl'}",
-            f"eval.data={folder / 'heldout.jsonl'}",
+            f"data.train={task / 'train.jsonl'}",
+            f"eval.data={task / 'heldout.jsonl'}",
             "eval.interval=1",
             "eval.max_new_tokens=8",
             "data.questions_per_step=2",

@@ -1,10 +1,7 @@
 """Runs that are killed, or asked to stop, go on as if nothing had happened: whole runs with real ranks and a real server."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[1]
-RUN_DEADLINE_S = 300
+from tests import runs
+
 STEPS = 4
 SMALL = [  # keep=all, because a model with random weights is never right and would have nothing to train on
     f"steps={STEPS}",
@@ -32,47 +29,30 @@ SMALL = [  # keep=all, because a model with random weights is never right and wo
 ]
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("task")
-    command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "16", "--sft", "16"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-    return folder
-
-
 class Run:
     """A run in processes of its own."""
 
     def __init__(self, task: Path, run_dir: Path, *overrides: str):
         self.run_dir = run_dir
         given = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"eval.data={task / 'heldout.jsonl'}"]
-        command = [sys.executable, "-m", "megatron_oreal.train", "experiment=demo", "debug=fast", f"run_dir={run_dir}"]
-        self.process = subprocess.Popen(
-            [*command, *given, *SMALL, *overrides],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self.process = runs.start("experiment=demo", "debug=fast", f"run_dir={run_dir}", *given, *SMALL, *overrides, start_new_session=True)
 
     def wait_for(self, condition) -> None:
-        deadline = time.monotonic() + RUN_DEADLINE_S
+        deadline = time.monotonic() + runs.RUN_DEADLINE_S
         while not condition():
             assert self.process.poll() is None, f"the run ended with {self.process.returncode}:\n{self.process.stdout.read()}"
             assert time.monotonic() < deadline, "the run took too long"
             time.sleep(0.005)
 
     def finish(self) -> str:
-        output, _ = self.process.communicate(timeout=RUN_DEADLINE_S)
-        return output
+        return runs.finish(self.process)
 
     def metrics(self) -> dict[int, dict]:
         """By step, without what depends on the clock.
 
         Nor with the distance to the engine's log-probabilities: their last bits depend on which requests meet in the engine.
         """
-        rows = [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
+        rows = runs.metrics_of(self.run_dir)
         assert len({row["step"] for row in rows}) == len(rows), "a step stands there twice"
         varies = ("time/", "perf/", "memory/", "logprob/", "eval/seconds")
         return {r["step"]: {k: v for k, v in r.items() if not k.startswith(varies)} for r in rows}
@@ -82,8 +62,7 @@ class Run:
 
     @property
     def steps_done(self) -> int:
-        path = self.run_dir / "metrics.jsonl"
-        return max((json.loads(line)["step"] for line in path.read_text().splitlines()), default=0) if path.exists() else 0
+        return max((row["step"] for row in runs.metrics_of(self.run_dir)), default=0)
 
 
 @pytest.fixture(scope="module")

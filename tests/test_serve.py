@@ -1,30 +1,23 @@
 """Engines started apart from the ranks: found through the run's folder, on two "hosts" here, gone when the run is over."""
 
-import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from megatron_oreal import serve
 from megatron_oreal.engines.registry import read_registry, registry_folder
+from tests import runs
 
-ROOT = Path(__file__).parents[1]
-DEADLINE_S = 400
 PLACED = ["rollout.placement=disaggregated", "rollout.engines=2", "rollout.ready_timeout_s=300"]
 
 
 def start(module: str, overrides: list[str], **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", module, "experiment=demo", "debug=fast", *PLACED, *overrides]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment)
+    return runs.start("experiment=demo", "debug=fast", *PLACED, *overrides, module=module, env=os.environ | environment)
 
 
-def test_a_run_finds_engines_of_other_hosts_and_leaves_its_tail_for_the_next_step(tmp_path):
-    task, run_dir = tmp_path / "task", tmp_path / "run"
-    command = [sys.executable, "tools/make_demo.py", "--out", task, "--train", "24", "--heldout", "4", "--sft", "16"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+def test_a_run_finds_engines_of_other_hosts_and_leaves_its_tail_for_the_next_step(task, tmp_path):
+    run_dir = tmp_path / "run"
     overrides = [
         f"model.path={task / 'base'}",
         f"data.train={task / 'train.jsonl'}",
@@ -40,7 +33,7 @@ def test_a_run_finds_engines_of_other_hosts_and_leaves_its_tail_for_the_next_ste
     hosts = [start("megatron_oreal.serve", overrides, SLURM_PROCID=str(host), SLURM_NTASKS="2") for host in range(2)]
     try:
         run = start("megatron_oreal.train", overrides)
-        output, _ = run.communicate(timeout=DEADLINE_S)
+        output = runs.finish(run)
         assert run.returncode == 0, output
         for host in hosts:
             said, _ = host.communicate(timeout=60)
@@ -48,7 +41,7 @@ def test_a_run_finds_engines_of_other_hosts_and_leaves_its_tail_for_the_next_ste
     finally:
         for host in hosts:
             host.kill()
-    steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = runs.metrics_of(run_dir)
     assert [s["rollout/engines"] for s in steps] == [2] * 3
     assert len(read_registry(registry_folder(run_dir))) == 2
     assert all(s["rollout/unfinished"] >= 1 and s["rollout/abandoned"] == 0 for s in steps)

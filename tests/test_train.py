@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,39 +11,20 @@ import psutil
 import pytest
 from transformers import AutoModelForCausalLM
 
-ROOT = Path(__file__).parents[1]
+from tests import runs
+from tests.runs import ROOT, RUN_DEADLINE_S, finish, metrics_of
+
 SHARED_DATA = ROOT.parent / "shared" / "data"
-RUN_DEADLINE_S = 400
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    """The demo's small model with random weights, and a few questions."""
-    folder = tmp_path_factory.mktemp("task")
-    command = [sys.executable, "tools/make_demo.py", "--out", folder, "--train", "24", "--heldout", "16", "--sft", "16"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-    return folder
-
-
-def start(run_dir: Path, *overrides: str, **popen) -> subprocess.Popen:
-    command = [sys.executable, "-m", "megatron_oreal.train", "experiment=demo", "debug=fast", f"run_dir={run_dir}", *overrides]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **popen)
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=RUN_DEADLINE_S)
-    return output
-
-
-def metrics_of(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+def start(run_dir: Path, *overrides: str, **options) -> subprocess.Popen:
+    return runs.start("experiment=demo", "debug=fast", f"run_dir={run_dir}", *overrides, **options)
 
 
 def wait_for_steps(process: subprocess.Popen, run_dir: Path, steps: int) -> None:
     """Return when the run has written this many steps; fail where it ends before."""
     deadline = time.monotonic() + RUN_DEADLINE_S
-    path = run_dir / "metrics.jsonl"
-    while not (path.exists() and path.read_text().count("\n") >= steps):
+    while len(metrics_of(run_dir)) < steps:
         assert process.poll() is None, f"the run ended with {process.returncode}:\n{process.stdout.read()}"
         assert time.monotonic() < deadline, "the run took too long"
         time.sleep(0.2)
@@ -93,6 +73,7 @@ def impossible(task, tmp_path):
     return [f"model.path={task / 'base'}", f"data.train={path}", "steps=1000", "data.questions_per_step=2"]
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_skipped_iterations_are_logged_and_ctrl_c_leaves_no_process(impossible, tmp_path):
     run_dir = tmp_path / "run"
     run = start(run_dir, *impossible, start_new_session=True)
@@ -108,6 +89,7 @@ def test_skipped_iterations_are_logged_and_ctrl_c_leaves_no_process(impossible, 
     assert "skipped: no question had both" in output
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_a_killed_rank_ends_the_job(impossible, tmp_path):
     run_dir = tmp_path / "run"
     run = start(run_dir, *impossible, "parallel.lost_after_s=8")

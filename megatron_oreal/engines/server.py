@@ -7,7 +7,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -15,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
+from megatron_oreal import launcher
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
-from megatron_oreal.launcher import free_port
 from megatron_oreal.rollout.config import RolloutConfig
 
 LOG_TAIL_LINES = 15
@@ -47,7 +46,7 @@ class Server:
         name = f"sglang{f'-{number}' if number else ''}{f'-restart{start}' if start else ''}"
         self._log = run_dir / f"{name}.log"
         self._stopped = False
-        port = free_port()
+        port = launcher.free_port()
         self.endpoint = Endpoint(f"http://{_reached_at(config.bind)}:{port}", secrets.token_hex(24), str(self._log))
         flags = {
             "model-path": model_path,
@@ -62,10 +61,10 @@ class Server:
             **(CPU_FLAGS if _no_cuda() else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory}),
             **config.server_args,
         }
-        command = [sys.executable, "-m", "megatron_oreal.engines.sglang_cpu", *_as_arguments(flags)]
         with open(_private(self._log), "ab") as log:
-            self._process = subprocess.Popen(
-                command,
+            self._process = launcher.start_module(
+                "megatron_oreal.engines.sglang_cpu",
+                _as_arguments(flags),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -8,6 +8,7 @@ calls none of them. Here they are stubs: a stub's attributes are stubs again, an
 
 import importlib.machinery
 import importlib.util
+import multiprocessing
 import os
 import signal
 import sys
@@ -146,8 +147,21 @@ def _hash32(seed, positions, columns):
     return mix(rows[:, None] ^ mix(columns.long() + 1)[None, :])
 
 
+def _fork_processes() -> None:
+    """A server's other processes are forked from its launcher, which has no threads yet: spawned ones would import everything again."""
+    import sglang.srt.entrypoints.engine as engine
+
+    set_environment = engine._set_envs_and_config
+
+    def set_environment_and_fork(*arguments, **options) -> None:
+        set_environment(*arguments, **options)  # asks for spawned processes
+        multiprocessing.set_start_method("fork", force=True)
+
+    engine._set_envs_and_config = set_environment_and_fork
+
+
 def install() -> None:
-    """Make `import sglang` work on a CPU-only torch. At the top level of the launching module: spawned children import it again."""
+    """Make `import sglang` work on a CPU-only torch, and SGLang start in seconds there."""
     import torch
 
     if torch.cuda.is_available():
@@ -163,6 +177,7 @@ def install() -> None:
 
     _replace_image_processor()
     _allow_seeded_sampling()
+    _fork_processes()
 
 
 install()

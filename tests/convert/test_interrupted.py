@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from megatron_oreal import launcher
 from tests.convert.test_round_trip import ROOT, assert_same_bits, change_config, tensors, to_hf, to_megatron
 from tools.convert import watched
 
@@ -50,10 +50,10 @@ def large_megatron(large, tmp_path_factory) -> Path:
 
 def start(direction: str, large: Path, megatron: Path | None, out: Path, *more: str, **options) -> subprocess.Popen:
     arguments, _ = CONVERSIONS[direction]
-    command = [sys.executable, "tools/convert.py", direction, *arguments(large, megatron), "--out", out, *more]
+    command = [direction, *arguments(large, megatron), "--out", out, *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     heard = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # whoever runs the tests may be under nohup
-    return subprocess.Popen([str(c) for c in command], cwd=ROOT, **(pipes | heard | options))
+    return launcher.start_module("tools.convert", [str(c) for c in command], cwd=ROOT, **(pipes | heard | options))
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
@@ -116,6 +116,7 @@ def test_an_interrupt_after_the_last_tensor_counts(tmp_path):
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize("direction", CONVERSIONS)
 def test_a_write_that_fails_is_one_line_and_leaves_nothing(large, large_megatron, tmp_path, direction):
     def small_files() -> None:

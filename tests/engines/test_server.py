@@ -16,6 +16,7 @@ from megatron_oreal.engines.server import Server
 from megatron_oreal.errors import ServerError
 from tests.settings import rollout_config
 
+pytestmark = pytest.mark.usefixtures("by_hand")
 ROOT = Path(__file__).parents[2]
 PARENT = """
 import threading, time

@@ -4,10 +4,11 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = ("install modules tests logprobs", "install step", "install plain", "install sync demo")
@@ -35,7 +36,7 @@ def test_benches_know_the_options_that_they_are_given(tmp_path):
     commands = [shlex.split(line[2:]) for line in said.splitlines() if "tools/bench_" in line and line.startswith("+ ")]
     assert len(commands) == 4
     for command in commands:
-        known = subprocess.run([sys.executable, *command[1:2], "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120).stdout
+        known = runs.finish(runs.start("--help", module=command[1].removesuffix(".py").replace("/", ".")))
         for option in (word for word in command[2:] if word.startswith("--")):
             assert option in known, (command[1], option)
 

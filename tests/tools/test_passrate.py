@@ -1,10 +1,8 @@
 """The pass-rate tool as a user starts it, asking the session's running server; killed, started again, and with wrong input."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from megatron_oreal.data.questions import read_questions
 from megatron_oreal.trajectory import Group, Prompt, Verdict
+from tests import runs
 from tools import passrate
 
 ROOT = Path(__file__).parents[2]
@@ -41,13 +40,11 @@ def test_every_line_is_kept_in_order(asking, tmp_path, capsys):
 
 def test_killed_in_the_middle_it_goes_on_from_there(asking, tmp_path, capsys):
     """A line that it was killed in is measured again; another temperature is another measurement."""
-    count = 300
+    count = 100
     questions = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7", "id": f"q{i}"} for i in range(count)])
     out, partial = tmp_path / "rated.jsonl", tmp_path / "rated.jsonl.partial"
     arguments = [*asking, f"questions={questions}", f"out={out}", "rollout.max_new_tokens=60", "rollout.concurrency=2"]
-    command = [sys.executable, "tools/passrate.py", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with runs.start(*arguments, module="tools.passrate", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
         while not partial.exists() or partial.read_bytes().count(b"\n") < 21:
             assert process.poll() is None and time.monotonic() < deadline, process.stderr.read() if process.poll() is not None else "slow"
