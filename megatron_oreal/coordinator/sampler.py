@@ -12,7 +12,7 @@ from megatron_oreal.data.prompts import PromptSource
 from megatron_oreal.engines.engines import Engines
 from megatron_oreal.monitor.metrics import sampled_tokens
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.dispatch import Mishaps
+from megatron_oreal.rollout.dispatch import RetryCounts
 from megatron_oreal.rollout.generate import InFlight, Rollout
 from megatron_oreal.run_state import RunState
 from megatron_oreal.trajectory import RIGHT, WRONG, Group, Prompt, Unfinished, Work
@@ -56,11 +56,11 @@ class Sampler:
     def metrics(self, groups: Sequence[Group], seconds: float) -> dict[str, float]:
         """What became of the last step's rollout, which took so long, and of the engines."""
         engines = self._rollout.engines
-        mishaps, self._rollout.mishaps = self._rollout.mishaps, Mishaps()
+        retry_counts, self._rollout.retry_counts = self._rollout.retry_counts, RetryCounts()
         lost, rejoined, restarts = self._since_last_rollout(engines)
         return self._verifier.tally.metrics() | {
-            "rollout/retries": mishaps.retries,
-            "rollout/moved": mishaps.moved,
+            "rollout/retries": retry_counts.retries,
+            "rollout/moved": retry_counts.moved,
             "rollout/engines_lost": lost,  # these three since the last rollout, in training and sync as well
             "rollout/engines_rejoined": rejoined,
             "rollout/engine_restarts": restarts,

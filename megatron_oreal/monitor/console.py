@@ -7,7 +7,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from megatron_oreal.monitor.sampled import Sampled
+from megatron_oreal.monitor.sampling_progress import SamplingProgress
 
 REDRAWN_A_SECOND = 4
 PLAIN_LINE_S = 60.0
@@ -58,12 +58,12 @@ class Console:
         self.say(f"step {number:>{len(str(self.steps))}}/{self.steps}  {line}")
 
     @contextmanager
-    def sampling(self, what: str, expected: int) -> Iterator[Sampled]:
+    def sampling(self, what: str, expected: int) -> Iterator[SamplingProgress]:
         """A second bar, for as long as `expected` trajectories are sampled and verified; tell it of each. Elsewhere a line a minute."""
         task = self._progress.add_task(what, total=expected or None, detail="")
         last_line = 0.0
 
-        def show(state: Sampled) -> None:
+        def show(state: SamplingProgress) -> None:
             nonlocal last_line
             if task in self._progress.task_ids:  # not after the end: a verdict may come late where sampling failed
                 self._progress.update(task, completed=state.trajectories, detail=state.rates())
@@ -72,7 +72,7 @@ class Console:
                 self.say(f"{what} {state.line()}")
 
         try:
-            yield Sampled(expected, show)
+            yield SamplingProgress(expected, show)
         finally:
             self._progress.remove_task(task)
             self._progress.refresh()  # at once: the next line would be printed above the bar as it was last drawn

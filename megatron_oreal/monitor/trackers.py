@@ -51,13 +51,13 @@ def open_trackers(
     if config.mlflow.experiment:
         others["mlflow"] = lambda: MLflow(config.mlflow, run_dir, settings, after_step)
     log = MetricsLog(run_dir, after_step, seconds)
-    return Trackers(log, [_Behind(name, make, warn) for name, make in others.items()], warn)
+    return Trackers(log, [_TrackerThread(name, make, warn) for name, make in others.items()], warn)
 
 
 class Trackers:
     """All of a run's. Use as a context manager, or call `close`."""
 
-    def __init__(self, log: MetricsLog, others: "list[_Behind]", warn: Callable[[str], None]):
+    def __init__(self, log: MetricsLog, others: "list[_TrackerThread]", warn: Callable[[str], None]):
         self._log, self._others, self._warn = log, others, warn
         self._failures = 0  # of metrics.jsonl
 
@@ -93,7 +93,7 @@ class Trackers:
         self.close(failed=kind is not None)
 
 
-class _Behind(threading.Thread):
+class _TrackerThread(threading.Thread):
     """A tracker in a thread of its own: training does not wait for it, and whatever it raises is said once and counted."""
 
     def __init__(self, name: str, make: Callable[[], Tracker], warn: Callable[[str], None]):

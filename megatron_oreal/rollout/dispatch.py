@@ -40,7 +40,7 @@ Take = Callable[[int, dict], None]
 
 
 @dataclass
-class Mishaps:
+class RetryCounts:
     """What went wrong with engines while they sampled, and was made good."""
 
     retries: int = 0  # requests sent again
@@ -67,12 +67,12 @@ class Dispatch:
         config: RolloutConfig,
         engines: Engines,
         session: aiohttp.ClientSession,
-        mishaps: Mishaps,
+        retry_counts: RetryCounts,
         version: int,
         revive: Callable[[], Awaitable[None]],
     ):
         """`version` of the weights that answers must come from; `revive` returns when an engine is in service again."""
-        self._config, self._engines, self._session, self._mishaps = config, engines, session, mishaps
+        self._config, self._engines, self._session, self._retry_counts = config, engines, session, retry_counts
         self._version, self._revive = str(version) if version else None, revive
         self._running: Counter[Endpoint] = Counter()  # questions
         self._strikes: Counter[Endpoint] = Counter()
@@ -98,23 +98,23 @@ class Dispatch:
             Stopped: it had not been asked yet when stop() was called.
         """
         for attempt in range(1, ATTEMPTS + 1):
-            owed = [_Owed(request, take) for request in requests]
+            pending = [_PendingRequest(request, take) for request in requests]
             async with self._engine() as (engine, gone):
                 try:
-                    await self._unless_gone(engine, gone, self._all(engine, owed, name))
+                    await self._unless_gone(engine, gone, self._all(engine, pending, name))
                     self._strikes[engine] = 0
                     return
                 except _Trouble as error:
                     trouble = error
                 if not gone.is_set() and not isinstance(trouble, _Slow):
                     await self._strike(engine, str(trouble))
-            requests = [o.rest for o in owed if o.rest.samples]
+            requests = [o.rest for o in pending if o.rest.samples]
             if not requests:
                 return  # it broke off after the last sample
             if gone.is_set():
-                self._mishaps.moved += sum(len(request.samples) for request in requests)
+                self._retry_counts.moved += sum(len(request.samples) for request in requests)
             else:
-                self._mishaps.retries += len(requests)
+                self._retry_counts.retries += len(requests)
                 await asyncio.sleep(RETRY_AFTER_S * attempt)
         raise ServerError(f"rollout: question {name} failed {ATTEMPTS} times, at last: {trouble}")
 
@@ -179,32 +179,32 @@ class Dispatch:
             task.cancel()
             waiting.cancel()
 
-    async def _all(self, engine: Endpoint, owed: list["_Owed"], name: str) -> None:
-        await asyncio.gather(*(self._post(engine, one, name) for one in owed))
+    async def _all(self, engine: Endpoint, pending: list["_PendingRequest"], name: str) -> None:
+        await asyncio.gather(*(self._post(engine, one, name) for one in pending))
 
-    async def _post(self, engine: Endpoint, owed: "_Owed", name: str) -> None:
+    async def _post(self, engine: Endpoint, pending: "_PendingRequest", name: str) -> None:
         url = engine.url + "/generate"
         try:
-            async with self._session.post(url, json=owed.body, headers=engine.headers) as answer:
+            async with self._session.post(url, json=pending.body, headers=engine.headers) as answer:
                 if answer.status != 200:
                     raise _refusal(engine, name, answer.status, await answer.text())
                 async for event in _events(answer.content):
                     if "error" in event:  # a status of its own: the stream had begun with 200
                         raise _refusal(engine, name, event["error"]["code"], event["error"]["message"])
-                    self._take(owed, event, f"{url}: the engine cut prompt {name} short")
-            if owed.rest.samples:
-                raise ValueError(f"{len(owed.rest.samples)} samples never came")
+                    self._take(pending, event, f"{url}: the engine cut prompt {name} short")
+            if pending.rest.samples:
+                raise ValueError(f"{len(pending.rest.samples)} samples never came")
         except TimeoutError as error:
             raise _Slow(f"{url}: no answer within rollout.request_timeout_s={self._config.request_timeout_s:.0f} s") from error
         except (aiohttp.ClientError, ValueError, KeyError, TypeError, IndexError) as error:
             raise _Trouble(f"{url}: {type(error).__name__} {error}") from error
 
-    def _take(self, owed: "_Owed", event: dict, cut_short: str) -> None:
+    def _take(self, pending: "_PendingRequest", event: dict, cut_short: str) -> None:
         if event["meta_info"]["finish_reason"] is None:
             return  # a sign of life
         if event["meta_info"]["finish_reason"]["type"] == "abort" and not self.stopped:
             raise _Trouble(cut_short)
-        owed.take(_checked(event, self._version))
+        pending.take(_checked(event, self._version))
 
     async def _strike(self, engine: Endpoint, why: str) -> None:
         """The engine failed once more: given up if it has ended, or has done nothing else for a while."""
@@ -251,7 +251,7 @@ def _refusal(engine: Endpoint, name: str, status: int, said: str) -> ServerError
     return _Trouble(text) if status >= 500 or status in OVERLOADED else ServerError(text + engine.where())
 
 
-class _Owed:
+class _PendingRequest:
     """A request under way: which of its samples have not ended yet."""
 
     def __init__(self, request: Request, take: Take):

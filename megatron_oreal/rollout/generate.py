@@ -13,7 +13,7 @@ import aiohttp
 from megatron_oreal.engines.engines import Engines
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.dispatch import ATTEMPTS, Dispatch, Mishaps, Request, Stopped
+from megatron_oreal.rollout.dispatch import ATTEMPTS, Dispatch, Request, RetryCounts, Stopped
 from megatron_oreal.trajectory import NoEngine, Prompt, Span, T, Trajectory, Unfinished, Work
 
 JOIN_S = 10.0
@@ -37,7 +37,7 @@ class Rollout:
         self.config, self.engines, self._tokenizer, self._seed = config, engines, tokenizer, seed
         self._stop = tokenizer.encode(config.stop_word, add_special_tokens=False)[0]
         self._sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens)
-        self.mishaps = Mishaps()
+        self.retry_counts = RetryCounts()
 
     def generate(
         self, prompts: Sequence[Prompt], version: int, sampling: Sampling | None = None, unfinished: Sequence[Unfinished] = ()
@@ -191,7 +191,7 @@ class InFlight:
         timeout = aiohttp.ClientTimeout(total=config.request_timeout_s)
         async with (
             aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session,
-            Dispatch(config, self._rollout.engines, session, self._rollout.mishaps, self._version, self._revive) as self._dispatch,
+            Dispatch(config, self._rollout.engines, session, self._rollout.retry_counts, self._version, self._revive) as self._dispatch,
             asyncio.TaskGroup() as tasks,
         ):
             for asked in self._asked:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from megatron_oreal.monitor.sampled import Sampled
+from megatron_oreal.monitor.sampling_progress import SamplingProgress
 from megatron_oreal.trajectory import Prompt, Span, Trajectory, Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def test_elsewhere_only_whole_lines_are_written():
 
 
 def test_what_was_sampled_before_and_what_nobody_could_tell_do_not_count():
-    state, prompt = Sampled(4), Prompt("q", "?", "5", [1])
+    state, prompt = SamplingProgress(4), Prompt("q", "?", "5", [1])
     state.arrived(Trajectory(prompt, 0, [1] * 30, [0.0] * 30, "", "stop", version=2, earlier=[Span(1, 20)]))
     for verdict in (Verdict(True, "equal"), Verdict(False, "different"), Verdict(False, "timeout", decided=False, left_out=True)):
         state.judged(verdict)

@@ -134,7 +134,7 @@ def test_training_does_not_wait_for_a_tracker_that_hangs(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "MOST_WAITING", 2)
     monkeypatch.setattr(trackers, "CLOSES_WITHIN_S", 0.5)
     said: list[str] = []
-    log = trackers.Trackers(MetricsLog(tmp_path), [trackers._Behind("slow", Hangs, said.append)], said.append)
+    log = trackers.Trackers(MetricsLog(tmp_path), [trackers._TrackerThread("slow", Hangs, said.append)], said.append)
     started = time.monotonic()
     for step in range(1, 8):
         log.write(step, {"loss/total": 1.0})

@@ -58,7 +58,7 @@ def test_what_a_lost_engine_leaves_is_made_by_the_other_and_it_comes_back(pair, 
     arrived = [first, *arriving]
     assert sorted((t.prompt.id, t.index) for t in arrived) == sorted((p.id, k) for p in PROMPTS for k in range(8))
     assert pair.lost == lost + 1
-    assert rollout.mishaps.moved >= 8
+    assert rollout.retry_counts.moved >= 8
     assert victim not in pair.serving and len(pair.serving) == 1
     assert time.monotonic() - started < 90
     whole(pair)
@@ -150,6 +150,6 @@ def test_an_engine_that_answers_nonsense_is_given_up(server, served_model, kind)
         finally:
             process.kill()
     assert sorted((t.prompt.id, t.index) for t in arrived) == sorted((p.id, k) for p in PROMPTS for k in range(8))
-    assert rollout.mishaps.retries + rollout.mishaps.moved >= 3
+    assert rollout.retry_counts.retries + rollout.retry_counts.moved >= 3
     assert any(t.text == "impostor" for t in arrived) == (kind == "breaks off")
     assert engines.serving == [server.endpoint] and engines.lost == 1

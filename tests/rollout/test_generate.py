@@ -92,7 +92,7 @@ def test_a_refusing_or_absent_server_is_one_clear_error(rollout):
     nobody = Rollout(CONFIG, engines_at(Endpoint("http://127.0.0.1:9"), ready_timeout_s=1), rollout._tokenizer)
     with pytest.raises(EnginesGone, match=r"no engine is left \(http://127\.0\.0\.1:9: 3 failures in a row, the last one: .*/generate: "):
         list(nobody.generate(prompts_of(1), 0))
-    assert (nobody.mishaps.retries, nobody.mishaps.moved, nobody.engines.lost) == (2, 4, 1)
+    assert (nobody.retry_counts.retries, nobody.retry_counts.moved, nobody.engines.lost) == (2, 4, 1)
 
 
 def test_an_answer_that_another_end_token_ends_is_not_complete(engines, served_model):

@@ -57,6 +57,6 @@ def test_samples_come_through_the_router_and_a_cut_reaches_the_engines(router, s
     arrived = [t for t in [*arrived, *arriving] if t.prompt.id not in sampling.cut()]
     arrived += rollout.generate([], 0, unfinished=sampling.unfinished)
     assert sorted((t.prompt.id, t.index) for t in arrived) == sorted((p.id, k) for p in prompts for k in range(4))
-    assert rollout.mishaps.retries == rollout.mishaps.moved == 0
+    assert rollout.retry_counts.retries == rollout.retry_counts.moved == 0
     with pytest.raises(ServerError, match="status 40[0-9]"):
         Endpoint(router, server.endpoint.key).post("/pause_generation", {"mode": "retract"})

@@ -8,10 +8,10 @@ from datetime import timedelta
 from megatron_oreal.trajectory import Trajectory, Verdict
 
 
-class Sampled:
+class SamplingProgress:
     """Counts trajectories as they arrive and verdicts as they are known, from any thread."""
 
-    def __init__(self, expected: int, changed: "Callable[[Sampled], None]" = lambda state: None):
+    def __init__(self, expected: int, changed: "Callable[[SamplingProgress], None]" = lambda state: None):
         """`expected`: how many trajectories are to come, 0 where nobody knows; `changed` is called after each."""
         self.expected, self._changed, self._lock = expected, changed, threading.Lock()
         self.trajectories = self.tokens = self.verdicts = self.right = 0
