@@ -14,7 +14,7 @@ from megatron_oreal.data.questions import Question
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.evaluator import Evaluator, askings
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
-from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.rollout.generate import Rollout, finish
 from megatron_oreal.trajectory import Group, Verdict
 from tests import runs
 from tests.settings import rollout_config
@@ -118,9 +118,10 @@ def test_a_server_that_is_not_there_is_one_line(asking, questions, capsys, tmp_p
 class Undecided:
     """A verifier that can tell of the first question alone."""
 
-    def verify(self, trajectories, samples, on_group):
+    def verifying(self, events, expected, samples, on_group):
+        yield from ()
         rest = Verdict(False, "judge: unclear", decided=False, left_out=True)
-        return [Group(t.prompt, [t], [Verdict(True, "equal") if t.prompt.id == "s/0" else rest]) for t in trajectories]
+        return [Group(t.prompt, [t], [Verdict(True, "equal") if t.prompt.id == "s/0" else rest]) for t in events]
 
     def compare(self, answer, other):
         raise AssertionError("nothing was sampled")
@@ -131,7 +132,7 @@ def test_undecided_answers_are_not_right_and_are_reported(engines, served_model)
     one = ProblemSet("s", [Problem(Question(f"{i}", f"What is {i}?", "7")) for i in range(4)], EvalSet("", samples=0))
     rollout = Rollout(rollout_config(max_new_tokens=16, max_total_tokens=100), engines, tokenizer)
     evaluator = Evaluator([one], askings([one], Template(tokenizer, ""), 16, 100), rollout, Undecided())
-    found = evaluator.evaluate(version=0)
+    found = finish(evaluator.evaluate(version=0), rollout.take_those_that_are_back)
     assert (found.sets["s"].pass_at_1, found.sets["s"].undecided) == (0.25, 3)
     assert found.metrics()["eval/pass_at_1"] == found.metrics()["eval/s/pass_at_1"] == 0.25
     assert found.validation == []
