@@ -88,5 +88,5 @@ def test_questions_that_are_done_are_not_asked_again(asking, tmp_path, capsys):
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the shared data sets in {DATA}")
 def test_the_shared_data_sets_are_read():
-    counts = Counter({path.name: len(read_questions(path)) for path in DATA.glob("*.jsonl")})
+    counts = Counter({path.name: len(read_questions(path)) for path in DATA.glob("*.jsonl") if not path.name.startswith("published_")})
     assert len(counts) >= 7 and counts["math500.jsonl"] == 500 and counts["gsm8k_train_2000.jsonl"] == 2000
