@@ -1,5 +1,6 @@
 """Engines and whole runs that have their imports behind them: forked (see forkserver.py), in place of those of launcher.start_module."""
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -10,9 +11,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
-import torch
+import torch.multiprocessing
 
 from megatron_oreal import launcher
 from tests.forkserver import LARGEST_REQUEST, Request
@@ -29,6 +31,16 @@ FOR_RUNS = (
     "megatron_oreal.stages",
     "transformers",
 )
+
+
+def rank_context() -> BaseContext:
+    """Of processes that call a function of a test: forked by multiprocessing's own server, which has imported everything once.
+
+    As fast as forking the test process, which may not be forked because threads of it (HTTP, gloo, stores) may hold locks at that moment.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "safetensors.torch", *FOR_RUNS])
+    return context
 
 
 class ForkServers:
