@@ -66,7 +66,16 @@ GPU = [
     "transformer-engine[core_cu13,pytorch]>=2.11",
 ]
 
-DEV = ["pytest==9.2.0", "hypothesis==6.170.15", "ruff==0.17.6", "mbridge==0.15.1", "selenium==4.51.0", "setuptools>=77", "wheel"]
+DEV = [
+    "pytest==9.2.0",
+    "pytest-xdist==3.8.0",
+    "hypothesis==6.170.15",
+    "ruff==0.17.6",
+    "mbridge==0.15.1",
+    "selenium==4.51.0",
+    "setuptools>=77",
+    "wheel",
+]
 DATA_FOLDERS = ["megatron_oreal.report.web", "megatron_oreal.report.vendor"]  # no packages, though they look like some
 
 

@@ -28,6 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first: where several files are run at a time, none of it is left for the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+LONG = ("test_jobs", "test_demo", "test_train", "test_oreal_step", "test_megatron_ranks", "test_engines_lost", "test_lost_rank")
 DEADLINE_S = 180
 SERVED_VOCAB = 520  # no multiple of 64
 
