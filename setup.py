@@ -68,6 +68,7 @@ GPU = [
 
 DEV = [
     "pytest==9.2.0",
+    "pytest-xdist==3.8.0",
     "hypothesis==6.170.15",
     "ruff==0.17.6",
     "import-linter==2.17",

@@ -69,6 +69,7 @@ main() {
     # The path as well: scripts in a .venv name it, so one that was copied or moved along with its checkout does not work.
     stamp=$(sha256sum "$REQUIREMENTS")
     if ready "$stamp"; then return; fi
+    [[ ! -L $VENV ]] || fail "$VENV is a link to $(readlink "$VENV"): what it names is somebody else's, and would be cleared; remove the link"
     python=$(choose_python)
     exec 9>"$ROOT/.venv.lock"
     if ! flock --nonblock 9; then

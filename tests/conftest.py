@@ -28,6 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first: where several files are run at a time, none of it is left for the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+LONG = ("test_jobs", "test_demo", "test_train", "test_oreal_step", "test_megatron_ranks", "test_engines_lost", "test_lost_rank")
 DEADLINE_S = 180
 SERVED_VOCAB = 520  # no multiple of 64
 
@@ -47,17 +53,10 @@ def _rank_main(rank: int, world: int, port: int, function, arguments, results) -
 
 
 def run_ranks(world: int, function, *arguments) -> list:
-    """function(*arguments) in `world` processes; their results in rank order, or the first failure's traceback.
+    """function(*arguments) in `world` processes; their results in rank order, or the first failure's traceback."""
+    from tests.forked import rank_context
 
-    Forked from a server process that has imported everything once: as fast as forking the test process, which may not be
-    forked because threads of it (HTTP, gloo, stores) may hold locks at that moment.
-    """
-    import torch.multiprocessing as mp
-
-    from tests.forked import FOR_RUNS
-
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "safetensors.torch", *FOR_RUNS])
+    context = rank_context()
     results = context.Queue()
     port = launcher.free_port()
     processes = [context.Process(target=_rank_main, args=(r, world, port, function, arguments, results)) for r in range(world)]

@@ -1,5 +1,6 @@
 """Engines and whole runs that have their imports behind them: forked (see forkserver.py), in place of those of launcher.start_module."""
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -10,9 +11,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
-import torch
+import torch.multiprocessing
 
 from megatron_oreal import launcher
 from tests.forkserver import LARGEST_REQUEST, Request
@@ -24,11 +26,23 @@ FOR_ENGINES = (ENGINE, "sglang.launch_server", "sglang.srt.entrypoints.http_serv
 FOR_RUNS = (
     "megatron_oreal.evaluate",
     "megatron_oreal.learn.checkpoint",
-    "megatron_oreal.learn.export",
     "megatron_oreal.learn.step",
     "megatron_oreal.parts",
-    "transformers",
+    "megatron_oreal.sync.publisher",
+    "megatron_oreal.train",
+    "transformers.generation.utils",
+    "transformers.models.auto.modeling_auto",
 )
+
+
+def rank_context() -> BaseContext:
+    """Of processes that call a function of a test: forked by multiprocessing's own server, which has imported everything once.
+
+    As fast as forking the test process, which may not be forked because threads of it (HTTP, gloo, stores) may hold locks at that moment.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "safetensors.torch", *FOR_RUNS])
+    return context
 
 
 class ForkServers:
@@ -57,23 +71,21 @@ class ForkServers:
 class _ForkServer:
     def __init__(self, path: Path, modules: Sequence[str]):
         self._path, self._modules = str(path), modules
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(self._path)
-        self._listener.listen(64)
         self._process: subprocess.Popen | None = None
 
     @property
     def address(self) -> str:
         """Where to ask; who asks waits until all is imported."""
         if self._process is None:
-            listener = self._listener.fileno()
-            command = [sys.executable, "-m", "tests.forkserver", str(listener), __name__, *self._modules]
-            with open(self._path + ".log", "wb") as log:
-                self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=[listener], cwd=ROOT)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, open(self._path + ".log", "wb") as log:
+                listener.bind(self._path)
+                listener.listen(64)
+                command = [sys.executable, "-m", "tests.forkserver", str(listener.fileno()), __name__, *self._modules]
+                streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
+                self._process = subprocess.Popen(command, pass_fds=[listener.fileno()], cwd=ROOT, **streams)
         return self._path
 
     def stop(self) -> None:
-        self._listener.close()
         if self._process:
             self._process.stdin.close()
             self._process.wait(20)
@@ -98,13 +110,16 @@ class Forked(_Started):
     """Its parent is the fork server, which tells us how it ends, and hangs it up when we are gone; `preexec_fn` has no place here."""
 
     def __init__(self, address: str, module: str, arguments: Sequence[str], prepare: Callable[[], None] = tuple, **options):
-        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._connection.connect(address)
+        self._address, self._connection = address, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         super().__init__(module, arguments, prepare, **options)
 
     def _start(self, request: Request, descriptors: list[int]) -> int:
-        socket.send_fds(self._connection, [pickle.dumps(request)], descriptors)
-        return int(self._connection.recv(LARGEST_REQUEST))
+        try:
+            self._connection.connect(self._address)
+            socket.send_fds(self._connection, [pickle.dumps(request)], descriptors)
+            return int(self._connection.recv(LARGEST_REQUEST))
+        except (OSError, ValueError) as error:
+            raise ChildProcessError(f"no fork server: {Path(self._address + '.log').read_text()[-2000:]}") from error
 
     def _internal_poll(self, _deadstate=None) -> int | None:
         with self._waitpid_lock:

@@ -11,6 +11,7 @@ from megatron_oreal.engines.engines import EnginesGone
 from megatron_oreal.engines.server import Server
 from megatron_oreal.launcher import free_port
 from megatron_oreal.learn.parallel import _is_lost_peer
+from tests.forked import rank_context
 from tests.settings import rollout_config
 
 LOST_AFTER_S = 6  # more than a busy machine keeps a thread from its turn
@@ -73,12 +74,10 @@ def overrides(served_model, task, tmp_path_factory) -> list[str]:
 
 @pytest.mark.parametrize(("victim", "stage"), CASES)
 def test_a_killed_rank_ends_the_job_and_is_named(overrides, tmp_path, victim, stage):
-    import torch.multiprocessing as mp
-
     port = free_port()
     log = tmp_path / "log"
     arguments = [*overrides, f"run_dir={tmp_path / 'run'}", f"parallel={'pp2' if stage == 'sync' else 'dp2'}"]
-    context = mp.get_context("forkserver")  # see conftest.run_ranks
+    context = rank_context()
     ranks = [context.Process(target=rank_main, args=(r, port, victim, stage, arguments, str(log))) for r in range(2)]
     for rank in ranks:
         rank.start()

@@ -17,14 +17,24 @@ class Job:
     """Submitted when made, over `nodes` x 2 tasks."""
 
     def __init__(self, cluster: Cluster, folder: Path, nodes: int, *overrides: str):
-        self.cluster, self.run_dir, self._log = cluster, folder / "run", folder / "job.log"
-        site = folder / "site.sh"
-        site.write_text(f"PYTHON={sys.executable}\nCONTAINER=()\nDOCTOR=(--slowest-disk 1)\nMAX_REQUEUES=5\nTASKS_APART_S=15\n")
-        environment = {"SITE": str(site), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1", "RANK_NODES": "2"}
+        self.cluster, self.run_dir, self._log, self._site = cluster, folder / "run", folder / "job.log", folder / "site.sh"
+        self._site.write_text(f"PYTHON={sys.executable}\nCONTAINER=()\nDOCTOR=(--slowest-disk 1)\nMAX_REQUEUES=5\nTASKS_APART_S=15\n")
+        environment = {
+            "SITE": str(self._site),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "TORCHDYNAMO_DISABLE": "1",
+            "RANK_NODES": "2",
+        }
         flags = [f"--nodes={nodes}", "--ntasks-per-node=2", "--gpus-per-node=0", "--time=30", "--signal=B:USR1@120"]
         where = [f"--chdir={ROOT}", f"--output={self._log}", "--parsable"]
         script = [str(ROOT / "launch/slurm/oreal_7b.sbatch"), *overrides, f"run_dir={self.run_dir}"]
         self.id = cluster.run("sbatch", *flags, *where, *script, **environment).strip()
+
+    def change(self, override: str) -> None:
+        """From its next start on."""
+        with open(self._site, "a") as site:  # which is sourced where the overrides are the arguments
+            site.write(f'set -- "$@" {override}\n')
 
     def facts(self) -> dict[str, str]:
         """What Slurm says of it: JobState, Restarts, RunTime, ExitCode..."""
