@@ -69,7 +69,9 @@ class TrainConfig:
             self.objective.token_rm or self.policy.freeze_steps == 0,
             "policy.freeze_steps must be 0 where objective.token_rm is false: nothing would be trained in those steps",
         )
-        for name, optimizer in (("policy", self.policy.optimizer), ("token_rm", self.token_rm.optimizer)):
+        self.rollout.check_lengths()
+        trained = {"policy": self.policy.optimizer} | ({"token_rm": self.token_rm.optimizer} if self.objective.token_rm else {})
+        for name, optimizer in trained.items():
             _require(optimizer.warmup_steps < self.steps, f"{name}.optimizer.warmup_steps={optimizer.warmup_steps} >= steps={self.steps}")
         _require(
             self.objective.importance_cap is None or self.rollout.temperature == 1,
@@ -134,6 +136,7 @@ class PassrateConfig:
     system_prompt: str
 
     def __post_init__(self):
+        self.rollout.check_lengths()
         _require(self.questions_at_once >= 1, f"questions_at_once={self.questions_at_once} must be at least 1")
 
 
@@ -151,12 +154,23 @@ def load(schema: type, name: str, overrides: Sequence[str]):
     """
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = compose(name, overrides=list(overrides))
+            composed = compose(name, overrides=[_free(override, schema) for override in overrides])
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         _refuse_unknown(plain, schema)
         return msgspec.convert(plain, schema)
     except (HydraException, OmegaConfBaseException, msgspec.ValidationError) as error:
         raise ValueError("config: " + " ".join(str(error).replace("$.", "").split())) from error
+
+
+def _free(override: str, schema: type) -> str:
+    """`a.b=x` as Hydra wants it (`++a.b=x`) where `a`, or a part of it, has no keys of its own: rollout.server_args, eval.sets."""
+    path, equals, _ = override.partition("=")
+    kind: object = schema
+    for name in path.split(".") if equals and path[:1].isalpha() else ():
+        kind = get_type_hints(kind).get(name) if is_dataclass(kind) else None
+        if get_origin(kind) is dict:
+            return f"++{override}"
+    return override
 
 
 def _refuse_unknown(values: dict, schema: type, path: str = "") -> None:

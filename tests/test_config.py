@@ -186,6 +186,28 @@ def test_wrong_input_is_said_once_a_host(capsys, monkeypatch, tmp_path):
     assert capsys.readouterr().err == "error (rank 8): model: no/such/folder is no Hugging Face model folder (config.json is missing)\n"
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["rollout.server_args={mem-fraction-static: 0.35}", "rollout.server_args.mem-fraction-static=0.35", "+rollout.server_args.x=1"],
+)
+def test_flags_of_the_engine_need_no_plus(override):
+    """Keys that are the user's own are taken with and without one."""
+    config = load(TrainConfig, "train", ["experiment=oreal_7b", *GIVEN, override])
+    given = {"x": 1} if "x=" in override else {"mem-fraction-static": 0.35}
+    assert given.items() <= config.rollout.server_args.items() and len(config.rollout.server_args) > 1  # besides the experiment's own
+    assert "s" in load(TrainConfig, "train", [*GIVEN, "eval.sets.s=FILE"]).eval.resolved()
+
+
+def test_what_is_not_used_is_not_checked():
+    """The length of sampled answers in an evaluation, which has its own; the schedule of a token reward model that there is not."""
+    given = ["model.path=m", "eval.data=FILE", "eval.max_new_tokens=400", "rollout.max_total_tokens=1024"]
+    assert load(EvaluateConfig, "evaluate", given).rollout.max_total_tokens == 1024
+    none = ["experiment=oreal_7b_no_rm", *GIVEN, "steps=3", "policy.optimizer.warmup_steps=1"]
+    assert not load(TrainConfig, "train", none).objective.token_rm
+    with pytest.raises(ValueError, match="token_rm.optimizer.warmup_steps"):
+        load(TrainConfig, "train", ["experiment=oreal_7b", *GIVEN, "steps=5", "policy.freeze_steps=1", "policy.optimizer.warmup_steps=1"])
+
+
 def test_a_world_that_is_not_the_layout_is_refused(monkeypatch):
     config = load(TrainConfig, "train", ["experiment=oreal_32b", *GIVEN])
     with pytest.raises(ValueError, match="world size 12 is not TP 8 x PP 4 x CP 1 x DP"):

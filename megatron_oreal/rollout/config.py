@@ -48,7 +48,7 @@ class RolloutConfig:
         _require(self.samples >= 2, "samples", self.samples, "at least 2: an advantage compares the samples of a question")
         _require(self.temperature > 0, "temperature", self.temperature, "above 0: greedy samples of a question are all the same")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _require(0 < self.max_new_tokens < self.max_total_tokens, "max_new_tokens", self.max_new_tokens, "below rollout.max_total_tokens")
+        _require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "above 0")
         _require(bool(self.stop_word), "stop_word", self.stop_word, "one token of the tokenizer")
         _require(self.placement in PLACEMENTS, "placement", self.placement, " or ".join(PLACEMENTS))
         _require(bool(self.urls) == (self.placement == "external"), "urls", self.urls, "given if and only if placement is external")
@@ -62,6 +62,10 @@ class RolloutConfig:
         positive = ("ready_timeout_s", "request_timeout_s", "concurrency", "health_interval_s", "lost_after_s", "sync_bucket_mb")
         for name in (*positive, "sync_timeout_s"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+
+    def check_lengths(self) -> None:
+        """For whoever samples answers of max_new_tokens; an evaluation has a length of its own. Raises ValueError."""
+        _require(self.max_new_tokens < self.max_total_tokens, "max_new_tokens", self.max_new_tokens, "below rollout.max_total_tokens")
 
     @property
     def releases_memory(self) -> bool:
