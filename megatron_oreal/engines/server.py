@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from megatron_oreal import launcher
+from megatron_oreal.engines.cpu_share import CpuShare
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
@@ -23,13 +24,6 @@ LOG_TAIL_LINES = 15
 STOP_GRACE_S = 2.0  # SGLang 0.5.21 looks only every 5 s whether it was told to end: often too short, then it is killed
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)  # loaded here: the child of a process with threads must not take the loader's lock
-CPU_FLAGS = {
-    "device": "cpu",
-    "attention-backend": "torch_native",
-    "disable-overlap-schedule": True,
-    "mem-fraction-static": 0.1,
-    "max-total-tokens": 65536,
-}
 
 
 class Server:
@@ -48,6 +42,7 @@ class Server:
         self._stopped = False
         port = launcher.free_port()
         self.endpoint = Endpoint(f"http://{_reached_at(config.bind)}:{port}", secrets.token_hex(24), str(self._log))
+        cpu = _cpu_share(config, Path(model_path), dtype) if _no_cuda() else None
         flags = {
             "model-path": model_path,
             "host": config.bind,
@@ -58,7 +53,7 @@ class Server:
             "sleep-on-idle": True,  # an idle server would burn a core that training could use
             "tp-size": config.tp,
             "enable-deterministic-inference": config.deterministic,
-            **(CPU_FLAGS if _no_cuda() else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory}),
+            **(_cpu_flags(cpu) if cpu else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory}),
             **config.server_args,
         }
         with open(_private(self._log), "ab") as log:
@@ -70,7 +65,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=partial(_tie_to, os.getpid()),
-                env=_own_environment() | (_cpu_environment(config.tp) if _no_cuda() else {}),
+                env=_own_environment() | (_cpu_environment(config.tp, cpu) if cpu else {}),
             )
 
     @property
@@ -164,7 +159,22 @@ def _own_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ranks and not name.startswith("TORCHELASTIC_")}
 
 
-def _cpu_environment(tp: int) -> dict[str, str]:
+def _cpu_share(config: RolloutConfig, model: Path, dtype: str) -> CpuShare:
+    return CpuShare.of(model, dtype, config, len(os.sched_getaffinity(0)), psutil.virtual_memory().available)
+
+
+def _cpu_flags(cpu: CpuShare) -> dict:
+    """The cache's size is said in tokens: a share of the memory would have to guess what ranks that load beside the engine will take."""
+    return {
+        "device": "cpu",
+        "attention-backend": "torch_native",
+        "disable-overlap-schedule": True,
+        "mem-fraction-static": 0.95,
+        "max-total-tokens": cpu.cache_tokens,
+    }
+
+
+def _cpu_environment(tp: int, cpu: CpuShare) -> dict[str, str]:
     """Memory of one weight update kept for the next (else its pages are made anew each time: 0.4 s a GB), and a core for each rank.
 
     Without the latter SGLang wants one NUMA node a rank.
@@ -172,6 +182,7 @@ def _cpu_environment(tp: int) -> dict[str, str]:
     cores = sorted(os.sched_getaffinity(0))
     binding = "|".join(str(cores[rank % len(cores)]) for rank in range(tp))
     keep = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+    keep |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu.threads))}
     return keep | ({"SGLANG_CPU_OMP_THREADS_BIND": binding} if tp > 1 else {})
 
 
