@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from megatron_oreal.memory_watch import MemoryWatch
 from megatron_oreal.stop import REQUESTS
 
 POLL_S = 0.1
@@ -59,14 +60,16 @@ def start_module(module: str, arguments: Sequence[str], **options) -> subprocess
 
 def _wait(processes: list[subprocess.Popen]) -> int:
     """Until all have ended; once one has failed, the others have a while to end by themselves."""
-    failed, deadline = 0, None
+    failed, deadline, memory = 0, None, MemoryWatch()
     while True:
         statuses = [process.poll() for process in processes]
+        if not any(statuses):
+            memory.look({f"rank {rank}": process.pid for rank, process in enumerate(processes)})
         for rank, status in enumerate(statuses):
             if status and not failed:
                 failed, deadline = status, time.monotonic() + SURVIVORS_END_WITHIN_S
                 if status < 0:
-                    print(f"error: rank {rank} was ended by signal {-status}", file=sys.stderr, flush=True)
+                    print(f"error: rank {rank} was ended by signal {-status}{memory.blame()}", file=sys.stderr, flush=True)
         if None not in statuses or (deadline and time.monotonic() > deadline):
             return failed if failed >= 0 else 1
         time.sleep(POLL_S)
