@@ -157,9 +157,24 @@ def load(schema: type, name: str, overrides: Sequence[str]):
             composed = compose(name, overrides=[_free(override, schema) for override in overrides])
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         _refuse_unknown(plain, schema)
+        _refuse_lost_choices(plain, overrides)
         return msgspec.convert(plain, schema)
     except (HydraException, OmegaConfBaseException, msgspec.ValidationError) as error:
         raise ValueError("config: " + " ".join(str(error).replace("$.", "").split())) from error
+
+
+def _refuse_lost_choices(composed: dict, overrides: Sequence[str]) -> None:
+    """A group chosen on the command line (parallel=tp2) is composed before the experiment, whose own values would win without a word."""
+    given = [override.lstrip("+").partition("=")[0] for override in overrides]
+    for group, _, choice in (override.partition("=") for override in overrides):
+        file = conf_dir() / group / f"{choice}.yaml"
+        own = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
+        if "defaults" not in own or group in ("experiment", "debug"):
+            continue  # no choice, or a whole group that an experiment may well add to
+        for key, value in own.items():
+            has, path = composed[group].get(key), f"{group}.{key}"
+            if key != "defaults" and not isinstance(value, dict) and has != value and path not in given:
+                raise ValueError(f"config: {group}={choice} sets {path}={value}, but the experiment sets {has}; give {path}=... as well")
 
 
 def _free(override: str, schema: type) -> str:

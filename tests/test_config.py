@@ -198,6 +198,14 @@ def test_flags_of_the_engine_need_no_plus(override):
     assert "s" in load(TrainConfig, "train", [*GIVEN, "eval.sets.s=FILE"]).eval.resolved()
 
 
+def test_a_group_that_loses_to_the_experiment_is_refused():
+    with pytest.raises(ValueError, match=r"parallel=tp2 sets parallel\.tp=2, but the experiment sets 4; give parallel\.tp=\.\.\. as well"):
+        load(TrainConfig, "train", ["experiment=oreal_7b", *GIVEN, "parallel=tp2"])
+    assert load(TrainConfig, "train", ["experiment=oreal_7b", *GIVEN, "parallel=tp2", "parallel.tp=2"]).parallel.tp == 2
+    assert load(TrainConfig, "train", ["experiment=demo", *GIVEN, "parallel=tp2", "profile=torch", "profile.first=3"]).parallel.tp == 2
+    assert load(TrainConfig, "train", ["experiment=demo", *GIVEN, "parallel=auto"]).parallel.timeout_s == 120  # the experiment's own
+
+
 def test_what_is_not_used_is_not_checked():
     """The length of sampled answers in an evaluation, which has its own; the schedule of a token reward model that there is not."""
     given = ["model.path=m", "eval.data=FILE", "eval.max_new_tokens=400", "rollout.max_total_tokens=1024"]
