@@ -26,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FLAG=VALUE",
         help="flags of SGLang for the tests on a GPU, as in rollout.server_args",
     )
+    parser.addoption(
+        "--real-model",
+        type=Path,
+        default=Path(__file__).parents[1] / "work_dirs" / "real_model",
+        help="Hugging Face folder of a pretrained model of some 0.5 B parameters, for the tests marked real",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
