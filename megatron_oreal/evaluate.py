@@ -26,8 +26,8 @@ from megatron_oreal.evaluation.markdown import as_json, as_markdown
 from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.monitor.console import Console
-from megatron_oreal.rollout.generate import Rollout, finish
-from megatron_oreal.trajectory import Group
+from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.trajectory import Group, finish
 from megatron_oreal.verify import Verifier
 from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
 from megatron_oreal.verify.pool.pool import Pool

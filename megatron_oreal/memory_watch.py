@@ -22,15 +22,15 @@ class MemoryWatch:
         self._looked = 0.0
 
     def look(self, processes: Mapping[str, int]) -> None:
-        """At these (name -> process id), and at all that they have started (engines, verifiers); at most once in LOOK_EVERY_S."""
+        """At these (name -> process id), and at all else that we and they started (engines, verifiers); at most once in LOOK_EVERY_S."""
         if time.monotonic() < self._looked + LOOK_EVERY_S:
             return
-        self._looked, held, others = time.monotonic(), {}, 0.0
+        self._looked, held = time.monotonic(), {}
         for name, pid in processes.items():
             with suppress(psutil.Error):  # it has just ended
-                process = psutil.Process(pid)
-                held[name] = _own(process)
-                others += sum(map(_own, process.children(recursive=True)))
+                held[name] = _own(psutil.Process(pid))
+        started = psutil.Process().children(recursive=True)  # once: it goes through all processes of the machine
+        others = sum(_own(process) for process in started if process.pid not in processes.values())
         if held:
             self._held = held | {"engines and verifiers": others}
 

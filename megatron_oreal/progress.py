@@ -86,14 +86,14 @@ class Progress:
     def stopped(self, collected: Directive) -> bool:
         """Whether the run was asked to stop. What was sampled for this step by then is saved with it."""
         self._stopped = collected.stop
+        self._noted |= collected.metrics
         if collected.stop and collected.batch:
-            self._noted |= collected.metrics
             self._state = self._stand(self.step, self.version, collected.batch)
         return collected.stop
 
     def trained(self, step: int, collected: Directive, update: StepResult) -> None:
         """The step is trained: should the run fail before it is over, it is saved with this step."""
-        self._noted |= collected.metrics | update.metrics
+        self._noted |= update.metrics
         self._state = self._stand(step, self.version + update.policy_changed, unwritten=True)
         if self._coordinator:
             self._coordinator.record(step, collected.batch, update.token_weights)
@@ -103,7 +103,7 @@ class Progress:
         self._ranks.enter("checkpoint")
         self._poll()
         costs = self._meter.end(collected.batch, update.policy_changed) if self._meter else {}
-        self._noted |= collected.metrics | update.metrics | published | evaluated.metrics | costs
+        self._noted |= published | evaluated.metrics | costs
         self._noted["time/step"] = time.perf_counter() - self._begun
         if self._coordinator:
             self._coordinator.reporter.step(step, self._noted, "" if collected.batch.samples else "  skipped: no question had both")

@@ -3,7 +3,8 @@
 prompts -> [Prompt] -> rollout -> [Trajectory] -> verify -> [Group] -> select -> TrainBatch -> train
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -153,4 +154,15 @@ class NoEngine:
 
 
 Work = Generator[NoEngine, None, T]
-"""Work of rank 0 that stands still at each NoEngine, until whoever does it has brought an engine back; see rollout.generate.finish."""
+"""Work of rank 0 that stands still at each NoEngine, until whoever does it has brought an engine back; see `finish`."""
+
+
+def finish(work: Work[T], revive: Callable[[], None]) -> T:
+    """Do rank 0's work to its end, and return what it returns; `revive` brings an engine back into service, or raises."""
+    with closing(work):
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
+            revive()

@@ -14,8 +14,8 @@ from megatron_oreal.data.questions import Question
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.evaluator import Evaluator, askings
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
-from megatron_oreal.rollout.generate import Rollout, finish
-from megatron_oreal.trajectory import Group, Verdict
+from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.trajectory import Group, Verdict, finish
 from tests import runs
 from tests.settings import rollout_config
 

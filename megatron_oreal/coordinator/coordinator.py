@@ -1,10 +1,10 @@
 """What rank 0 alone has; other ranks have no such object."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from megatron_oreal.coordinator.selector import Selector
 from megatron_oreal.evaluation.evaluator import Evaluator
@@ -13,10 +13,7 @@ from megatron_oreal.monitor.metrics import rollout_metrics
 from megatron_oreal.monitor.recorded import FOLDER, write_step, write_weights
 from megatron_oreal.monitor.reporter import Reporter
 from megatron_oreal.run_state import RunState
-from megatron_oreal.trajectory import Directive, Group, Prompt, TrainBatch, Work
-
-if TYPE_CHECKING:
-    from megatron_oreal.rollout.generate import InFlight
+from megatron_oreal.trajectory import Directive, Group, Prompt, TrainBatch, Trajectory, Work
 
 
 class Source(Protocol):
@@ -24,9 +21,9 @@ class Source(Protocol):
 
     def draw(self, step: int) -> list[Prompt]: ...
 
-    def rollout(self, prompts: Sequence[Prompt], version: int) -> "InFlight": ...
+    def rollout(self, prompts: Sequence[Prompt], version: int) -> Iterable[Trajectory]: ...
 
-    def verify(self, sampling: "InFlight") -> Work[list[Group]]: ...
+    def verify(self, trajectories: Iterable[Trajectory]) -> Work[list[Group]]: ...
 
     def metrics(self, groups: Sequence[Group], seconds: float) -> dict[str, float]: ...
 
@@ -59,12 +56,12 @@ class Coordinator:
         self._begun = time.perf_counter()
         return self._source.draw(step)
 
-    def rollout(self, prompts: Sequence[Prompt], version: int) -> "InFlight":
+    def rollout(self, prompts: Sequence[Prompt], version: int) -> Iterable[Trajectory]:
         """Answers to them by the weights of `version`, and to what is left of the step before, as they finish."""
         return self._source.rollout(prompts, version)
 
-    def verify(self, trajectories: "InFlight") -> Work[list[Group]]:
-        """Verdicts on the answers as they arrive; the groups of all questions whose samples all came."""
+    def verify(self, trajectories: Iterable[Trajectory]) -> Work[list[Group]]:
+        """Verdicts on what `rollout` returned, as the answers they arrive; the groups of all questions whose samples all came."""
         return self._source.verify(trajectories)
 
     def select(self, step: int, groups: Sequence[Group]) -> Directive:

@@ -24,7 +24,7 @@ class Sampler:
 
     def __init__(self, config: TrainConfig, prompts: PromptSource, rollout: Rollout, verifier: Verifier):
         self._prompts = prompts
-        self.unfinished: list[Unfinished] = []  # questions that the last step cut, and that go on
+        self._unfinished: list[Unfinished] = []  # questions that the last step cut, and that go on
         self._needed = config.data.questions_per_step
         self._asked = ceil(self._needed * config.rollout.oversample)
         self._config, self._rollout, self._verifier = config.rollout, rollout, verifier
@@ -33,11 +33,11 @@ class Sampler:
 
     def draw(self, step: int) -> list[Prompt]:
         """Questions for a step, besides those that go on."""
-        return self._prompts.draw(self._asked - len(self.unfinished))
+        return self._prompts.draw(self._asked - len(self._unfinished))
 
     def rollout(self, prompts: Sequence[Prompt], version: int) -> InFlight:
         """Their answers as they finish, sampled by the weights of `version`; and those of the questions that go on."""
-        return self._rollout.generate(prompts, version, unfinished=self.unfinished)
+        return self._rollout.generate(prompts, version, unfinished=self._unfinished)
 
     def verify(self, sampling: InFlight) -> Work[list[Group]]:
         """Verdicts while others are being sampled, which ends when enough are there (RolloutCutoff). Groups with all their samples."""
@@ -50,7 +50,7 @@ class Sampler:
     def _leave(self, sampling: InFlight) -> None:
         """Keep what was cut, where it is to go on."""
         resumes = self._config.tail > 0
-        self.unfinished = sampling.unfinished if resumes else []
+        self._unfinished = sampling.unfinished if resumes else []
         self._abandoned = 0 if resumes else len(sampling.unfinished)
 
     def metrics(self, groups: Sequence[Group], seconds: float) -> dict[str, float]:
@@ -65,7 +65,7 @@ class Sampler:
             "rollout/engines_rejoined": rejoined,
             "rollout/engine_restarts": restarts,
             "rollout/engines": len(engines.serving),
-            "rollout/unfinished": len(self.unfinished),
+            "rollout/unfinished": len(self._unfinished),
             "rollout/abandoned": self._abandoned,
             "logprob/top_p_bias_bound": -log(self._config.top_p),  # see oreal.mismatch
             "time/rollout": seconds,
@@ -74,11 +74,11 @@ class Sampler:
 
     def fill(self, state: RunState) -> RunState:
         """With the place in the data."""
-        return replace(state, drawn=self._prompts.drawn, unfinished=self.unfinished)
+        return replace(state, drawn=self._prompts.drawn, unfinished=self._unfinished)
 
     def take_up(self, state: RunState) -> None:
         """Go on from there."""
-        self._prompts.drawn, self.unfinished = state.drawn, list(state.unfinished)
+        self._prompts.drawn, self._unfinished = state.drawn, list(state.unfinished)
 
     def _since_last_rollout(self, engines: Engines) -> list[int]:
         before, self._engine_counts = self._engine_counts, (engines.lost, engines.rejoined, engines.restarts)

@@ -7,9 +7,8 @@ from dataclasses import replace
 from megatron_oreal.coordinator.coordinator import Coordinator
 from megatron_oreal.engines.engines import EnginesGone
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.rollout.generate import finish
 from megatron_oreal.stop import StopSignal
-from megatron_oreal.trajectory import Directive, Work
+from megatron_oreal.trajectory import Directive, Work, finish
 
 
 class CoordinatorFailed(RuntimeError):

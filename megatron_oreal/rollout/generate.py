@@ -14,7 +14,7 @@ from megatron_oreal.engines.engines import Engines
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.dispatch import ATTEMPTS, Dispatch, Request, RetryCounts, Stopped
-from megatron_oreal.trajectory import NoEngine, Prompt, Span, T, Trajectory, Unfinished, Work
+from megatron_oreal.trajectory import NoEngine, Prompt, Span, Trajectory, Unfinished
 
 JOIN_S = 10.0
 
@@ -225,17 +225,6 @@ class InFlight:
         revival = _Revival()
         self._finished.put(revival)
         await revival.event.wait()
-
-
-def finish(work: Work[T], revive: Callable[[], None]) -> T:
-    """Do rank 0's work to its end, and return what it returns; `revive` brings an engine back into service, or raises."""
-    with closing(work):
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                return end.value
-            revive()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from megatron_oreal.trajectory import Group, NoEngine, Trajectory, Verdict, Work
+from megatron_oreal.trajectory import Group, NoEngine, Trajectory, Verdict, Work, finish
 from megatron_oreal.verify.audit import Audit
 from megatron_oreal.verify.config import VerifyConfig
 from megatron_oreal.verify.pool.pool import Pool
@@ -44,12 +44,7 @@ class Verifier:
         cut: Callable[[], Collection[str]] = tuple,
     ) -> list[Group]:
         """As `verifying`, of what is all trajectories."""
-        work = self.verifying(trajectories, length_hint(trajectories), samples, on_group, cut)
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
-        raise AssertionError("no trajectory, and nobody here to say what to do about it")
+        return finish(self.verifying(trajectories, length_hint(trajectories), samples, on_group, cut), _cannot_revive)
 
     def verifying(
         self,
@@ -150,6 +145,10 @@ def _when_judged(of_prompt: "dict[int, tuple[Trajectory, Future[Verdict]]]", sam
 
     for _, verdict in list(of_prompt.values()):
         verdict.add_done_callback(one_more)
+
+
+def _cannot_revive() -> None:
+    raise AssertionError("no trajectory, and nobody here to say what to do about it")
 
 
 def _listed(of_prompt: dict) -> str:

@@ -17,8 +17,8 @@ from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.evaluation.validation import hold_out, overlaps
 from megatron_oreal.monitor.reporter import Reporter
 from megatron_oreal.oreal.objective import Objective
-from megatron_oreal.rollout.generate import finish
 from megatron_oreal.run_state import RunState
+from megatron_oreal.trajectory import finish
 from tests.settings import monitor_config, shipped
 
 
