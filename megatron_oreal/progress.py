@@ -84,11 +84,13 @@ class Progress:
             yield step
 
     def stopped(self, collected: Directive) -> bool:
-        """Whether the run was asked to stop. What was sampled for this step by then is saved with it."""
+        """Whether the run was asked to stop; what was sampled for this step by then is saved with it. If not, the models may change now."""
         self._stopped = collected.stop
         self._noted |= collected.metrics
         if collected.stop and collected.batch:
             self._state = self._stand(self.step, self.version, collected.batch)
+        elif self._saves:
+            self._noted |= self._checkpoints.release()
         return collected.stop
 
     def trained(self, step: int, collected: Directive, update: StepResult) -> None:

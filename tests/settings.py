@@ -1,6 +1,7 @@
 """What tests configure: the sections of conf/train.yaml with single keys changed, and a run on tiny models without the driver."""
 
 import os
+import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,7 @@ def optimizer(lr: float = 3e-3, **changes) -> OptimizerConfig:
 def tiny_run(path: str, parallel: dict | None = None, **changes) -> TrainConfig:
     """Sequences of up to 60 tokens, several micro-batches a step; `changes` are fields of TrainConfig."""
     tiny = {
-        "run_dir": "unused",
+        "run_dir": tempfile.gettempdir(),
         "seed": 1,
         "steps": 5,
         "model": ModelConfig(path, "float32"),

@@ -14,6 +14,8 @@ import signal
 import sys
 import types
 
+from megatron_oreal.model import cpu_products
+
 
 class _Stub(types.ModuleType):
     """A module in which every name exists: classes for capitalised names, submodules that also work as decorators for others."""
@@ -175,6 +177,7 @@ def install() -> None:
     torch.cuda.synchronize = lambda device=None: None  # the weight checker calls it whatever the device
     import sglang  # noqa: F401 (transformers' stand-in is replaced after SGLang has patched transformers)
 
+    cpu_products.install()
     _replace_image_processor()
     _allow_seeded_sampling()
     _fork_processes()

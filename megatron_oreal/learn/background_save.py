@@ -6,34 +6,40 @@ safe to fork, and those children outlive a rank that is killed. A thread ends wi
 
 import queue
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies import torch as torch_strategies
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.planner import WriteItemType
 
 from megatron_oreal.errors import NotWritten
 
 
 class BackgroundSave:
-    """One dist_checkpointing.save. Made (collectively) when the tensors are as they are to be saved; they may change afterwards."""
+    """One dist_checkpointing.save. Made (collectively) when the tensors are as they are to be saved.
+
+    Tensors on a GPU are copied then, and may change afterwards. Those in host memory are written from where they are, each copied
+    when its turn comes: they have to stay as they are until `done`.
+    """
 
     def __init__(self, sharded: dict, folder: Path):
         self._folder = folder
         filesystem_async._get_write_results_queue = queue.Queue  # a thread's results need no server process
+        torch_strategies.FileSystemWriterAsync = _LateCopies
         self._request = dist_checkpointing.save(sharded, str(folder), async_sharded_save=True)
-        self._thread = threading.Thread(target=self._write, args=(self._copies(),), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(self._in_host_memory(),), name="checkpoint", daemon=True)
         self._thread.start()
 
-    def _copies(self) -> list:
-        """This rank's parts in host memory, and none of it shared with the live model."""
+    def _in_host_memory(self) -> list:
+        """This rank's parts, a bucket a file."""
         if self._request.async_fn is None:
             return []
-        return [
-            (file, key, (data, [(item, _own(tensor)) for item, tensor in tensors]))
-            for file, key, (data, tensors) in self._request.async_fn_args[1]
-        ]
+        buckets = self._request.async_fn_args[1]
+        return [(file, key, (data, _OneByOne([(item, t.cpu()) for item, t in tensors]))) for file, key, (data, tensors) in buckets]
 
     def _write(self, buckets: list) -> None:
         if self._request.async_fn is None:
@@ -76,5 +82,26 @@ class BackgroundSave:
             raise NotWritten(f"checkpoint: {self._folder} could not be written ({reason})") from error
 
 
-def _own(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor.device.type == "cpu" else tensor.cpu()
+class _LateCopies(filesystem_async.FileSystemWriterAsync):
+    """Megatron's writer, which would copy every tensor in host memory that is a part of a larger buffer before it begins."""
+
+    def prepare_write_data(self, plan, planner) -> None:
+        """Sort the plan's items into a bucket for each file; nothing is copied yet."""
+        self.write_buckets = []
+        for number, items in enumerate(filesystem_async._split_by_size_and_type(self.thread_count, plan.items)):
+            name = f"{plan.storage_data.prefix}{number}{filesystem_async.DEFAULT_SUFFIX}"
+            data = [(item, planner.resolve_data(item)) for item in items if item.type == WriteItemType.BYTE_IO]
+            tensors = [(item, planner.resolve_data(item).detach()) for item in items if item.type != WriteItemType.BYTE_IO]
+            if items:
+                self.write_buckets.append((Path(self.checkpoint_dir) / name, name, (data, tensors)))
+        self.results_queue = filesystem_async._get_write_results_queue() if self.write_buckets else None
+
+
+class _OneByOne:
+    """(item, tensor) pairs; a tensor gets memory of its own when it is asked for, since torch.save writes all of a shared one."""
+
+    def __init__(self, tensors: list[tuple[object, Tensor]]):
+        self._tensors = tensors
+
+    def __iter__(self) -> Iterator[tuple[object, Tensor]]:
+        return ((item, tensor.clone()) for item, tensor in self._tensors)

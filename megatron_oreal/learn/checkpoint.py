@@ -68,9 +68,9 @@ class Checkpoints(Generic[State]):
         return step % self._config.interval == 0 or (best and self._config.keep_best > 0)
 
     def save(self, state: State) -> dict[str, float]:
-        """Begin a checkpoint (rank 0's state counts): the tensors are copied when this returns, the files are written meanwhile.
+        """Begin a checkpoint (rank 0's state counts); the files are written while the next step samples.
 
-        The one before is finished first. Returns the seconds that training waited.
+        The one before is finished first. Before the weights change comes release(). Returns the seconds that training waited.
         """
         started = time.perf_counter()
         self.finish()
@@ -91,6 +91,17 @@ class Checkpoints(Generic[State]):
             mine = torch.tensor([sum(not writer.done for writer in self._saving.writers)])
             if int(self._ranks.total(mine)) == 0:
                 self._put_in_place()
+
+    def release(self) -> dict[str, float]:
+        """The weights may change when this returns. Where they are written from their own memory (CPU), that waits for the files.
+
+        Returns the seconds that it took. Raises NotWritten as finish().
+        """
+        started = time.perf_counter()
+        if self._saving is None or not self._ranks.platform.is_cpu:
+            return {}
+        self.finish()
+        return {"time/checkpoint_wait": time.perf_counter() - started}
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written.

@@ -12,11 +12,14 @@ import torch
 from torch.optim.adamw import adamw
 from torch.overrides import TorchFunctionMode
 
+from megatron_oreal.model import cpu_products
+
 
 def install() -> None:
     """Install the shim once a process, before models or groups are built. A second call changes nothing."""
     if torch.cuda.is_available() or isinstance(getattr(torch.cuda, "oreal_cpu_mode", None), _CudaMeansCpu):
         return
+    cpu_products.install()
     _redirect_torch_cuda()
     _replace_adam()
     torch.cuda.oreal_cpu_mode = _CudaMeansCpu()  # the mode lives as long as the process; kept here so that it is entered once

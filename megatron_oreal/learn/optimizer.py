@@ -13,6 +13,7 @@ from megatron.core.transformer.module import Float16Module
 from megatron_oreal.learn import pipeline
 from megatron_oreal.learn.batch import MicroBatch
 from megatron_oreal.learn.config import OptimizerConfig
+from megatron_oreal.learn.live_state import save_in_place
 
 
 def sum_gradients(model: list, num_tokens=None, **kwargs) -> None:
@@ -39,6 +40,7 @@ class Trainable:
         self.optimizer = get_megatron_optimizer(options, self.model, overrides, use_gloo_process_groups=False)
         for one in self.optimizer.chained_optimizers:
             one.init_state_fn(one.optimizer)  # Adam's state would come with its first step; a frozen policy is saved before that
+        save_in_place(self.optimizer.chained_optimizers)
         self.schedule = OptimizerParamScheduler(
             self.optimizer,
             init_lr=0.0,

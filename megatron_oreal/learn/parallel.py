@@ -54,7 +54,9 @@ class Ranks:
         self.platform = Platform.detect(self.placement.local_rank)
         self.ranges = StageRanges(self.platform)
         megatron_cpu.install()
-        if not self.platform.is_cpu:
+        if self.platform.is_cpu:
+            _share_cores()
+        else:
             torch.cuda.set_device(self.platform.device)
         _init_default_group(self.placement, self.platform.backend, timedelta(seconds=config.timeout_s))
         parallel_state.initialize_model_parallel(
@@ -196,6 +198,16 @@ class Ranks:
         self.stop_watching()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+
+
+def _share_cores() -> None:
+    """A rank's threads are its part of the host's cores, unless OMP_NUM_THREADS says otherwise: all cores for each would be slower.
+
+    srun gives a task cores of its own; torchrun and our launcher do not, but say how many ranks there are.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if here > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(len(os.sched_getaffinity(0)) // here, 1))
 
 
 def _init_default_group(placement: Placement, backend: str, timeout: timedelta) -> None:

@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig
 
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.learn import batch, pipeline
+from megatron_oreal.learn import batch
 from megatron_oreal.learn.batch import MicroBatch
 from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.learn.reference import Reference
 from megatron_oreal.learn.sums import Sums
 from megatron_oreal.model import gpt, hf_weights
 from megatron_oreal.model.blueprint import dims_of
@@ -68,7 +70,7 @@ class Learner:
         self.token_rm = None
         if self.objective.token_rm:
             self.token_rm = Trainable(self.models.build("token_rm"), config.token_rm.optimizer, config.steps)
-        self.reference = [chunk.requires_grad_(False).eval() for chunk in self.models.build("policy")] if self.objective.beta else None
+        self.reference = Reference(self.models.build("policy"), ranks, Path(config.run_dir)) if self.objective.beta else None
         self.cost = StepCost.of(self.models.hf, self.models.cost, self.objective.token_rm, bool(self.objective.beta))
 
     def train(self, train_batch: TrainBatch, step: int) -> StepResult:
@@ -122,10 +124,8 @@ class Learner:
         return weights
 
     def _reference_logprobs(self, micro_batches: list[MicroBatch]) -> list[Tensor | None]:
-        """Log-probabilities [R] of the frozen starting model, one tensor a micro-batch (last stage)."""
-        if self.reference is None:
-            return [None] * len(micro_batches)
-        return pipeline.run(self.reference, micro_batches, "logprobs", lambda _, out: (None, out[0]), backward=False)
+        """Log-probabilities [R] of the frozen starting model, one tensor a micro-batch (last stage); None where beta is 0."""
+        return self.reference.logprobs(micro_batches) if self.reference else [None] * len(micro_batches)
 
     def _train_policy(self, micro_batches, counts: Counts, weights, ref_logprobs, sums: Sums) -> None:
         """Backward and update of the policy under the token weights."""

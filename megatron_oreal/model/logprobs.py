@@ -4,12 +4,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-CHUNK_TOKENS = 1024
-"""Tokens whose float32 logits exist at one time: 1024 x 19k (152k over TP 8) is 78 MB."""
+CHUNK_BYTES = 128 * 2**20
+"""Of the float32 logits that exist at one time: of 1,024 tokens where 152k words are split over TP 8 or 4, of 220 where they are not."""
+CHUNK_TOKENS = range(128, 1025)
+"""Fewer make the products slow, more save nothing."""
+
+
+def chunk_tokens(rows: int) -> int:
+    """Tokens whose logits are computed together, over so many rows of the LM head."""
+    return min(max(CHUNK_BYTES // (4 * rows), CHUNK_TOKENS.start), CHUNK_TOKENS.stop - 1)
 
 
 def vocab_parallel_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, group: dist.ProcessGroup, vocab_size: int, chunk: int = CHUNK_TOKENS
+    hidden: Tensor, weight: Tensor, targets: Tensor, group: dist.ProcessGroup, vocab_size: int, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target token, and the entropy of each distribution.
 
@@ -20,11 +27,12 @@ def vocab_parallel_logprobs(
         targets: [tokens], token ids of the whole vocabulary.
         group: the TP group.
         vocab_size: rows of the real vocabulary; padding rows beyond it take no part.
+        chunk: tokens whose logits exist at one time; None: see chunk_tokens.
 
     Returns:
         (log-probabilities [tokens], entropy [tokens]), float32; the entropy carries no gradient.
     """
-    return _ChunkedLogProbs.apply(hidden, weight, targets, group, vocab_size, chunk)
+    return _ChunkedLogProbs.apply(hidden, weight, targets, group, vocab_size, chunk or chunk_tokens(len(weight)))
 
 
 class _ChunkedLogProbs(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """The one place where CPU and GPU differ in what a layer is made of."""
 
+import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_oreal.model.cpu_layers import CpuCoreAttention, CpuRMSNorm
+
+LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,11 @@ class Platform:
         return self.device.type != "cuda"  # the meta device, too: a model without storage needs no kernels
 
     def release_cached_memory(self) -> None:
-        """Give back what torch's allocator keeps of a GPU for later: another process is to have it."""
+        """Give back what the allocator (torch's on a GPU, else the C library's) keeps for later: another process is to have it."""
         if not self.is_cpu:
             torch.cuda.empty_cache()
+        elif hasattr(LIBC, "malloc_trim"):  # glibc
+            LIBC.malloc_trim(0)
 
     def wait(self) -> None:
         """Until the GPU has computed what it was asked for."""

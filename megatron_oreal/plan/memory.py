@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from megatron_oreal.model import gpt
 from megatron_oreal.model.config import Layout
-from megatron_oreal.model.logprobs import CHUNK_TOKENS
+from megatron_oreal.model.logprobs import chunk_tokens
 from megatron_oreal.plan.build import Built, Role
 
 NUMBER_BYTES = {"bfloat16": 2, "float32": 4}
@@ -102,7 +102,7 @@ class Formula:
         rows = gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
         number = NUMBER_BYTES[self.work.dtype]
         # Hidden states of the response tokens and their gradient; the head's gradient in float32, and a chunk's part of it; its logits.
-        return 2 * whole + rows * h * (4 + number) + min(CHUNK_TOKENS, self.work.tokens // parallel.cp) * rows * number
+        return 2 * whole + rows * h * (4 + number) + min(chunk_tokens(rows), self.work.tokens // parallel.cp) * rows * number
 
     def _in_flight(self, stage: int) -> tuple[int, int]:
         """(parts of the model that have passed forward and not backward at one time, layers of such a part), on this stage."""
@@ -138,6 +138,7 @@ class Formula:
         layers = 4 * projection + streams * stream + max(chunks, 1) * mine * gpt.head_dim(self.hf) * 4  # angles, in float32
         if not last:
             return layers
-        logits = min(CHUNK_TOKENS, mine) * gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
+        rows = gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
+        logits = min(chunk_tokens(rows), mine) * rows
         # Of a chunk: logits in float32, their exponentials, the chunk's before, which still lives, and what float32 was made from.
         return max(layers, whole + (12 + (number if number < 4 else 0)) * logits + (2 + chunks) * stream)

@@ -51,10 +51,11 @@ def train(run: TrainConfig, run_dir: str, resume: str | None, last: int, save_at
     state = checkpoints.restore(resume)
     metrics = {}
     for step in range(state.step + 1, last + 1):
+        checkpoints.release()
         numbers = learner.train(make_batch(step), step).metrics
         metrics[step] = {k: v for k, v in numbers.items() if not k.startswith("time/")}
         if step in save_at:
-            checkpoints.save(stand(step))  # written while the next step trains
+            checkpoints.save(stand(step))  # written until the next step trains
         checkpoints.poll()
     checkpoints.finish()
     weights = {n: t.clone().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}

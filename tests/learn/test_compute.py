@@ -78,7 +78,7 @@ def train_in_bf16(run: TrainConfig) -> tuple[list[dict], float, float, set]:
     masters_moved = _share_changed(masters_before, masters)
     dtypes = {("master", m.dtype) for m in masters} | {("weight", p.dtype) for p in before}
     dtypes |= {("gradient", p.main_grad.dtype) for p in learner.policy.gpt[0].parameters()}
-    dtypes |= {("reference", p.dtype) for p in learner.reference[0].parameters()}
+    dtypes |= {("reference", p.dtype) for p in learner.reference.chunks[0].parameters()}
     ranks.stop()
     return metrics, moved, masters_moved, {(what, str(dtype)) for what, dtype in dtypes}
 

@@ -1,0 +1,28 @@
+"""The frozen starting model, from which the KL term counts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron.core.models.gpt import GPTModel
+from torch import Tensor
+
+from megatron_oreal.learn import pipeline
+from megatron_oreal.learn.batch import MicroBatch
+from megatron_oreal.learn.cpu_mapping import MappedWeights
+from megatron_oreal.learn.parallel import Ranks
+
+
+class Reference:
+    """Gives log-probabilities, and never learns."""
+
+    def __init__(self, chunks: Sequence[GPTModel], ranks: Ranks, run_dir: Path):
+        """`run_dir`: on a CPU the weights are in a file there, which has no name."""
+        self.chunks = [chunk.requires_grad_(False).eval() for chunk in chunks]
+        self._mapped = MappedWeights(self.chunks, run_dir) if ranks.platform.is_cpu else None
+
+    def logprobs(self, micro_batches: list[MicroBatch]) -> list[Tensor]:
+        """Log-probabilities [R], one tensor a micro-batch (last stage)."""
+        values = pipeline.run(self.chunks, micro_batches, "logprobs", lambda _, out: (None, out[0]), backward=False)
+        if self._mapped:
+            self._mapped.release()
+        return values
