@@ -95,8 +95,9 @@ def end_with_parent() -> None:
 
 
 def fail(status: int, error: object) -> int:
-    """Say in one line what is wrong, and which rank of a job says so; returns the status."""
+    """Say what is wrong, a line each, and which rank of a job says so; returns the status."""
     rank = _rank()
-    sys.stderr.write(f"error{f' (rank {rank})' if rank else ''}: {error}\n")  # at once: other ranks write to the same terminal
+    who, lines = f"error{f' (rank {rank})' if rank else ''}", (str(error) or repr(error)).splitlines()
+    sys.stderr.write("".join(f"{who}: {line}\n" for line in lines))  # at once: other ranks write to the same terminal
     sys.stderr.flush()
     return status

@@ -1,4 +1,4 @@
-"""Every experiment composes; what is wrong with a configuration ends in one line and status 2 before anything starts."""
+"""Every experiment composes; all that is wrong with a configuration is said, a line each, with status 2 before anything starts."""
 
 import shutil
 import subprocess
@@ -79,36 +79,36 @@ def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("policy.optimizer.lrr=1", "Could not override 'policy.optimizer.lrr'"),
+        ("policy.optimizer.lrr=1", "unknown key policy.optimizer.lrr"),
         ("+policy.optimizer.lrr=1", "unknown key policy.optimizer.lrr"),
         ("experiment=oreal_33b", "oreal_33b"),
-        ("steps=many", "Expected `int`, got `str` - at `steps`"),
-        ("steps=10", "steps=10 must be above policy.freeze_steps=10"),
-        ("~rollout.tail", "Object missing required field `tail` - at `rollout`"),
-        ("rollout.samples=1", "rollout.samples is 1, it must be at least 2"),
-        ("rollout.top_p=0", "rollout.top_p is 0.0"),
-        ("rollout.placement=external", "rollout.urls is [], it must be given if and only if placement is external"),
-        ("rollout.tail=1", "rollout.tail is 1.0"),
-        ("rollout.max_new_tokens=20000", "rollout.max_new_tokens is 20000, it must be below rollout.max_total_tokens"),
-        ("objective.advantage=gae", "advantage is 'gae', allowed: rloo, grpo"),
+        ("steps=many", "steps='many': Expected `int`, got `str`"),
+        ("policy.freeze_steps=90", "steps=90 must be above policy.freeze_steps=90"),
+        ("~rollout.tail", "rollout.tail is missing"),
+        ("rollout.samples=1", "rollout.samples=1 must be at least 2"),
+        ("rollout.top_p=0", "rollout.top_p=0.0 must"),
+        ("rollout.placement=external", "rollout.urls=[] must be given if and only if placement is external"),
+        ("rollout.tail=1", "rollout.tail=1.0 must"),
+        ("rollout.max_new_tokens=20000", "rollout.max_new_tokens=20000 must be below rollout.max_total_tokens"),
+        ("objective.advantage=gae", "objective.advantage is 'gae', allowed: rloo, grpo"),
         ("objective.token_rm=false", "policy.freeze_steps must be 0 where objective.token_rm is false"),
         ("parallel.sequence_parallel=true", "parallel.sequence_parallel=true needs parallel.tp > 1"),
-        ("policy.optimizer.min_lr=1", "min_lr=1.0 must lie between 0 and lr="),
+        ("policy.optimizer.min_lr=1", "policy.optimizer.min_lr=1.0 must lie between 0 and lr="),
         ("model.dtype=float8", "model.dtype='float8' is not one of float32, bfloat16"),
         ("learn.tokens_per_micro_batch=100", "is below rollout.max_total_tokens=16384"),
         ("parallel.cp=3", "is below rollout.max_total_tokens=16384, padded to 16386 for parallel.cp=3"),
-        ("data.train=???", "data.train"),
-        ("verify.mode=ask", "verify.mode is 'ask', it must be rule or judge or rule_then_judge"),
-        ("verify.undecided=right", "verify.undecided is 'right', it must be drop or wrong"),
-        ("verify.mode=judge", "verify.judge.urls is [], it must be given where verify.mode=judge"),
+        ("data.train=???", "data.train is missing"),
+        ("verify.mode=ask", "verify.mode='ask' must be rule or judge or rule_then_judge"),
+        ("verify.undecided=right", "verify.undecided='right' must be drop or wrong"),
+        ("verify.mode=judge verify.judge.model=J", "verify.judge.urls=[] must be given where verify.mode=judge"),
         ("monitor.wandb.mode=live", "monitor.wandb.mode='live' is not one of offline, online"),
         ("profile.kind=nsys", "profile.kind='nsys' is not torch or null"),
         ("profile.first=0", "profile.first=0 must be at least 1"),
-        ("verify=rule_then_judge", "verify.judge.urls is [], it must be given where verify.mode=rule_then_judge"),
+        ("verify=rule_then_judge verify.judge.model=J", "verify.judge.urls=[] must be given where verify.mode=rule_then_judge"),
     ],
 )
 def test_wrong_values_are_one_line(capsys, override, message):
-    assert train.main([*GIVEN, override]) == 2
+    assert train.main([*GIVEN, *override.split()]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -158,6 +158,42 @@ def test_a_model_that_does_not_fit_its_config_is_one_line_before_any_rank_starts
     assert not (tmp_path / "run").exists()
 
 
+def test_all_that_is_wrong_is_said_together(capsys):
+    """Of every section, and several of one; then what sections that are sound require of each other."""
+    wrong = {
+        "policy.optimizer.lrr=1": "unknown key policy.optimizer.lrr",
+        "token_rm.optimizer.warmup_steps=-1": "token_rm.optimizer.warmup_steps=-1 must not be negative",
+        "rollout.samples=few": "rollout.samples='few': Expected `int`",
+        "+rollout.tial=0": "unknown key rollout.tial",
+        "parallel.tp=0": "parallel.tp=0 must",
+        "parallel.dp=0": "parallel.dp=0 must",
+        "verify.workers=0": "verify.workers=0 must",
+        "eval.temperature=0": "eval.temperature=0.0 must",  # once, although two sets take it from there
+        "eval.sets={a: A, b: {data: B, top_p: 2}}": "eval.sets.b.top_p=2.0 must",
+        "checkpoint.interval=0": "checkpoint.interval=0 must",
+        "objective.loss=ppo": "objective.loss is 'ppo', allowed: oreal, reinforce",
+        "objective.eta=-1": "objective.eta is -1.0, allowed",
+        "data.train=???": "data.train is missing",
+        "~profile.first": "profile.first is missing",
+        "stesp=3": "unknown key stesp",
+    }
+    assert train.main([*GIVEN, *wrong]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(wrong), lines
+    for one in wrong.values():
+        assert any(line.startswith(f"error: config: {one}") for line in lines), one
+
+    assert train.main([*GIVEN, "steps=5", "rollout.max_new_tokens=20000", "learn.tokens_per_micro_batch=1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert {line.split()[2].partition("=")[0] for line in lines} == {
+        "steps",
+        "policy.optimizer.warmup_steps",
+        "token_rm.optimizer.warmup_steps",
+        "rollout.max_new_tokens",
+        "learn.tokens_per_micro_batch",
+    }
+
+
 def test_a_judge_is_set_on_the_command_line(capsys):
     given = ["verify.judge.urls=[http://a:1,http://b:2]", "verify.judge.model=J"]
     config = load(TrainConfig, "train", [*GIVEN, "verify=rule_then_judge", *given, "verify.judge_on=undecided"])
@@ -168,11 +204,11 @@ def test_a_judge_is_set_on_the_command_line(capsys):
     )
     assert load(EvaluateConfig, "evaluate", ["model.path=M", "eval.data=E", "verify=judge", *given]).verify.mode == "judge"
     for override, message in (
-        ("verify.judge.model=null", "verify.judge.model is None, it must be given"),
-        ("verify.judge.attempts=0", "verify.judge.attempts is 0, it must be at least 1"),
+        ("verify.judge.model=null", "verify.judge.model=None must be given"),
+        ("verify.judge.attempts=0", "verify.judge.attempts=0 must be at least 1"),
         ("verify.judge.urls=[http://a:1,http://a:1]", "all different"),
-        ("verify.mode=rule", "it must be empty where verify.mode=rule"),
-        ("verify.judge_on=wrong", "verify.judge_on is 'wrong', it must be undecided or not_right"),
+        ("verify.mode=rule", "must be empty where verify.mode=rule"),
+        ("verify.judge_on=wrong", "verify.judge_on='wrong' must be undecided or not_right"),
     ):
         assert train.main([*GIVEN, "verify=rule_then_judge", *given, override]) == 2
         assert message in capsys.readouterr().err
@@ -183,7 +219,9 @@ def test_wrong_input_is_said_once_a_host(capsys, monkeypatch, tmp_path):
         for name, value in (("RANK", rank), ("WORLD_SIZE", "16"), ("LOCAL_RANK", str(int(rank) - 8))):
             monkeypatch.setenv(name, value)
         assert train.main([*GIVEN, "model.path=no/such/folder", f"run_dir={tmp_path}"]) == 2
-    assert capsys.readouterr().err == "error (rank 8): model: no/such/folder is no Hugging Face model folder (config.json is missing)\n"
+    assert (
+        capsys.readouterr().err == "error (rank 8): model: no/such/folder is no Hugging Face model folder (config.json is missing)\n"
+    )
 
 
 @pytest.mark.parametrize(

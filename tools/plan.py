@@ -16,15 +16,17 @@ import sys
 
 from megatron_oreal.command import fail
 from megatron_oreal.monitor.logs import quiet_libraries
+from megatron_oreal.plan.build import BuildFailed
+from megatron_oreal.plan.compose import compose
+from megatron_oreal.plan.shapes import shape_of
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Plan and report; returns the exit status."""
-    from megatron_oreal.plan import fit, report, search  # here, because it takes seconds
-    from megatron_oreal.plan.compose import compose
-    from megatron_oreal.plan.shapes import shape_of
-
     config = compose(overrides)
+
+    from megatron_oreal.plan import fit, report, search  # here, because it takes seconds
+
     hf, shape = shape_of(config.model.path, config.plan.shape)
     found = None
     if arguments.search:
@@ -49,8 +51,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="key=value, as of a training run")
     parsed = parser.parse_intermixed_args(arguments)
     quiet_libraries()
-    from megatron_oreal.plan.build import BuildFailed
-
     try:
         return run(parsed, parsed.overrides)
     except ValueError as error:

@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+from megatron_oreal.checked import Checked, Require
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """Training questions: conf/data/."""
 
     train: str
@@ -17,10 +14,10 @@ class DataConfig:
     system_prompt: str
     balance: list[tuple[float, int]]  # (upper end of the pass-rate band, repeats)
 
-    def __post_init__(self):
-        _require(self.questions_per_step >= 1, f"data.questions_per_step={self.questions_per_step} must be at least 1")
+    def check(self, require: Require) -> None:
+        require(self.questions_per_step >= 1, f"questions_per_step={self.questions_per_step} must be at least 1")
         ends = [band[0] for band in self.balance]
-        _require(ends == sorted(ends), f"data.balance: band ends {ends} must rise")
+        require(ends == sorted(ends), f"balance: band ends {ends} must rise")
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,10 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from megatron_oreal.checked import Checked, Require
+
 VALIDATION = "validation"
 """The set held out of the training questions."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class EvalSet:
 
 
 @dataclass(frozen=True)
-class EvalSetsConfig:
+class EvalSetsConfig(Checked):
     """Sets and how they are asked: each question once greedily, and `samples` times at `temperature` where that is 2 or more."""
 
     data: str | None
@@ -36,11 +33,23 @@ class EvalSetsConfig:
     k: list[int]
     max_new_tokens: int
 
-    def __post_init__(self):
-        _require(self.max_new_tokens >= 1, f"eval.max_new_tokens={self.max_new_tokens} must be at least 1")
-        _require(self.data is None or self._own_name not in self.sets, f"eval.sets.{self._own_name}: eval.data has the same name")
-        for name, one in self.resolved().items():
-            _check(one, f"eval.sets.{name}" if name in self.sets else "eval")
+    def check(self, require: Require) -> None:
+        require(self.max_new_tokens >= 1, f"max_new_tokens={self.max_new_tokens} must be at least 1")
+        require(self.data is None or self._own_name not in self.sets, f"sets.{self._own_name}: eval.data has the same name")
+        for name, one in self._given().items():
+            self._check_set(f"sets.{name}.", one, require)
+
+    def _check_set(self, path: str, own: EvalSet, require: Require) -> None:
+        """What the set leaves open is wrong in `eval`, and said of that."""
+        one = self.filled(own)
+        samples, temperature, top_p, k = (
+            f"{name if getattr(own, name) is None else path + name}={getattr(one, name)}"
+            for name in ("samples", "temperature", "top_p", "k")
+        )
+        require(one.samples >= 0, f"{samples} must not be negative")
+        require(one.temperature > 0, f"{temperature} must be above 0: the greedy answer is asked anyway")
+        require(0 < one.top_p <= 1, f"{top_p} must be above 0 and at most 1")
+        require(all(1 <= number <= one.samples for number in one.k), f"{k}: each must lie between 1 and samples={one.samples}")
 
     @property
     def _own_name(self) -> str:
@@ -48,8 +57,11 @@ class EvalSetsConfig:
 
     def resolved(self) -> dict[str, EvalSet]:
         """All sets by name, eval.data first, with nothing but `split` left open."""
+        return {name: self.filled(one) for name, one in self._given().items()}
+
+    def _given(self) -> dict[str, EvalSet]:
         given = ({self._own_name: self.data} if self.data else {}) | self.sets
-        return {name: self.filled(EvalSet(one) if isinstance(one, str) else one) for name, one in given.items()}
+        return {name: EvalSet(one) if isinstance(one, str) else one for name, one in given.items()}
 
     def filled(self, one: EvalSet) -> EvalSet:
         """With what stands in `eval` where it says nothing."""
@@ -58,13 +70,6 @@ class EvalSetsConfig:
         if not filled["k"]:
             filled["k"] = [filled["samples"]]
         return EvalSet(**filled | {"k": filled["k"] if filled["samples"] > 1 else []})
-
-
-def _check(one: EvalSet, name: str) -> None:
-    _require(one.samples >= 0, f"{name}.samples={one.samples} must not be negative")
-    _require(one.temperature > 0, f"{name}.temperature={one.temperature} must be above 0: the greedy answer is asked anyway")
-    _require(0 < one.top_p <= 1, f"{name}.top_p={one.top_p} must be above 0 and at most 1")
-    _require(all(1 <= k <= one.samples for k in one.k), f"{name}.k={one.k}: each must lie between 1 and samples={one.samples}")
 
 
 @dataclass(frozen=True)
@@ -76,14 +81,14 @@ class EvalConfig(EvalSetsConfig):
     validation_samples: int
     patience: int | None
 
-    def __post_init__(self):
-        super().__post_init__()
-        _require(self.interval >= 1, f"eval.interval={self.interval} must be at least 1")
-        _require(self.validation >= 0, f"eval.validation={self.validation} must not be negative")
-        _require(self.validation_samples >= 0, f"eval.validation_samples={self.validation_samples} must not be negative")
-        _require(VALIDATION not in self.resolved(), f"eval.sets.{VALIDATION}: the name is that of the questions held out; choose another")
-        _require(self.patience is None or self.patience >= 1, f"eval.patience={self.patience} must be null or at least 1")
-        _require(self.patience is None or self.validation > 0, "eval.patience needs a validation set: set eval.validation")
+    def check(self, require: Require) -> None:
+        super().check(require)
+        require(self.interval >= 1, f"interval={self.interval} must be at least 1")
+        require(self.validation >= 0, f"validation={self.validation} must not be negative")
+        require(self.validation_samples >= 0, f"validation_samples={self.validation_samples} must not be negative")
+        require(VALIDATION not in self.resolved(), f"sets.{VALIDATION}: the name is that of the questions held out; choose another")
+        require(self.patience is None or self.patience >= 1, f"patience={self.patience} must be null or at least 1")
+        require(self.patience is None or self.validation > 0, "patience needs a validation set: set eval.validation")
 
     @property
     def of_validation(self) -> EvalSet:

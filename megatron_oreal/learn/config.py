@@ -2,12 +2,8 @@
 
 from dataclasses import dataclass
 
+from megatron_oreal.checked import Checked, Require
 from megatron_oreal.model.config import Layout
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -19,11 +15,11 @@ class ParallelConfig(Layout):
     control_timeout_s: float
     lost_after_s: float
 
-    def __post_init__(self):
-        super().__post_init__()
-        _require(self.dp is None or self.dp >= 1, f"parallel.dp={self.dp} must be at least 1")
+    def check(self, require: Require) -> None:
+        super().check(require)
+        require(self.dp is None or self.dp >= 1, f"dp={self.dp} must be at least 1")
         for name in ("timeout_s", "control_timeout_s", "lost_after_s"):
-            _require(getattr(self, name) > 0, f"parallel.{name} must be above 0")
+            require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be above 0")
 
     def data_parallel(self, world_size: int) -> int:
         """DP size of a world; raises ValueError where the world does not divide, or is not the one asked for."""
@@ -35,7 +31,7 @@ class ParallelConfig(Layout):
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """AdamW with linear warm-up and cosine decay (spec, Schedule): conf/optimizer/."""
 
     lr: float
@@ -47,10 +43,10 @@ class OptimizerConfig:
     eps: float
     clip_grad: float
 
-    def __post_init__(self):
-        _require(0 <= self.min_lr <= self.lr, f"optimizer: min_lr={self.min_lr} must lie between 0 and lr={self.lr}")
-        _require(self.warmup_steps >= 0, f"optimizer: warmup_steps={self.warmup_steps} must not be negative")
-        _require(self.clip_grad > 0, f"optimizer: clip_grad={self.clip_grad} must be above 0")
+    def check(self, require: Require) -> None:
+        require(0 <= self.min_lr <= self.lr, f"min_lr={self.min_lr} must lie between 0 and lr={self.lr}")
+        require(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must not be negative")
+        require(self.clip_grad > 0, f"clip_grad={self.clip_grad} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -70,17 +66,17 @@ class TokenRMConfig:
 
 
 @dataclass(frozen=True)
-class LearnConfig:
+class LearnConfig(Checked):
     """The training step's own settings: conf/learn/."""
 
     tokens_per_micro_batch: int
 
-    def __post_init__(self):
-        _require(self.tokens_per_micro_batch >= 1, f"learn.tokens_per_micro_batch={self.tokens_per_micro_batch} must be at least 1")
+    def check(self, require: Require) -> None:
+        require(self.tokens_per_micro_batch >= 1, f"tokens_per_micro_batch={self.tokens_per_micro_batch} must be at least 1")
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Checked):
     """What is kept of a run so that it can go on: conf/train.yaml; see TrainConfig.resume."""
 
     interval: int
@@ -90,7 +86,7 @@ class CheckpointConfig:
     hf_interval: int
     hf_keep_last: int
 
-    def __post_init__(self):
+    def check(self, require: Require) -> None:
         least_values = (("interval", 1), ("keep_last", 1), ("keep_best", 0), ("timeout_s", 1), ("hf_interval", 0), ("hf_keep_last", 1))
         for name, least in least_values:
-            _require(getattr(self, name) >= least, f"checkpoint.{name}={getattr(self, name)} must be at least {least}")
+            require(getattr(self, name) >= least, f"{name}={getattr(self, name)} must be at least {least}")

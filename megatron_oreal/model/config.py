@@ -2,23 +2,20 @@
 
 from dataclasses import dataclass
 
+from megatron_oreal.checked import Checked, Require
+
 DTYPES = ("float32", "bfloat16")
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """Where policy, token RM and reference start from: conf/model/."""
 
     path: str
     dtype: str
 
-    def __post_init__(self):
-        _require(self.dtype in DTYPES, f"model.dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
+    def check(self, require: Require) -> None:
+        require(self.dtype in DTYPES, f"dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
 
 
 def sequence_multiple(cp: int) -> int:
@@ -27,7 +24,7 @@ def sequence_multiple(cp: int) -> int:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Checked):
     """How a model is cut over ranks; the data-parallel ones hold it again."""
 
     tp: int
@@ -36,11 +33,11 @@ class Layout:
     cp: int
     sequence_parallel: bool
 
-    def __post_init__(self):
+    def check(self, require: Require) -> None:
         for name in ("tp", "pp", "cp"):
-            _require(getattr(self, name) >= 1, f"parallel.{name}={getattr(self, name)} must be at least 1")
-        _require(self.vpp is None or (self.vpp > 1 and self.pp > 1), f"parallel.vpp={self.vpp} must be above 1 and needs parallel.pp > 1")
-        _require(self.tp > 1 or not self.sequence_parallel, "parallel.sequence_parallel=true needs parallel.tp > 1")
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+        require(self.vpp is None or (self.vpp > 1 and self.pp > 1), f"vpp={self.vpp} must be above 1 and needs parallel.pp > 1")
+        require(self.tp > 1 or not self.sequence_parallel, "sequence_parallel=true needs parallel.tp > 1")
 
 
 ONE_RANK = Layout(tp=1, pp=1, vpp=None, cp=1, sequence_parallel=False)
@@ -48,7 +45,7 @@ ONE_RANK = Layout(tp=1, pp=1, vpp=None, cp=1, sequence_parallel=False)
 
 
 @dataclass(frozen=True)
-class ComputeConfig:
+class ComputeConfig(Checked):
     """Recomputation, number formats and optional kernels: conf/compute/. What is there is found at start (model.compute)."""
 
     recompute: str
@@ -57,7 +54,7 @@ class ComputeConfig:
     attention: str
     fused_weight_gradients: bool
 
-    def __post_init__(self):
+    def check(self, require: Require) -> None:
         for name, allowed in (
             ("recompute", ("none", "selective", "full")),
             ("fp8", ("none", "hybrid", "e4m3")),
@@ -65,4 +62,4 @@ class ComputeConfig:
             ("attention", ("auto", "flash", "fused", "unfused")),
         ):
             value = getattr(self, name)
-            _require(value in allowed, f"compute.{name}={value!r} is not one of {', '.join(allowed)}")
+            require(value in allowed, f"{name}={value!r} is not one of {', '.join(allowed)}")

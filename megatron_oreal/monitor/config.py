@@ -2,21 +2,18 @@
 
 from dataclasses import dataclass
 
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+from megatron_oreal.checked import Checked, Require
 
 
 @dataclass(frozen=True)
-class WandbConfig:
+class WandbConfig(Checked):
     """Weights & Biases; its run's id is kept in <run_dir>/wandb.id, so that a resumed run goes on there."""
 
     project: str | None
     mode: str
 
-    def __post_init__(self):
-        _require(self.mode in ("offline", "online"), f"monitor.wandb.mode={self.mode!r} is not one of offline, online")
+    def check(self, require: Require) -> None:
+        require(self.mode in ("offline", "online"), f"mode={self.mode!r} is not one of offline, online")
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class MonitorConfig:
 
 
 @dataclass(frozen=True)
-class ProfileConfig:
+class ProfileConfig(Checked):
     """A trace of some steps, a file a rank in <run_dir>/profile."""
 
     kind: str | None
@@ -45,7 +42,7 @@ class ProfileConfig:
     steps: int
     memory: bool
 
-    def __post_init__(self):
-        _require(self.kind in (None, "torch"), f"profile.kind={self.kind!r} is not torch or null")
+    def check(self, require: Require) -> None:
+        require(self.kind in (None, "torch"), f"kind={self.kind!r} is not torch or null")
         for name in ("first", "steps"):
-            _require(getattr(self, name) >= 1, f"profile.{name}={getattr(self, name)} must be at least 1")
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")

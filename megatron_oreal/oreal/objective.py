@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
+from megatron_oreal.checked import Checked, Require
+
 CHOICES = {
     "loss": ("oreal", "reinforce"),
     "advantage": ("rloo", "grpo"),
@@ -24,12 +26,12 @@ def require_choice(field: str, value: str, allowed: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Checked):
     """The objective's choices; conf/objective/released.yaml says what each means.
 
     The defaults are that file's, so that the algorithm can be run without any: what the authors' trainer does. A test holds them together.
 
-    Raises ValueError (one line, field and allowed values) for a value outside of the allowed ones.
+    Raises ValueError (field and allowed values) for values outside of the allowed ones, a line each.
     """
 
     advantage: str = "rloo"
@@ -48,18 +50,16 @@ class Objective:
     importance_cap: float | None = None
     loss: str = "oreal"
 
-    def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            require_choice(name, getattr(self, name), allowed)
+    def check(self, require: Require) -> None:
         for name, inside, allowed in (
+            *((name, getattr(self, name) in choices, ", ".join(choices)) for name, choices in CHOICES.items()),
             ("threshold", 0 <= self.threshold < 1, "0 <= threshold < 1"),
             ("topk_ratio", 0 < self.topk_ratio <= 1, "0 < topk_ratio <= 1"),
             ("eta", 0 <= self.eta < float("inf"), "0 <= eta, finite"),
             ("importance_cap", self.importance_cap is None or self.importance_cap > 0, "above 0, or null"),
             ("beta", 0 <= self.beta < float("inf"), "0 <= beta, finite"),
         ):
-            if not inside:
-                raise ValueError(f"{name} is {getattr(self, name)}, allowed: {allowed}")
+            require(inside, f"{name} is {getattr(self, name)!r}, allowed: {allowed}")
 
     @classmethod
     def released(cls, **changes: object) -> Self:

@@ -2,41 +2,38 @@
 
 from dataclasses import dataclass
 
+from megatron_oreal.checked import Checked, Require
 from megatron_oreal.config import TrainConfig
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 @dataclass(frozen=True)
-class Lengths:
+class Lengths(Checked):
     """Response lengths in tokens: lognormal, cut at the rollout's limits. Assumed until a run's response/length_mean is known."""
 
     median: float
     spread: float
     prompt: int
 
-    def __post_init__(self):
-        _require(self.median >= 1 and self.spread >= 0 and self.prompt >= 1, f"plan.lengths: {self} must be positive")
+    def check(self, require: Require) -> None:
+        for name, least in (("median", 1), ("spread", 0), ("prompt", 1)):
+            require(getattr(self, name) >= least, f"{name}={getattr(self, name)} must be at least {least}")
 
 
 @dataclass(frozen=True)
-class Efficiency:
+class Efficiency(Checked):
     """Shares of the device's figures that are reached: assumed, to be set from measurements."""
 
     matmul: float
     memory: float
     network: float
 
-    def __post_init__(self):
+    def check(self, require: Require) -> None:
         for name in ("matmul", "memory", "network"):
-            _require(0 < getattr(self, name) <= 1, f"plan.efficiency.{name}={getattr(self, name)} must be above 0 and at most 1")
+            require(0 < getattr(self, name) <= 1, f"{name}={getattr(self, name)} must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
-class PlanConfig:
+class PlanConfig(Checked):
     """What a run's configuration does not say: the machine, the model's shape where its folder is elsewhere, the workload."""
 
     gpus: int
@@ -50,13 +47,12 @@ class PlanConfig:
     decode_overhead_ms: float
     deadline_s: float
 
-    def __post_init__(self):
-        _require(0 < self.mixed <= 1, f"plan.mixed={self.mixed} must be above 0 and at most 1")
+    def check(self, require: Require) -> None:
+        require(0 < self.mixed <= 1, f"mixed={self.mixed} must be above 0 and at most 1")
         for name in ("gpus", "gpus_per_host", "disk_gb_s", "decode_overhead_ms", "deadline_s"):
-            _require(getattr(self, name) > 0, f"plan.{name}={getattr(self, name)} must be above 0")
-        _require(
-            self.gpus % min(self.gpus, self.gpus_per_host) == 0, f"plan.gpus={self.gpus} are no whole hosts of {self.gpus_per_host} GPUs"
-        )
+            require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be above 0")
+        host = max(min(self.gpus, self.gpus_per_host), 1)
+        require(self.gpus % host == 0, f"gpus={self.gpus} are no whole hosts of {self.gpus_per_host} GPUs")
 
     @property
     def hosts(self) -> int:

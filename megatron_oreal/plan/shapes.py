@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from megatron_oreal.model.hf_files import read_config
-
 _QWEN2 = {"model_type": "qwen2", "vocab_size": 152064, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 _7B = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
 _32B = {"hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8}
@@ -28,11 +26,13 @@ def shape_of(path: str, shape: str | None):
     Raises:
         ValueError: neither is there.
     """
+    from transformers import AutoConfig  # here, because it takes seconds
+
+    from megatron_oreal.model.hf_files import read_config
+
     if path and (Path(path) / "config.json").is_file():
         return read_config(path), path
     if shape is None:
         raise ValueError(f"plan: model.path={path or 'null'} is no folder here, and plan.shape is not set; shapes: {', '.join(SHAPES)}")
-    from transformers import AutoConfig  # here, because it takes seconds
-
     where = f"{shape}, as model.path={path} is not here" if path else shape
     return AutoConfig.for_model(**SHAPES[shape]), where

@@ -3,18 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_oreal.checked import Checked, Require
+
 PLACEMENTS = ("colocated", "disaggregated", "external")
 SYNCS = ("distributed", "tensor", "disk")
 LOCALHOST = "127.0.0.1"
 
 
-def _require(condition: bool, field_name: str, value: object, rule: str) -> None:
-    if not condition:
-        raise ValueError(f"rollout.{field_name} is {value!r}, it must be {rule}")
-
-
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(Checked):
     """Sampling (spec, One iteration), the server, and weight sync."""
 
     samples: int
@@ -44,28 +41,24 @@ class RolloutConfig:
     sync_timeout_s: float
     server_args: dict[str, Any]
 
-    def __post_init__(self):
-        _require(self.samples >= 2, "samples", self.samples, "at least 2: an advantage compares the samples of a question")
-        _require(self.temperature > 0, "temperature", self.temperature, "above 0: greedy samples of a question are all the same")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "above 0")
-        _require(bool(self.stop_word), "stop_word", self.stop_word, "one token of the tokenizer")
-        _require(self.placement in PLACEMENTS, "placement", self.placement, " or ".join(PLACEMENTS))
-        _require(bool(self.urls) == (self.placement == "external"), "urls", self.urls, "given if and only if placement is external")
-        _require(len(set(self.urls)) == len(self.urls), "urls", self.urls, "all different")
-        _require(self.router is None or bool(self.urls), "router", self.router, "null where placement is not external")
-        _require(self.oversample >= 1, "oversample", self.oversample, "at least 1")
-        _require(0 <= self.tail < 1, "tail", self.tail, "at least 0 and below 1")
+    def check(self, require: Require) -> None:
+        require(self.samples >= 2, f"samples={self.samples} must be at least 2: an advantage compares the samples of a question")
+        require(self.temperature > 0, f"temperature={self.temperature} must be above 0: greedy samples of a question are all the same")
+        require(0 < self.top_p <= 1, f"top_p={self.top_p} must be above 0 and at most 1")
+        require(self.max_new_tokens > 0, f"max_new_tokens={self.max_new_tokens} must be above 0")
+        require(bool(self.stop_word), f"stop_word={self.stop_word!r} must be one token of the tokenizer")
+        require(self.placement in PLACEMENTS, f"placement={self.placement!r} must be {' or '.join(PLACEMENTS)}")
+        require(bool(self.urls) == (self.placement == "external"), f"urls={self.urls} must be given if and only if placement is external")
+        require(len(set(self.urls)) == len(self.urls), f"urls={self.urls} must be all different")
+        require(self.router is None or bool(self.urls), f"router={self.router!r} must be null where placement is not external")
+        require(self.oversample >= 1, f"oversample={self.oversample} must be at least 1")
+        require(0 <= self.tail < 1, f"tail={self.tail} must be at least 0 and below 1")
         for name in ("engines", "tp"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.sync in SYNCS, "sync", self.sync, " or ".join(SYNCS))
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+        require(self.sync in SYNCS, f"sync={self.sync!r} must be {' or '.join(SYNCS)}")
         positive = ("ready_timeout_s", "request_timeout_s", "concurrency", "health_interval_s", "lost_after_s", "sync_bucket_mb")
         for name in (*positive, "sync_timeout_s"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-
-    def check_lengths(self) -> None:
-        """For whoever samples answers of max_new_tokens; an evaluation has a length of its own. Raises ValueError."""
-        _require(self.max_new_tokens < self.max_total_tokens, "max_new_tokens", self.max_new_tokens, "below rollout.max_total_tokens")
+            require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be above 0")
 
     @property
     def releases_memory(self) -> bool:

@@ -109,7 +109,7 @@ def test_a_bad_hugging_face_folder(source, tmp_path, capsys, case):
 
 @pytest.mark.parametrize(
     ("tp", "pp", "message"),
-    [(4, 1, "2 key-value heads cannot be split over parallel.tp=4"), (1, 3, "4 layers cannot be split"), (0, 1, "parallel.tp=0")],
+    [(4, 1, "2 key-value heads cannot be split over parallel.tp=4"), (1, 3, "4 layers cannot be split"), (0, 1, "tp=0 must")],
 )
 def test_a_layout_that_does_not_fit(source, tmp_path, capsys, tp, pp, message):
     refused(capsys, to_megatron(source, tmp_path / "out", tp=tp, pp=pp), message, tmp_path / "out")

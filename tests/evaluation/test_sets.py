@@ -131,7 +131,7 @@ def test_sets_are_configured_together_and_one_by_one():
     ("overrides", "message"),
     [
         (["+eval.sets.a.data=A", "+eval.sets.a.sampels=4"], "unknown key eval.sets.a.sampels"),
-        (["+eval.sets.a.split=test"], "missing required field"),
+        (["+eval.sets.a.split=test"], "eval.sets.a.data is missing"),
         (["eval.data=a.jsonl", "eval.samples=4", "eval.k=[8]"], "eval.k=[8]: each must lie between 1 and samples=4"),
         (["eval.data=a.jsonl", "+eval.sets.a=b"], "eval.sets.a: eval.data has the same name"),
         (["+eval.sets.a.data=A", "+eval.sets.a.temperature=0", "+eval.sets.a.samples=2"], "eval.sets.a.temperature=0"),
