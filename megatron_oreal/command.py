@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from megatron_oreal.errors import LostPeer, NotWritten, ServerError
 from megatron_oreal.launcher import INTERRUPTED, run_local_ranks
 from megatron_oreal.learn.config import ParallelConfig
+from megatron_oreal.model.architecture import check_written
 from megatron_oreal.monitor.logs import output_of_rank, quiet_libraries
 from megatron_oreal.stop import REQUESTS
 
@@ -34,6 +35,8 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
             print(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
             return 0
         end_with_parent()
+        if hasattr(config, "parallel"):  # what a line of its config.json tells must not wait for what a rank imports
+            check_written(config.model.path, config.parallel)
         ranks = _ranks_to_start(getattr(config, "parallel", None))
         if ranks > 1:
             return run_local_ranks(module, arguments, ranks)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import SftConfig, load
-from megatron_oreal.data.prompts import Template, load_tokenizer, stop_token
 from megatron_oreal.data.questions import read_rows, text_field
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.trackers import check_trackers, open_trackers
@@ -23,6 +22,7 @@ EXPORT_TIMEOUT_S = 1800.0
 
 def read_examples(config: SftConfig) -> list[Sample]:
     """Every line as prompt and response tokens, the stop token at the end; errors name file, line and field."""
+    from megatron_oreal.data.prompts import Template, load_tokenizer, stop_token  # imported late: whoever only starts ranks needs no torch
     from megatron_oreal.learn.supervised import example
 
     tokenizer = load_tokenizer(config.model.path)

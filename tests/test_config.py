@@ -1,5 +1,6 @@
 """Every experiment composes; all that is wrong with a configuration is said, a line each, with status 2 before anything starts."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def test_wrong_values_are_one_line(capsys, override, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.path": "no/such/folder"}, "model: no/such/folder is no Hugging Face model folder (config.json is missing)"),
+        ({"model.path": "no/such/folder"}, "model.path: no/such/folder is no Hugging Face model folder (config.json is missing)"),
         ({"rollout.stop_word": "the end"}, "rollout.stop_word: 'the end' is"),
         ({"data.train": "no/such.jsonl"}, "no/such.jsonl: no such file"),
         (
@@ -194,6 +195,22 @@ def test_all_that_is_wrong_is_said_together(capsys):
     }
 
 
+HEADS_ON_THREE = "error{}: model: 4 attention heads cannot be split over parallel.tp=3"
+
+
+@pytest.mark.parametrize("rank", [{}, {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}])
+@pytest.mark.parametrize("command", ["train", "sft"])
+def test_a_layout_that_the_model_does_not_divide_by_is_refused_before_anything_heavy_is_imported(tiny_model, tmp_path, command, rank):
+    """By whoever starts the ranks, and by a rank that a launcher started."""
+    overrides = [f"model.path={tiny_model()}", "data.train=D", f"run_dir={tmp_path / 'run'}", "parallel.tp=3"]
+    heavy = "[m for m in ('torch', 'transformers', 'megatron') if m in sys.modules]"
+    code = f"import sys; from megatron_oreal import {command} as c; status = c.main({overrides}); assert not {heavy}; sys.exit(status)"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | rank, capture_output=True, text=True, timeout=60)
+    said = HEADS_ON_THREE.format(" (rank 0)" if rank else "")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, said)
+    assert all(line.startswith("error") for line in done.stderr.splitlines()) and not (tmp_path / "run").exists()
+
+
 def test_a_judge_is_set_on_the_command_line(capsys):
     given = ["verify.judge.urls=[http://a:1,http://b:2]", "verify.judge.model=J"]
     config = load(TrainConfig, "train", [*GIVEN, "verify=rule_then_judge", *given, "verify.judge_on=undecided"])
@@ -220,7 +237,7 @@ def test_wrong_input_is_said_once_a_host(capsys, monkeypatch, tmp_path):
             monkeypatch.setenv(name, value)
         assert train.main([*GIVEN, "model.path=no/such/folder", f"run_dir={tmp_path}"]) == 2
     assert (
-        capsys.readouterr().err == "error (rank 8): model: no/such/folder is no Hugging Face model folder (config.json is missing)\n"
+        capsys.readouterr().err == "error (rank 8): model.path: no/such/folder is no Hugging Face model folder (config.json is missing)\n"
     )
 
 

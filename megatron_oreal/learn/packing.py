@@ -25,7 +25,7 @@ class Cost:
 
     @classmethod
     def of(cls, hf, head_dim: int) -> "Cost":
-        """Of the layers of an HF config of gpt.FAMILIES; the LM head, which sees response tokens alone, is left out.
+        """Of the layers of an HF config of model.architecture; the LM head, which sees response tokens alone, is left out.
 
         Two FLOPs per weight and token; causal attention is two products (scores, values) over half of length x length.
         """

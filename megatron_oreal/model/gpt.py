@@ -1,6 +1,5 @@
 """The three models of OREAL as Megatron GPTModels: what their last pipeline stage returns, and how an HF config builds them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,19 +10,13 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from megatron_oreal.model.architecture import FAMILIES, check_fields
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.config import Layout
 from megatron_oreal.model.logprobs import vocab_parallel_logprobs
 from megatron_oreal.model.platform import Platform
 
 Role = Literal["policy", "token_rm"]
-FAMILIES = {  # model_type of the HF config -> (bias on q, k, v; norm on q and k)
-    "qwen2": (True, False),
-    "qwen3": (False, True),
-    "llama": (False, False),
-}
-LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""Parameters of Llama 3's rope scaling that Megatron fixes; only the factor varies."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,7 @@ def build(hf, role: Role, layout: Layout, compute: Compute) -> list[GPTModel]:
     """This rank's part of a model, weights unset (see hf_weights.load): one chunk, or `vpp` of them in an interleaved pipeline.
 
     Args:
-        hf: a transformers config of one of FAMILIES.
+        hf: a transformers config of one of model.architecture.FAMILIES.
         role: "policy" (also the reference) or "token_rm".
     Raises:
         ValueError: an architecture that this project does not map, or one that does not divide by the layout.
@@ -139,7 +132,7 @@ def _build_chunk(hf, role: Role, tp: int, config: TransformerConfig, platform: P
         share_embeddings_and_output_weights=role == "policy" and hf.tie_word_embeddings,
         position_embedding_type="rope",
         rotary_base=hf.rope_parameters["rope_theta"],
-        rope_scaling=_rope_type(hf) == "llama3",
+        rope_scaling=hf.rope_parameters["rope_type"] == "llama3",
         rope_scaling_factor=hf.rope_parameters.get("factor", 1.0),
         vp_stage=vp_stage,
     )
@@ -190,42 +183,8 @@ def _leave(weight: Tensor) -> Tensor:
 
 
 def check_architecture(hf, layout: Layout) -> None:
-    """Raise one line naming what does not fit, before anything is built."""
-    if hf.model_type not in FAMILIES:
-        raise ValueError(f"model: architecture {hf.model_type!r} is not one of {', '.join(FAMILIES)}")
-    for field, asked, supported in _computation(hf):
-        if asked not in supported:
-            raise ValueError(f"model: {field} {asked!r} is not supported, only {' and '.join(map(repr, supported))}")
-    heads, groups = hf.num_attention_heads, hf.num_key_value_heads
-    if groups < 1 or heads % groups:
-        raise ValueError(f"model: {heads} attention heads cannot share {groups} key-value heads evenly")
-    for what, size, name, parts in (
-        ("attention heads", heads, "tp", layout.tp),
-        ("key-value heads", groups, "tp", layout.tp),
-        ("feed-forward size", hf.intermediate_size, "tp", layout.tp),
-        ("layers", hf.num_hidden_layers, "pp", layout.pp),
-        ("layers of a stage", hf.num_hidden_layers // layout.pp, "vpp", layout.vpp or 1),
-    ):
-        if size % parts:
-            raise ValueError(f"model: {size} {what} cannot be split over parallel.{name}={parts}")
-
-
-def _computation(hf) -> Iterator[tuple[str, object, tuple]]:
-    """What a config may ask a layer to compute, beside its sizes: (field, value, values that are supported)."""
-    rope = hf.rope_parameters
-    yield "rope type", _rope_type(hf), ("default", "llama3")
-    if _rope_type(hf) == "llama3":
-        yield from ((f"rope_parameters.{name}", rope[name], (value,)) for name, value in LLAMA3_ROPE.items())
-    yield "rope_parameters.partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), (1.0,)
-    yield "hidden_act", hf.hidden_act, ("silu",)
-    for name in ("attention_bias", "mlp_bias"):
-        yield name, getattr(hf, name, False), (False,)
-    for kind in set(getattr(hf, "layer_types", None) or ()):
-        yield "layer type", kind, ("full_attention",)
-
-
-def _rope_type(hf) -> str:
-    return hf.rope_parameters.get("rope_type", "default")
+    """Raise ValueError, a line for each thing in a transformers config that does not fit, before anything is built."""
+    check_fields(hf.to_dict(), layout)
 
 
 def head_dim(hf) -> int:

@@ -11,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from megatron_oreal.model.architecture import config_file
+
 INDEX = "model.safetensors.index.json"
 CARRIED_ALONG = ("*.json", "merges.txt", "vocab.txt", "*.model", "*.tiktoken", "*.jinja", "additional_chat_templates/*.jinja", "LICENSE*")
 """What belongs to a checkpoint beside its weights: config, generation config, tokenizer, chat templates."""
@@ -142,8 +144,7 @@ def check_folder(folder: str | Path) -> Path:
         ValueError: one line saying what is missing.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"model: {folder} is no Hugging Face model folder (config.json is missing)")
+    config_file(folder)
     missing = sorted(n for n in set(_weight_map(folder).values()) if not (folder / n).is_file())
     if missing:
         raise ValueError(f"model: {folder} lacks {_some(missing)}, named in {INDEX}")
@@ -160,13 +161,12 @@ def read_config(folder: str | Path):
     """
     from transformers import AutoConfig  # here, because it takes seconds
 
-    if not (Path(folder) / "config.json").is_file():
-        raise ValueError(f"model: {folder} is no Hugging Face model folder (config.json is missing)")
+    file = config_file(folder)
     try:
         return AutoConfig.from_pretrained(folder)
     except Exception as error:  # each field has its validator, and each validator its errors
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
-        raise ValueError(f"model: {Path(folder) / 'config.json'} cannot be read ({reason[:300]})") from error
+        raise ValueError(f"model: {file} cannot be read ({reason[:300]})") from error
 
 
 def carry_along(source: Path, target: Path) -> None:
