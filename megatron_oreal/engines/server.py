@@ -164,12 +164,15 @@ def _cpu_share(config: RolloutConfig, model: Path, dtype: str) -> CpuShare:
 
 
 def _cpu_flags(cpu: CpuShare) -> dict:
-    """The cache's size is said in tokens: a share of the memory would have to guess what ranks that load beside the engine will take."""
+    """The cache's size is said in tokens: a share of the memory would have to guess what ranks that load beside the engine will take.
+
+    For SGLang they have already taken it from the share; hence one that is never reached.
+    """
     return {
         "device": "cpu",
         "attention-backend": "torch_native",
         "disable-overlap-schedule": True,
-        "mem-fraction-static": 0.95,
+        "mem-fraction-static": 0.999,
         "max-total-tokens": cpu.cache_tokens,
     }
 
