@@ -78,6 +78,7 @@ class Publisher:
                 _warn_of_retry(attempt, failure)
         if self._engines:
             self._engines.put_in_service(engines)
+        self._ranks.platform.release_cached_memory()  # what the weights were gathered in
         seconds = {"time/sync": time.perf_counter() - started, "time/sync_proof": self._proof_s}
         return seconds | {"policy/version": version, "sync/attempts": attempt}
 
