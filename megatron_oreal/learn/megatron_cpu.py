@@ -20,6 +20,7 @@ def install() -> None:
     if torch.cuda.is_available() or isinstance(getattr(torch.cuda, "oreal_cpu_mode", None), _CudaMeansCpu):
         return
     cpu_products.install()
+    torch.compiler.set_stance("force_eager")  # Megatron compiles its fused functions: without a GPU that takes a C++ compiler and minutes
     _redirect_torch_cuda()
     _replace_adam()
     torch.cuda.oreal_cpu_mode = _CudaMeansCpu()  # the mode lives as long as the process; kept here so that it is entered once
@@ -87,7 +88,7 @@ class CpuFusedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One AdamW update of every parameter that has a gradient, by torch's own functional AdamW."""
+        """One AdamW update of every parameter that has a gradient, by torch's own fused AdamW."""
         for group in self.param_groups:
             if not group["params"]:
                 continue
@@ -104,6 +105,7 @@ class CpuFusedAdam(torch.optim.Optimizer):
                 [],
                 [torch.tensor(float(group["step"] - 1)) for _ in params],
                 foreach=False,
+                fused=True,  # in one pass, without temporaries as large as the weights
                 amsgrad=False,
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],

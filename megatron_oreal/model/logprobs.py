@@ -72,7 +72,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             rows.add_at(grad, targets[part], grad_logprobs[part])
             grad = grad.to(hidden.dtype)
             grad_hidden[part] = grad @ rows.weight
-            grad_weight[: len(rows.weight)] += grad.t() @ hidden[part]
+            rows.accumulate(grad_weight, grad, hidden[part])
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
 
 
@@ -87,6 +87,14 @@ class _LocalRows:
     def logits(self, hidden: Tensor) -> Tensor:
         """[chunk, hidden] -> [chunk, rows] in float32."""
         return torch.nn.functional.linear(hidden, self.weight).float()
+
+    def accumulate(self, grad_weight: Tensor, grad: Tensor, hidden: Tensor) -> None:
+        """Add the product of grad [chunk, rows] and hidden [chunk, h] to grad_weight [padded rows, h], which is float32."""
+        mine = grad_weight[: len(self.weight)]
+        if grad.dtype == mine.dtype:
+            mine.addmm_(grad.t(), hidden)  # in place: the product of a chunk is as large as the head
+        else:
+            mine += grad.t() @ hidden
 
     def _local(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         local = targets - self.first
