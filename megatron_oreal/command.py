@@ -20,10 +20,11 @@ from megatron_oreal.stop import REQUESTS
 PR_SET_PDEATHSIG = 1
 
 
-def run_command(module: str, compose: Callable, run: Callable, arguments: list[str] | None = None) -> int:
+def run_command(module: str, compose: Callable, run: Callable, arguments: list[str] | None = None, check: Callable | None = None) -> int:
     """Compose the configuration and run it, in several local ranks where the layout needs them and nobody started any.
 
-    `--cfg` prints the composed configuration and ends. Exit status: 0 done, 1 something failed in the run, 2 wrong input,
+    `--cfg` prints the composed configuration and ends. `check` looks at the configuration before any rank is started, and raises ValueError
+    where it cannot be run here. Exit status: 0 done, 1 something failed in the run, 2 wrong input,
     130 interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -37,6 +38,8 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
         end_with_parent()
         if hasattr(config, "parallel"):  # what a line of its config.json tells must not wait for what a rank imports
             check_written(config.model.path, config.parallel)
+        if check:
+            check(config)
         ranks = _ranks_to_start(getattr(config, "parallel", None))
         if ranks > 1:
             return run_local_ranks(module, arguments, ranks)
@@ -54,7 +57,7 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
 def _ranks_to_start(parallel: ParallelConfig | None) -> int:
     """How many ranks the layout needs, or 0 where this process is one of a job's ranks already."""
     started_by_a_launcher = "RANK" in os.environ or _is_task_of_srun()
-    return 0 if parallel is None or started_by_a_launcher else parallel.tp * parallel.pp * parallel.cp * (parallel.dp or 1)
+    return 0 if parallel is None or started_by_a_launcher else parallel.ranks
 
 
 def _own_log(config) -> AbstractContextManager:

@@ -35,6 +35,7 @@ class TrainConfig(Checked):
     run_dir: str
     seed: int
     steps: int
+    memory_gib: float | None
     model: ModelConfig
     parallel: ParallelConfig
     compute: ComputeConfig
@@ -90,6 +91,7 @@ class SftConfig(Checked):
     steps: int
     examples_per_step: int
     log_interval: int
+    memory_gib: float | None
     model: ModelConfig
     parallel: ParallelConfig
     compute: ComputeConfig
@@ -110,6 +112,7 @@ class EvaluateConfig(Checked):
     """Everything an evaluation of a checkpoint or of running servers needs: conf/evaluate.yaml."""
 
     run_dir: str
+    memory_gib: float | None
     model: ModelConfig
     rollout: RolloutConfig
     verify: VerifyConfig
@@ -124,6 +127,7 @@ class EvaluateConfig(Checked):
 class PassrateConfig(Checked):
     """Everything tools/passrate.py needs: conf/passrate.yaml."""
 
+    memory_gib: float | None
     model: ModelConfig
     rollout: RolloutConfig
     verify: VerifyConfig

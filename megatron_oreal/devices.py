@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 GIB = 2**30
+CPU = "cpu"
+"""For the planner: a machine without any of these."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from megatron_oreal.command import run_command
 from megatron_oreal.config import EvaluateConfig, load
 from megatron_oreal.data.prompts import Template, load_tokenizer, stop_token
+from megatron_oreal.engines.demand import at_one_time
 from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.evaluation.answers import Answered
 from megatron_oreal.evaluation.evaluator import Asking, Evaluator, askings
@@ -26,6 +28,7 @@ from megatron_oreal.evaluation.markdown import as_json, as_markdown
 from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.monitor.console import Console
+from megatron_oreal.plan.host.start import refuse_what_cannot_fit
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, finish
 from megatron_oreal.verify import Verifier
@@ -96,8 +99,12 @@ def _ask(
 ) -> None:
     """What is not answered yet; each question is kept when its last verdict is there."""
     run_dir = Path(config.run_dir)
+    together = Counter()  # what is asked in the same way is asked together
+    for one in asked:
+        together[one.sampling] += len(one.prompts)
+    at_once = at_one_time(config.rollout, [(questions, sampling.samples) for sampling, questions in together.items()])
     with ExitStack() as stack:
-        engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, run_dir))
+        engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, run_dir, at_once))
         verifier = stack.enter_context(Verifier(config.verify, run_dir / DISAGREEMENTS))
         engines.wait_ready()
         console = stack.enter_context(Console("evaluation", total))
@@ -144,7 +151,9 @@ def _line(one: Report) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command("megatron_oreal.evaluate", lambda overrides: load(EvaluateConfig, "evaluate", overrides), run, arguments)
+    return run_command(
+        "megatron_oreal.evaluate", lambda overrides: load(EvaluateConfig, "evaluate", overrides), run, arguments, refuse_what_cannot_fit
+    )
 
 
 if __name__ == "__main__":

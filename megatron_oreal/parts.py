@@ -13,6 +13,7 @@ from megatron_oreal.coordinator.selector import Selector
 from megatron_oreal.coordinator.workers import Workers
 from megatron_oreal.data.prompts import PromptSource, Template
 from megatron_oreal.debug import RecordedSteps, check_recorded
+from megatron_oreal.engines import demand
 from megatron_oreal.engines.engines import Engines, external_engines, supervised_here
 from megatron_oreal.evaluation.config import VALIDATION
 from megatron_oreal.evaluation.evaluator import Evaluator, askings
@@ -87,7 +88,8 @@ def _open_engines(config: TrainConfig, ranks: Ranks, stack: ExitStack) -> Engine
         hosts, host = ranks.hosts()
         check_way(rollout, hosts, ranks.platform.is_cpu)
         numbers = rollout.engines_of(host, hosts) if ranks.placement.local_rank == 0 else range(0)
-        stack.enter_context(supervised_here(rollout, config.model.path, config.model.dtype, run_dir, numbers))
+        asked = demand.of_training(config)
+        stack.enter_context(supervised_here(rollout, config.model.path, config.model.dtype, run_dir, numbers, asked))
     if not ranks.conducts:
         return None
     engines = Engines(rollout, run_dir, external_engines(rollout))

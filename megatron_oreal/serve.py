@@ -14,6 +14,7 @@ from pathlib import Path
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import TrainConfig, load
+from megatron_oreal.engines import demand
 from megatron_oreal.engines.supervisor import Supervisor
 from megatron_oreal.errors import ServerError
 from megatron_oreal.model.config import ModelConfig
@@ -29,6 +30,7 @@ class Serving:
     rollout: RolloutConfig
     host: int
     hosts: int
+    asked: int  # answers that each engine is asked for at one time
 
     def __post_init__(self):
         if self.rollout.placement != "disaggregated":
@@ -45,7 +47,7 @@ def compose(overrides: list[str]) -> Serving:
     """From the training run's overrides and srun's variables."""
     config = load(TrainConfig, "train", overrides)
     host, hosts = (int(os.environ.get(name, default)) for name, default in (("SLURM_PROCID", 0), ("SLURM_NTASKS", 1)))
-    return Serving(config.run_dir, config.model, config.rollout, host, hosts)
+    return Serving(config.run_dir, config.model, config.rollout, host, hosts, demand.of_training(config))
 
 
 def run(config: Serving) -> None:
@@ -55,7 +57,8 @@ def run(config: Serving) -> None:
         ServerError: none of them comes up.
     """
     signal.signal(signal.SIGUSR1, lambda signum, frame: None)  # not SIG_IGN, which SGLang would inherit
-    supervisor = Supervisor(config.rollout, config.model.path, config.model.dtype, Path(config.run_dir), config.numbers)
+    model, run_dir = config.model, Path(config.run_dir)
+    supervisor = Supervisor(config.rollout, model.path, model.dtype, run_dir, config.numbers, config.asked)
     supervisor.start()
     try:
         with suppress(KeyboardInterrupt):  # told to end, which is no failure: the ranks may be saving

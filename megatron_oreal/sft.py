@@ -14,6 +14,7 @@ from megatron_oreal.config import SftConfig, load
 from megatron_oreal.data.questions import read_rows, text_field
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.trackers import check_trackers, open_trackers
+from megatron_oreal.plan.host.start import refuse_what_cannot_fit
 from megatron_oreal.trajectory import Sample
 
 EXPORT_TIMEOUT_S = 1800.0
@@ -73,7 +74,8 @@ def run(config: SftConfig) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command("megatron_oreal.sft", lambda overrides: load(SftConfig, "sft", overrides), run, arguments)
+    compose = lambda overrides: load(SftConfig, "sft", overrides)  # noqa: E731
+    return run_command("megatron_oreal.sft", compose, run, arguments, refuse_what_cannot_fit)
 
 
 if __name__ == "__main__":

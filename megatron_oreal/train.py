@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from megatron_oreal.command import run_command
 from megatron_oreal.config import TrainConfig, load
+from megatron_oreal.plan.host.start import refuse_what_cannot_fit
 from megatron_oreal.trajectory import Directive, TrainBatch, Work
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def collect(coordinator: "Coordinator", step: int, version: int, sampled: TrainB
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command("megatron_oreal.train", lambda overrides: load(TrainConfig, "train", overrides), run, arguments)
+    return run_command(
+        "megatron_oreal.train", lambda overrides: load(TrainConfig, "train", overrides), run, arguments, refuse_what_cannot_fit
+    )
 
 
 if __name__ == "__main__":

@@ -21,9 +21,11 @@ from megatron_oreal.command import run_command
 from megatron_oreal.config import PassrateConfig, load
 from megatron_oreal.data.prompts import Template, fitting, load_tokenizer, stop_token
 from megatron_oreal.data.questions import read_questions, read_rows
+from megatron_oreal.engines import demand
 from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.monitor.console import Console
+from megatron_oreal.plan.host.start import refuse_what_cannot_fit
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Prompt
 from megatron_oreal.verify import Verifier
@@ -96,9 +98,9 @@ def _settings(config: PassrateConfig) -> dict:
 
 def _rate(config: PassrateConfig, tokenizer, prompts: Sequence[Prompt], partial: Partial, total: int) -> None:
     """Sample and verify these questions; each is noted when its last verdict is there."""
-    out = Path(config.out).resolve()
+    out, asked = Path(config.out).resolve(), demand.of_passrate(config)
     with ExitStack() as stack:
-        engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, out.parent))
+        engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, out.parent, asked))
         verifier = stack.enter_context(Verifier(config.verify, out.with_name(out.name + ".disagreements")))
         engines.wait_ready()
         rollout = Rollout(config.rollout, engines, tokenizer)
@@ -130,7 +132,9 @@ def _write(config: PassrateConfig, out: Path, rated: dict[str, Rated]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command("tools/passrate.py", lambda overrides: load(PassrateConfig, "passrate", overrides), run, arguments)
+    return run_command(
+        "tools/passrate.py", lambda overrides: load(PassrateConfig, "passrate", overrides), run, arguments, refuse_what_cannot_fit
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.doctor import inputs, services, software, storage
+from megatron_oreal.doctor import inputs, memory, services, software, storage
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, Finding, Findings, report
 from megatron_oreal.doctor.network import Absent, Meeting, differing
 
@@ -67,6 +67,8 @@ def _first_node_alone(findings: Findings, config: TrainConfig, wishes: Wishes, n
     """What one node finds out for all; the transformers config of the model."""
     model = inputs.check_inputs(findings, config)
     inputs.check_layout(findings, config, wishes.ranks, wishes.ranks_per_node, nodes)
+    if model:
+        memory.check_memory(findings, config, wishes.ranks, wishes.ranks_per_node)
     services.check_judge(findings, config)
     services.check_engines(findings, config)
     return model

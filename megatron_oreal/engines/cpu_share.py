@@ -1,9 +1,9 @@
 """CPU shim: what an engine takes of a machine without a GPU, by its model and what it is asked for. Not used where CUDA is."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_oreal.model.shape import cache_bytes_per_token, read_shape
 from megatron_oreal.rollout.config import RolloutConfig
 
 SMALL_MODEL_BYTES = 200e6
@@ -22,21 +22,23 @@ class CpuShare:
     cache_tokens: int  # of prompts and answers in progress; more requests than fit wait for their turn
 
     @classmethod
-    def of(cls, model: Path, dtype: str, rollout: RolloutConfig, cores: int, free_bytes: int) -> "CpuShare":
-        """`cores` and `free_bytes` are the machine's; its engines share them evenly.
-
-        The cache holds what is asked at one time, as far as memory allows, and one whole trajectory in any case.
-        """
+    def of(cls, model: Path, dtype: str, rollout: RolloutConfig, asked: int, cores: int, free_bytes: int) -> "CpuShare":
+        """`asked`: answers that it is asked for at one time. `cores` and `free_bytes` are the machine's; its engines share them evenly."""
         weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
         threads = 1 if weights < SMALL_MODEL_BYTES else max(cores // (rollout.tp * rollout.engines), 1)
-        asked = rollout.concurrency * rollout.samples * rollout.max_total_tokens
-        fitting = int(free_bytes * MEMORY_SHARE / rollout.engines / cache_bytes_per_token(model, dtype))
-        return cls(threads, max(min(asked, fitting, MOST_CACHE_TOKENS), rollout.max_total_tokens + 1))
+        return cls(threads, cache_tokens(read_shape(model), dtype, rollout, asked, free_bytes))
 
 
-def cache_bytes_per_token(model: Path, dtype: str) -> int:
-    """Keys and values of one token in all layers."""
-    hf = json.loads((model / "config.json").read_text())
-    heads = hf.get("num_key_value_heads") or hf["num_attention_heads"]
-    head_dim = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
-    return 2 * hf["num_hidden_layers"] * heads * head_dim * BYTES[dtype]
+def cache_tokens(hf, dtype: str, rollout: RolloutConfig, asked: int, free_bytes: int) -> int:
+    """Of an engine: what it is asked for at one time, as far as memory allows, and one whole trajectory in any case.
+
+    An explicit rollout.server_args.max-total-tokens wins. `hf`: the model's config, or its Shape.
+    """
+    fitting = int(free_bytes * MEMORY_SHARE / rollout.engines / token_bytes(hf, dtype, rollout.tp))
+    wanted = min(asked * rollout.max_total_tokens, fitting, MOST_CACHE_TOKENS)
+    return int(rollout.server_args.get("max-total-tokens", max(wanted, rollout.max_total_tokens + 1)))
+
+
+def token_bytes(hf, dtype: str, tp: int) -> int:
+    """Of keys and values of one token, on all of an engine's TP ranks together."""
+    return tp * cache_bytes_per_token(hf, tp, BYTES[dtype])

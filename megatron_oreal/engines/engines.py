@@ -231,9 +231,9 @@ def external_engines(config: RolloutConfig) -> list[Endpoint]:
 
 
 @contextmanager
-def open_engines(config: RolloutConfig, model_path: str, dtype: str, run_dir: Path) -> Iterator[Engines]:
-    """The engines of whoever is alone on one host: started or found here, stopped on the way out."""
-    with supervised_here(config, model_path, dtype, run_dir, range(config.engines)):
+def open_engines(config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, asked: int | None = None) -> Iterator[Engines]:
+    """The engines of whoever is alone on one host: started or found here, stopped on the way out. `asked`: see Server."""
+    with supervised_here(config, model_path, dtype, run_dir, range(config.engines), asked):
         engines = Engines(config, run_dir, external_engines(config))
         try:
             yield engines
@@ -242,12 +242,12 @@ def open_engines(config: RolloutConfig, model_path: str, dtype: str, run_dir: Pa
 
 
 @contextmanager
-def supervised_here(config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, numbers: range) -> Iterator[None]:
+def supervised_here(config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, numbers: range, asked: int | None) -> Iterator[None]:
     """Where engines are colocated, those with these numbers run on this host."""
     if config.placement != "colocated" or not numbers:
         yield
         return
-    supervisor = Supervisor(config, model_path, dtype, run_dir, numbers)
+    supervisor = Supervisor(config, model_path, dtype, run_dir, numbers, asked)
     supervisor.start()
     try:
         yield

@@ -18,6 +18,7 @@ from megatron_oreal import launcher
 from megatron_oreal.engines.cpu_share import CpuShare
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
+from megatron_oreal.machine import Memory
 from megatron_oreal.rollout.config import RolloutConfig
 
 LOG_TAIL_LINES = 15
@@ -33,16 +34,27 @@ class Server:
     """
 
     def __init__(
-        self, config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, number: int = 0, start: int = 0, first_gpu: int = 0
+        self,
+        config: RolloutConfig,
+        model_path: str,
+        dtype: str,
+        run_dir: Path,
+        number: int = 0,
+        start: int = 0,
+        first_gpu: int = 0,
+        asked: int | None = None,
     ):
-        """`number` among the run's engines; `start` counts its restarts, each with a log of its own."""
+        """`number` among the run's engines; `start` counts its restarts, each with a log of its own.
+
+        `asked`: answers that it is asked for at one time (see demand); None: as many as it may be.
+        """
         self._config = config
         name = f"sglang{f'-{number}' if number else ''}{f'-restart{start}' if start else ''}"
         self._log = run_dir / f"{name}.log"
         self._stopped = False
         port = launcher.free_port()
         self.endpoint = Endpoint(f"http://{_reached_at(config.bind)}:{port}", secrets.token_hex(24), str(self._log))
-        cpu = _cpu_share(config, Path(model_path), dtype) if _no_cuda() else None
+        cpu = _cpu_share(config, Path(model_path), dtype, asked) if _no_cuda() else None
         flags = {
             "model-path": model_path,
             "host": config.bind,
@@ -56,8 +68,11 @@ class Server:
             **(_cpu_flags(cpu) if cpu else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory}),
             **config.server_args,
         }
+        self._process = self._start(flags, _own_environment() | (_cpu_environment(config.tp, cpu) if cpu else {}))
+
+    def _start(self, flags: dict, environment: dict[str, str]) -> subprocess.Popen:
         with open(_private(self._log), "ab") as log:
-            self._process = launcher.start_module(
+            return launcher.start_module(
                 "megatron_oreal.engines.sglang_cpu",
                 _as_arguments(flags),
                 stdin=subprocess.DEVNULL,
@@ -65,7 +80,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=partial(_tie_to, os.getpid()),
-                env=_own_environment() | (_cpu_environment(config.tp, cpu) if cpu else {}),
+                env=environment,
             )
 
     @property
@@ -159,8 +174,9 @@ def _own_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ranks and not name.startswith("TORCHELASTIC_")}
 
 
-def _cpu_share(config: RolloutConfig, model: Path, dtype: str) -> CpuShare:
-    return CpuShare.of(model, dtype, config, len(os.sched_getaffinity(0)), psutil.virtual_memory().available)
+def _cpu_share(config: RolloutConfig, model: Path, dtype: str, asked: int | None) -> CpuShare:
+    asked = asked or config.concurrency * config.samples
+    return CpuShare.of(model, dtype, config, asked, len(os.sched_getaffinity(0)), Memory.of_this_machine().free)
 
 
 def _cpu_flags(cpu: CpuShare) -> dict:

@@ -21,8 +21,8 @@ FAILED_STARTS = 3
 class Supervisor(threading.Thread):
     """The thread that starts a host's servers and lives as long as they do (the kernel ends a server with the thread that forked it)."""
 
-    def __init__(self, config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, numbers: range):
-        """`numbers`: which of the run's engines are this host's."""
+    def __init__(self, config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, numbers: range, asked: int | None):
+        """`numbers`: which of the run's engines are this host's; `asked`: answers that each is asked for at one time (see demand)."""
         super().__init__(name="engines", daemon=True)
         self._folder = registry_folder(run_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -30,16 +30,14 @@ class Supervisor(threading.Thread):
             for name in (f"{number}.json", f"{number}.lost"):
                 (self._folder / name).unlink(missing_ok=True)
         self._control, self._done = ControlReader(self._folder), threading.Event()
+
+        def maker(number: int, place: int) -> Callable[[int], Server]:
+            return lambda start: Server(config, model_path, dtype, run_dir, number, start, place * config.tp, asked)
+
         self._engines = [
-            _Supervised(
-                self._folder, self._control, number, config.ready_timeout_s, self._maker(config, model_path, dtype, run_dir, number, place)
-            )
+            _Supervised(self._folder, self._control, number, config.ready_timeout_s, maker(number, place))
             for place, number in enumerate(numbers)
         ]
-
-    @staticmethod
-    def _maker(config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, number: int, place: int) -> Callable[[int], Server]:
-        return lambda start: Server(config, model_path, dtype, run_dir, number, start, first_gpu=place * config.tp)
 
     def run(self) -> None:
         try:

@@ -21,6 +21,11 @@ class ParallelConfig(Layout):
         for name in ("timeout_s", "control_timeout_s", "lost_after_s"):
             require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be above 0")
 
+    @property
+    def ranks(self) -> int:
+        """The fewest that it wants: what is started where nobody has started any."""
+        return self.tp * self.pp * self.cp * (self.dp or 1)
+
     def data_parallel(self, world_size: int) -> int:
         """DP size of a world; raises ValueError where the world does not divide, or is not the one asked for."""
         model_parallel = self.tp * self.pp * self.cp

@@ -15,6 +15,7 @@ from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.config import Layout
 from megatron_oreal.model.logprobs import vocab_parallel_logprobs
 from megatron_oreal.model.platform import Platform
+from megatron_oreal.model.shape import head_dim, padded_vocab_size
 
 Role = Literal["policy", "token_rm"]
 
@@ -185,13 +186,3 @@ def _leave(weight: Tensor) -> Tensor:
 def check_architecture(hf, layout: Layout) -> None:
     """Raise ValueError, a line for each thing in a transformers config that does not fit, before anything is built."""
     check_fields(hf.to_dict(), layout)
-
-
-def head_dim(hf) -> int:
-    """Channels of one attention head."""
-    return getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
-
-
-def padded_vocab_size(hf, tp: int) -> int:
-    """The vocabulary rounded up so that each TP rank holds as many rows."""
-    return -(-hf.vocab_size // tp) * tp

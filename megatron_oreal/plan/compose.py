@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from omegaconf import OmegaConf
 
 from megatron_oreal.config import conf_dir, load
-from megatron_oreal.devices import DEVICES
+from megatron_oreal.devices import CPU, DEVICES
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.shapes import SHAPES
 
@@ -17,9 +17,9 @@ def compose(overrides: Sequence[str]) -> Planned:
         ValueError: as config.load; or a GPU or a shape that the planner does not know.
     """
     chosen = next((o.partition("=")[2] for o in overrides if o.startswith("experiment=")), "")
-    section = None if any(o.startswith("plan=") for o in overrides) else _section_of(chosen)
+    section = None if any(o.startswith("plan=") for o in overrides) else _section_of(chosen) or (f"plan.gpu={CPU}" in overrides and CPU)
     planned = load(Planned, "plan", [*overrides, *([f"plan={section}"] if section else [])])
-    _refuse_unknown("gpu", planned.plan.gpu, DEVICES)
+    _refuse_unknown("gpu", planned.plan.gpu, (*DEVICES, CPU))
     if planned.plan.shape is not None:
         _refuse_unknown("shape", planned.plan.shape, SHAPES)
     return planned

@@ -64,7 +64,7 @@ def _build(hf, role: str, stage: int, request: Request) -> Built:
     compute = Compute(platform, getattr(torch, request.dtype), replace(PLAIN, recompute=request.recompute), "torch")
     with torch.device("meta"):
         chunks = gpt.build(hf, "token_rm" if role == "token_rm" else "policy", request.parallel, compute)
-    with FakeTensorMode(allow_non_fake_inputs=True), _Alive() as alive:
+    with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
         for chunk in chunks:
             _make_fake(chunk)
         parameters, weights = sum(p.numel() for c in chunks for p in c.parameters()), alive.bytes
@@ -150,7 +150,7 @@ def _make_fake(chunk: torch.nn.Module) -> None:
     chunk._apply = lambda *_: chunk  # dtype and device are right, and torch cannot swap a fake parameter for itself
 
 
-class _Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):
     """Counts the bytes of storages that operations made and that still live, and their peak."""
 
     def __init__(self):

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from megatron_oreal.devices import DEVICES, GIB
 from megatron_oreal.model import gpt
-from megatron_oreal.model.config import ONE_RANK
 from megatron_oreal.plan import timing
 from megatron_oreal.plan.build import Built, Request, Role, build
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.engine import EngineMemory, engine_memory
-from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload
+from megatron_oreal.plan.host.need import roles
+from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload, whole
 from megatron_oreal.rollout.config import LOCALHOST
 
 PROCESS_GIB = 3.0
@@ -95,11 +95,6 @@ class Plan:
         return timing.step_seconds(self.parts)
 
 
-def roles(config: Planned) -> tuple[Role, ...]:
-    """The models that the objective needs."""
-    return ("policy", *(["token_rm"] if config.objective.token_rm else []), *(["reference"] if config.objective.beta else []))
-
-
 def make_plan(config: Planned, hf, shape: str, builds: bool) -> Plan:
     """Of a configuration whose layout divides the GPUs and the model.
 
@@ -123,11 +118,6 @@ def make_plan(config: Planned, hf, shape: str, builds: bool) -> Plan:
     memory, engines = [*_memory_obstacles(config, stages, engine)], [*_engine_obstacles(config, hf)]
     notes = [*_notes(config, engine), *_differences(models, estimated)]
     return Plan(config, hf, shape, parameters, stages, engine, parts, memory, engines, notes)
-
-
-def whole(hf) -> int:
-    """Parameters of the whole model."""
-    return Formula(hf, Workload(ONE_RANK, "none", "bfloat16", 1, 1, 1)).parameters("policy", 0)
 
 
 def _workload(config: Planned, hf) -> Workload:

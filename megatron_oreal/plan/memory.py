@@ -5,8 +5,9 @@ Names: h hidden size, f feed-forward size, s tokens of a micro-batch on a rank (
 
 from dataclasses import dataclass
 
-from megatron_oreal.model import gpt
-from megatron_oreal.model.config import Layout
+from megatron_oreal.model import shape
+from megatron_oreal.model.architecture import FAMILIES
+from megatron_oreal.model.config import ONE_RANK, Layout
 from megatron_oreal.model.logprobs import chunk_tokens
 from megatron_oreal.plan.build import Built, Role
 
@@ -51,11 +52,11 @@ class Formula:
         """Number on one rank."""
         hf, parallel = self.hf, self.work.parallel
         tp, h = parallel.tp, hf.hidden_size
-        qkv_bias, qk_norm = gpt.FAMILIES[hf.model_type]
+        qkv_bias, qk_norm = FAMILIES[hf.model_type]
         queries, keys = self._heads
         layer = h * (2 * queries + 2 * keys + 3 * hf.intermediate_size) // tp + 2 * h
-        layer += (queries + 2 * keys) // tp * qkv_bias + 2 * gpt.head_dim(hf) * qk_norm
-        vocabulary = gpt.padded_vocab_size(hf, tp) // tp * h
+        layer += (queries + 2 * keys) // tp * qkv_bias + 2 * shape.head_dim(hf) * qk_norm
+        vocabulary = shape.padded_vocab_size(hf, tp) // tp * h
         first, last = stage == 0, stage == parallel.pp - 1
         tied = role != "token_rm" and hf.tie_word_embeddings
         head = h if role == "token_rm" else vocabulary * (not tied or not first)
@@ -68,8 +69,13 @@ class Formula:
     @property
     def _heads(self) -> tuple[int, int]:
         """Channels of all queries, of all keys."""
-        head_dim = gpt.head_dim(self.hf)
+        head_dim = shape.head_dim(self.hf)
         return self.hf.num_attention_heads * head_dim, self.hf.num_key_value_heads * head_dim
+
+    @property
+    def _number(self) -> int:
+        """Bytes of a weight, and of an activation."""
+        return NUMBER_BYTES[self.work.dtype]
 
     @property
     def _sizes(self) -> tuple[int, float, float, float]:
@@ -84,8 +90,8 @@ class Formula:
         """What one layer keeps of a micro-batch for its backward pass (see plan.kernels), its input included."""
         tp, hf = self.work.parallel.tp, self.hf
         column, stream, _, projection = self._sizes
-        (queries, keys), head_dim = self._heads, gpt.head_dim(hf)
-        qk_norm = gpt.FAMILIES[hf.model_type][1]
+        (queries, keys), head_dim = self._heads, shape.head_dim(hf)
+        qk_norm = FAMILIES[hf.model_type][1]
         # Both norms' inputs and outputs; the fused q, k, v; q and k rotated (and, in Qwen3, normed before); attention's output.
         kept = 4 * stream + column * ((queries + 2 * keys) + (1 + qk_norm) * (queries + keys) + queries) / tp
         kept += 4 * column * head_dim  # cosines and sines, for q and for k
@@ -99,7 +105,7 @@ class Formula:
         if stage < parallel.pp - 1:
             return 0.0
         whole = self._sizes[2]
-        rows = gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
+        rows = shape.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
         number = NUMBER_BYTES[self.work.dtype]
         # Hidden states of the response tokens and their gradient; the head's gradient in float32, and a chunk's part of it; its logits.
         return 2 * whole + rows * h * (4 + number) + min(chunk_tokens(rows), self.work.tokens // parallel.cp) * rows * number
@@ -135,10 +141,15 @@ class Formula:
         mine, chunks, last = self.work.tokens // parallel.cp, parallel.vpp or 0, stage == parallel.pp - 1
         # The residual stream around attention, its norm, what comes from other stages and, kept for each chunk, what goes to them.
         streams = 4 + (chunks + (stage > 0) if chunks else (not last) * (1 + (stage > 0)))
-        layers = 4 * projection + streams * stream + max(chunks, 1) * mine * gpt.head_dim(self.hf) * 4  # angles, in float32
+        layers = 4 * projection + streams * stream + max(chunks, 1) * mine * shape.head_dim(self.hf) * 4  # angles, in float32
         if not last:
             return layers
-        rows = gpt.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
+        rows = shape.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
         logits = min(chunk_tokens(rows), mine) * rows
         # Of a chunk: logits in float32, their exponentials, the chunk's before, which still lives, and what float32 was made from.
         return max(layers, whole + (12 + (number if number < 4 else 0)) * logits + (2 + chunks) * stream)
+
+
+def whole(hf) -> int:
+    """Parameters of the whole model."""
+    return Formula(hf, Workload(ONE_RANK, "none", "bfloat16", 1, 1, 1)).parameters("policy", 0)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from megatron_oreal.devices import DEVICES, GIB
+from megatron_oreal.devices import DEVICES
 from megatron_oreal.plan.fit import Plan
 from megatron_oreal.plan.search import Candidate
+from megatron_oreal.plan.tables import NAMES, gib, row
 
-NAMES = {"policy": "policy", "token_rm": "token RM", "reference": "reference"}
 SHOWN = 5
 """Layouts of a search."""
 
@@ -32,49 +32,45 @@ def _head(plan: Plan) -> Iterator[str]:
 
 
 def _models(plan: Plan) -> Iterator[str]:
-    yield _row("GiB a GPU", ("parameters", "weights", "gradients", "optimizer", "activations", "log-probs"))
+    yield row("GiB a GPU", ("parameters", "weights", "gradients", "optimizer", "activations", "log-probs"))
     for stage in plan.stages:
         for m in stage.models:
             logprobs = stage.logprobs if m.role == "policy" else 0
-            sizes = [_gib(n) for n in (m.weights, m.gradients, m.optimizer, m.activations, logprobs)]
-            yield _row(f"stage {stage.stage}, {NAMES[m.role]}", (f"{m.parameters / 1e9:.3f} B", *sizes))
+            sizes = [gib(n) for n in (m.weights, m.gradients, m.optimizer, m.activations, logprobs)]
+            yield row(f"stage {stage.stage}, {NAMES[m.role]}", (f"{m.parameters / 1e9:.3f} B", *sizes))
 
 
 def _gpus(plan: Plan) -> Iterator[str]:
     e = plan.engine
     yield (
-        f"engine: weights {_gib(e.weights)}, KV cache of {e.kv_tokens:,} tokens {_gib(e.kv_cache)}, else {_gib(e.working)}; "
-        f"while the models train {_gib(e.released)}"
+        f"engine: weights {gib(e.weights)}, KV cache of {e.kv_tokens:,} tokens {gib(e.kv_cache)}, else {gib(e.working)}; "
+        f"while the models train {gib(e.released)}"
     )
-    yield _row("GiB a GPU", ("state", "+ activations", "+ else", "+ engine", "= training", "state", "+ else", "+ engine", "= sampling"))
+    yield row("GiB a GPU", ("state", "+ activations", "+ else", "+ engine", "= training", "state", "+ else", "+ engine", "= sampling"))
     for s in plan.stages:
         training = (s.state, s.activations, s.allowance, s.released, s.training)
         sampling = (s.state, s.sync, s.engine, s.sampling)
-        yield _row(f"stage {s.stage}", [_gib(n) for n in (*training, *sampling)])
+        yield row(f"stage {s.stage}", [gib(n) for n in (*training, *sampling)])
 
 
 def _step(plan: Plan) -> Iterator[str]:
-    yield _row("a step", ("PFLOP", "seconds"))
+    yield row("a step", ("PFLOP", "seconds"))
     for part in plan.parts:
-        yield _row(part.name, (f"{part.flops / 1e15:.1f}", f"{part.seconds:.1f}")) + ("  meanwhile" if part.overlapped else "")
+        yield row(part.name, (f"{part.flops / 1e15:.1f}", f"{part.seconds:.1f}")) + ("  meanwhile" if part.overlapped else "")
     steps, flops = plan.config.steps, sum(part.flops for part in plan.parts)
-    yield _row("in all", (f"{flops / 1e15:.1f}", f"{plan.seconds:.1f}")) + f"  {steps} steps: {plan.seconds * steps / 3600:.1f} h"
-
-
-def _row(name: str, cells: Sequence[str]) -> str:
-    return f"{name:<18}" + "".join(f"{cell:>14}" for cell in cells)
+    yield row("in all", (f"{flops / 1e15:.1f}", f"{plan.seconds:.1f}")) + f"  {steps} steps: {plan.seconds * steps / 3600:.1f} h"
 
 
 def _found(found: Sequence[Candidate]) -> Iterator[str]:
     yield f"{len(found)} layouts fit by the formula" + (", the fastest:" if found else "")
     for candidate in found[:SHOWN]:
-        yield f"{candidate.seconds:8.1f} s {_gib(candidate.plan.fullest):>6} GiB  {' '.join(candidate.changes) or 'as it is'}"
+        yield f"{candidate.seconds:8.1f} s {gib(candidate.plan.fullest):>6} GiB  {' '.join(candidate.changes) or 'as it is'}"
 
 
 def _verdict(plan: Plan, suggestion: str | None) -> Iterator[str]:
     yield from (f"note: {note}" for note in plan.notes)
     if not plan.obstacles:
-        yield f"fits: at most {_gib(plan.fullest)} of {DEVICES[plan.config.plan.gpu].memory_gib} GiB a GPU"
+        yield f"fits: at most {gib(plan.fullest)} of {DEVICES[plan.config.plan.gpu].memory_gib} GiB a GPU"
         return
     yield from (f"does not fit: {obstacle.reason}" for obstacle in plan.obstacles)
     yield (
@@ -82,10 +78,6 @@ def _verdict(plan: Plan, suggestion: str | None) -> Iterator[str]:
         if suggestion
         else "no change was found with which it fits: more GPUs (plan.gpus), or larger ones (plan.gpu)"
     )
-
-
-def _gib(nbytes: float) -> str:
-    return f"{nbytes / GIB:.2f}"
 
 
 def as_json(plan: Plan, suggestion: str | None, found: Sequence[Candidate] | None) -> dict[str, Any]:

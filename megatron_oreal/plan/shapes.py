@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
+from megatron_oreal.model.shape import Shape, read_shape
+
 _QWEN2 = {"model_type": "qwen2", "vocab_size": 152064, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+_SMALL = _QWEN2 | {"vocab_size": 151936, "tie_word_embeddings": True, "rope_theta": 1e6, "max_position_embeddings": 32768}
+_05B = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2}
+_15B = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2}
 _7B = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
 _32B = {"hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8}
 
 SHAPES = {  # from the config.json files of the models' Hugging Face pages
+    "qwen2.5-0.5b": _SMALL | _05B,
+    "qwen2.5-1.5b": _SMALL | _15B,
     "qwen2.5-7b": _QWEN2 | _7B | {"rope_theta": 1e6, "max_position_embeddings": 131072},
     "qwen2.5-32b": _QWEN2 | _32B | {"rope_theta": 1e6, "max_position_embeddings": 131072},
     # Also Qwen2.5-Math-7B, from which it was distilled, but for its longest position.
@@ -26,13 +33,29 @@ def shape_of(path: str, shape: str | None):
     Raises:
         ValueError: neither is there.
     """
-    from transformers import AutoConfig  # here, because it takes seconds
+    from transformers import AutoConfig  # these here, because they take seconds
 
     from megatron_oreal.model.hf_files import read_config
 
-    if path and (Path(path) / "config.json").is_file():
+    if _is_here(path):
         return read_config(path), path
+    where = _said(path, shape)
+    return AutoConfig.for_model(**SHAPES[shape]), where
+
+
+def sizes_of(path: str, shape: str | None) -> tuple[Shape, str]:
+    """The same without transformers: sizes alone. Arguments and errors as shape_of."""
+    if _is_here(path):
+        return read_shape(path), path
+    where = _said(path, shape)
+    return Shape.of(SHAPES[shape]), where
+
+
+def _is_here(path: str) -> bool:
+    return bool(path) and (Path(path) / "config.json").is_file()
+
+
+def _said(path: str, shape: str | None) -> str:
     if shape is None:
         raise ValueError(f"plan: model.path={path or 'null'} is no folder here, and plan.shape is not set; shapes: {', '.join(SHAPES)}")
-    where = f"{shape}, as model.path={path} is not here" if path else shape
-    return AutoConfig.for_model(**SHAPES[shape]), where
+    return f"{shape}, as model.path={path} is not here" if path else shape

@@ -12,8 +12,7 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.model import gpt
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.plan.build import BuildFailed, Built, Request, build
-from megatron_oreal.plan.fit import whole
-from megatron_oreal.plan.memory import Formula, Workload
+from megatron_oreal.plan.memory import Formula, Workload, whole
 from megatron_oreal.plan.shapes import SHAPES
 from tests.settings import compute_config, optimizer, parallel_config
 

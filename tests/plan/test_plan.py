@@ -144,7 +144,7 @@ def test_a_folders_own_shape_is_planned(capsys, tiny_model):
     ("arguments", "message"),
     [
         (["experiment=oreal_7b", "plan.gpu=h300"], "plan.gpu='h300' is not one of a100-80g, h100-80g, h200"),
-        (["experiment=oreal_7b", "plan.shape=gpt5"], "plan.shape='gpt5' is not one of qwen2.5-7b"),
+        (["experiment=oreal_7b", "plan.shape=gpt5"], "plan.shape='gpt5' is not one of qwen2.5-0.5b, qwen2.5-1.5b"),
         (["experiment=oreal_7b", "plan.gpux=8"], "unknown key plan.gpux"),
         (["experiment=oreal_7b", "plan.gpus=12"], "plan.gpus=12 are no whole hosts of 8 GPUs"),
         (["experiment=oreal_32b", "plan.gpus=16"], "world size 16 is not TP 8 x PP 4 x CP 1 x DP"),

@@ -1,0 +1,35 @@
+"""How many answers an engine is asked for at one time: what its cache has to hold."""
+
+from collections.abc import Iterable
+from math import ceil, inf
+
+from megatron_oreal.config import EvaluateConfig, PassrateConfig, TrainConfig
+from megatron_oreal.evaluation.config import EvalSetsConfig
+from megatron_oreal.rollout.config import RolloutConfig
+
+Round = tuple[float, int]
+"""Questions that are asked together, math.inf where nobody has counted them, and samples of each."""
+
+
+def of_training(config: TrainConfig) -> int:
+    """A step, the questions held out, and the test sets; these one after the other."""
+    step = (ceil(config.data.questions_per_step * config.rollout.oversample), config.rollout.samples)
+    held_out = [(config.eval.validation, samples) for samples in (1, config.eval.validation_samples)]
+    return at_one_time(config.rollout, [step, *held_out, *_sets(config.eval)])
+
+
+def of_evaluation(config: EvaluateConfig) -> int:
+    return at_one_time(config.rollout, _sets(config.eval))
+
+
+def of_passrate(config: PassrateConfig) -> int:
+    return at_one_time(config.rollout, [(config.questions_at_once, config.rollout.samples)])
+
+
+def _sets(config: EvalSetsConfig) -> list[Round]:
+    return [(inf, samples) for one in config.resolved().values() for samples in (1, one.samples)]
+
+
+def at_one_time(rollout: RolloutConfig, rounds: Iterable[Round]) -> int:
+    """The most that one engine has of any of these rounds: questions go to the engine with the least to do."""
+    return max(ceil(min(rollout.concurrency, questions / rollout.engines)) * samples for questions, samples in rounds)

@@ -1,0 +1,55 @@
+"""The memory that this machine has for a run, or its container where that has less."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes."""
+
+    total: int  # what all processes together may hold
+    free: int  # of it, what nobody holds now; files that the kernel keeps for later are free
+
+    @classmethod
+    def of_this_machine(cls, root: Path = Path("/")) -> "Memory":
+        """The least of what the kernel has and of the limits of our control groups (version 1 or 2). `root`: where /proc and /sys are."""
+        machine = psutil.virtual_memory()
+        limits = [cls(machine.total, machine.available), *_control_groups(root)]
+        return cls(min(limit.total for limit in limits), max(min(limit.free for limit in limits), 0))
+
+
+def _control_groups(root: Path) -> Iterator[Memory]:
+    """Of our group and those that it stands in, as far as they have a limit.
+
+    A container may see its own group as the root of the hierarchy while /proc names it by the host's path: then only the root is there.
+    """
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            top = root / "sys/fs/cgroup" / controllers
+            own = top / path.lstrip("/")
+            for folder in (own, *own.parents):
+                with suppress(OSError, ValueError, StopIteration):
+                    yield _limit_of(folder, *(VERSION_1 if controllers else VERSION_2))
+                if folder == top:
+                    break
+
+
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+"""Files with the limit and what is held, and the line of memory.stat that says how much of the latter the kernel would give up."""
+
+
+def _limit_of(folder: Path, limit: str, held: str, reclaimable: str) -> Memory:
+    """Raises OSError, ValueError ("max") or StopIteration where there is none."""
+    most, now = (int((folder / name).read_text()) for name in (limit, held))
+    lines = (folder / "memory.stat").read_text().splitlines()
+    cached = next(int(line.split()[1]) for line in lines if line.split()[0] == reclaimable)
+    return Memory(most, most - now + cached)

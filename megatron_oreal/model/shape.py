@@ -1,0 +1,57 @@
+"""Sizes of a model, from its config.json alone: for whoever must know them at once, without transformers, torch or Megatron."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_oreal.model.architecture import config_file
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The fields of a transformers config that sizes depend on, under its names."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int | None
+    tie_word_embeddings: bool
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> "Shape":
+        """Of the fields of a config.json. Raises KeyError where one is missing that has no default."""
+        optional = {"num_key_value_heads": fields["num_attention_heads"], "head_dim": None, "tie_word_embeddings": False}
+        return cls(**{name: fields.get(name, optional[name]) if name in optional else fields[name] for name in cls.__annotations__})
+
+
+def read_shape(folder: str | Path) -> Shape:
+    """Of a Hugging Face folder.
+
+    Raises:
+        ValueError: its config.json is missing, or does not say all sizes.
+    """
+    path = config_file(folder)
+    try:
+        return Shape.of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"model: {path} does not say the model's sizes ({type(error).__name__}: {error})") from error
+
+
+def head_dim(hf) -> int:
+    """Channels of one attention head."""
+    return getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
+
+
+def padded_vocab_size(hf, tp: int) -> int:
+    """The vocabulary rounded up so that each TP rank holds as many rows."""
+    return -(-hf.vocab_size // tp) * tp
+
+
+def cache_bytes_per_token(hf, tp: int, number: int) -> int:
+    """Keys and values of one token in all layers, on one of an engine's TP ranks. `number`: bytes of one."""
+    return 2 * hf.num_hidden_layers * -(-hf.num_key_value_heads // tp) * head_dim(hf) * number
