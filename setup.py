@@ -77,6 +77,8 @@ DEV = [
     "setuptools>=77",
     "wheel",
 ]
+# Imported by tools/bench_real.py alone.
+BENCH = ["trl==1.16.0"]
 DATA_FOLDERS = ["megatron_oreal.report.web", "megatron_oreal.report.vendor"]  # no packages, though they look like some
 
 
@@ -121,7 +123,7 @@ setup(
     package_data={"megatron_oreal.conf": ["**/*.yaml"], "megatron_oreal.report": ["web/*", "vendor/**/*"]},
     cmdclass={"build_py": BuildWithWebLibraries},
     install_requires=BASE,
-    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV},
+    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "bench": BENCH},
     entry_points={"console_scripts": ["megatron-oreal = megatron_oreal.train:main"]},
     zip_safe=False,
 )
