@@ -174,12 +174,17 @@ class _Spread:
         for mine, theirs in product(self.ranks[busiest], self.ranks[other]):
             yield _Exchange(self._work(mine) - self._work(theirs), mine, theirs, list(mine), list(theirs))
             most, least = self.budget - self._tokens(theirs), self._tokens(mine) - self.budget
-            for give in mine if theirs or may_open else ():
+            takes = self._one_of_each_length(theirs)
+            for give in self._one_of_each_length(mine) if theirs or may_open else ():
                 if self.lengths[give] <= most:
                     yield _Exchange(self.costs[give], mine, theirs, [give], [])
-                for take in theirs:
+                for take in takes:
                     if least <= self.lengths[give] - self.lengths[take] <= most:
                         yield _Exchange(self.costs[give] - self.costs[take], mine, theirs, [give], [take])
+
+    def _one_of_each_length(self, micro: list[int]) -> list[int]:
+        """Equally long samples make the same exchange: of hundreds of short ones all pairs would take longer than they save."""
+        return list({self.lengths[i]: i for i in micro}.values())
 
     def _tokens(self, micro: list[int]) -> int:
         return sum(self.lengths[i] for i in micro)
