@@ -21,6 +21,7 @@ looked at each second (tools/process_tree.py). Answers differ, and so do lengths
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,7 @@ def run_side(
 def run_ours(arguments: argparse.Namespace, asked: Asked, words: list[str], out: Path) -> Side:
     command, threads = [sys.executable, "-m", "megatron_oreal.train", *words], arguments.ours_threads
     env = environment(threads, TORCHDYNAMO_DISABLE="1")
+    shutil.rmtree(out / "ours", ignore_errors=True)  # of an earlier bench: its rows would be counted
     rows, stages = run_side("ours", command, out / "ours" / "metrics.jsonl", out, env, asked.steps)
     return Side(f"ours, {arguments.layout}", our_steps(rows, asked), stages)
 

@@ -65,7 +65,7 @@ class Stage:
 
     held: Held = field(default_factory=lambda: Held(0.0))  # at the most
     seconds: float = 0.0
-    others_s: float = 0.0  # CPU seconds of all other processes of the machine, and stolen from it
+    others_s: float = 0.0  # CPU seconds of all other processes of the machine but whoever looks, and stolen from it
 
     @property
     def others(self) -> float:
@@ -78,7 +78,7 @@ class TreeWatch:
 
     def __init__(self, pid: int):
         self._pid, self._resident = pid, {}
-        self._clock, self._busy, self._ours = time.monotonic(), _busy_s(), {}
+        self._clock, self._busy, self._ours = time.monotonic(), _busy_s(), _spent([psutil.Process()])
         self.stages: dict[str, Stage] = {}
 
     def look(self, name: str) -> None:
@@ -95,16 +95,22 @@ class TreeWatch:
 
     def _count_seconds(self, processes: Sequence[psutil.Process], stage: Stage) -> None:
         """A process that ended since the last look has its last moments counted as others'."""
-        before, self._ours = self._ours, {}
-        for process in processes:
-            with suppress(psutil.Error):
-                times = process.cpu_times()
-                self._ours[process.pid] = times.user + times.system
+        before, self._ours = self._ours, _spent([psutil.Process(), *processes])
         clock, busy = time.monotonic(), _busy_s()
         ours = sum(spent - before.get(pid, 0.0) for pid, spent in self._ours.items())
         stage.seconds += clock - self._clock
         stage.others_s += max(busy - self._busy - ours, 0.0)
         self._clock, self._busy = clock, busy
+
+
+def _spent(processes: Sequence[psutil.Process]) -> dict[int, float]:
+    """CPU seconds of each so far."""
+    found = {}
+    for process in processes:
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            found[process.pid] = times.user + times.system
+    return found
 
 
 def _busy_s() -> float:

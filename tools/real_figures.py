@@ -209,14 +209,14 @@ def as_text(found: dict) -> str:
         cells = [_number(side["figures"][name]) for side in sides]
         cells += [f"{found['ratios'][name]:.2f}" if name in found["ratios"] else ""] if found["ratios"] else []
         lines.append("| " + " | ".join([name, *cells]) + " |")
-    return "\n".join([*lines, "", *_remarks(sides)])
+    return "\n".join([*lines, "", *_remarks(sides, asked["questions"] * asked["samples"])])
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def _remarks(sides: Sequence[dict]) -> list[str]:
+def _remarks(sides: Sequence[dict], trajectories: int) -> list[str]:
     """What held the memory, and what the reader should not overlook."""
     lines = []
     for side in sides:
@@ -228,7 +228,8 @@ def _remarks(sides: Sequence[dict]) -> list[str]:
             lines.append(f"{side['name']}: {share:.0%} of a step is in none of its parts")
         if side["figures"]["cores that others used"] > DISTURBED:
             lines.append(f"{side['name']}: others computed meanwhile: its seconds say little")
-    prompts = {round(s["trained_tokens"] / s["trained"] - s["response_tokens"] / s["trained"], 2) for side in sides for s in side["steps"]}
+    whole = [step for side in sides for step in side["steps"] if step["trained"] == trajectories]
+    prompts = {round(step["trained_tokens"] - step["response_tokens"]) for step in whole}
     if len(prompts) > 1:
-        lines.append(f"the prompts differ: {', '.join(map(str, sorted(prompts)))} tokens in the mean")
+        lines.append(f"the prompts differ: {', '.join(map(str, sorted(prompts)))} tokens")
     return lines
