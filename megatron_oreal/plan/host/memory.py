@@ -34,7 +34,7 @@ class CpuFormula(Formula):
         kept += 4 * column * head_dim(hf)  # cosines and sines, for q and for k
         if FAMILIES[hf.model_type][1]:  # norms of q and k
             kept += tokens * FLOAT * (2 * queries + keys) / tp
-        return kept + 5 * projection  # SwiGLU: its input, twice as wide; what is multiplied with what; its output
+        return kept + 3 * projection  # SwiGLU: its input, twice as wide, and its output
 
     def _float(self, size: float) -> float:
         """Of the same numbers in float32."""
@@ -56,7 +56,9 @@ class CpuFormula(Formula):
         if stage < self.work.parallel.pp - 1:
             return 0.0
         whole, (gradient, chunk, several) = self._sizes[2], self._head()
-        backward = max(gradient + (1 + several) * chunk, 2 * gradient + chunk)  # with a chunk's part of the head's gradient
+        backward = gradient + (1 + several) * chunk
+        if self._number != FLOAT:
+            backward = max(backward, 2 * gradient + chunk)  # with a chunk's part of the head's gradient
         return whole + max(self._logits(), backward + whole)
 
     def _backward(self, role: Role, stage: int) -> float:
@@ -65,8 +67,8 @@ class CpuFormula(Formula):
         parts, layers = self._in_flight(stage)
         full, last = self.work.recompute == "full", stage == parallel.pp - 1
         kept = parts * layers * (stream if full else self.layer()) + parts * stream * (parallel.pp > 1) + self._buffer()
-        # SwiGLU's gradients, when what they were computed from goes: of its input, twice as wide; and the residual stream's.
-        at_a_layer = full * self.layer() + 2 * projection + stream
+        # SwiGLU's gradients: of its output, of both parts of its input, and these joined; and the residual stream's.
+        at_a_layer = full * self.layer() + 5 * projection + stream
         at_the_end = parts * stream * (parallel.pp > 1)
         if role == "policy" and last and self.hf.tie_word_embeddings and parallel.pp == 1:
             gradient = self._head()[0]  # the head's waits for the embedding's, and both for their sum
