@@ -7,7 +7,8 @@ from megatron_oreal.model.shape import cache_bytes_per_token, read_shape
 from megatron_oreal.rollout.config import RolloutConfig
 
 SMALL_MODEL_BYTES = 200e6
-"""Of weights, below which more threads than one only get in each other's way (2 to 8 times slower with half a million parameters)."""
+"""Of weights, below which more threads than one only get in each other's way (2 to 8 times slower with half a million parameters), and
+memory is not what a machine lacks."""
 MOST_CACHE_TOKENS = 65536
 MEMORY_SHARE = 0.25
 """Of the memory that is free at the start, for the caches of all engines: the ranks' models need the rest."""
@@ -20,13 +21,15 @@ class CpuShare:
 
     threads: int  # for each of its TP ranks
     cache_tokens: int  # of prompts and answers in progress; more requests than fit wait for their turn
+    keeps_memory: bool  # of one weight update for the next, else its pages are made anew each time: 0.4 s a GB
 
     @classmethod
     def of(cls, model: Path, dtype: str, rollout: RolloutConfig, asked: int, cores: int, free_bytes: int) -> "CpuShare":
         """`asked`: answers that it is asked for at one time. `cores` and `free_bytes` are the machine's; its engines share them evenly."""
         weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
-        threads = 1 if weights < SMALL_MODEL_BYTES else max(cores // (rollout.tp * rollout.engines), 1)
-        return cls(threads, cache_tokens(read_shape(model), dtype, rollout, asked, free_bytes))
+        small = weights < SMALL_MODEL_BYTES
+        threads = 1 if small else max(cores // (rollout.tp * rollout.engines), 1)
+        return cls(threads, cache_tokens(read_shape(model), dtype, rollout, asked, free_bytes), keeps_memory=small)
 
 
 def cache_tokens(hf, dtype: str, rollout: RolloutConfig, asked: int, free_bytes: int) -> int:

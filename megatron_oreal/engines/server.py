@@ -194,15 +194,14 @@ def _cpu_flags(cpu: CpuShare) -> dict:
 
 
 def _cpu_environment(tp: int, cpu: CpuShare) -> dict[str, str]:
-    """Memory of one weight update kept for the next (else its pages are made anew each time: 0.4 s a GB), and a core for each rank.
-
-    Without the latter SGLang wants one NUMA node a rank.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    binding = "|".join(str(cores[rank % len(cores)]) for rank in range(tp))
-    keep = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-    keep |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu.threads))}
-    return keep | ({"SGLANG_CPU_OMP_THREADS_BIND": binding} if tp > 1 else {})
+    """Threads, what malloc keeps, and a core for each rank: without the latter SGLang wants one NUMA node a rank."""
+    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu.threads))}
+    if cpu.keeps_memory:
+        environment |= {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+    if tp > 1:
+        cores = sorted(os.sched_getaffinity(0))
+        environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(str(cores[rank % len(cores)]) for rank in range(tp))
+    return environment
 
 
 def _private(path: Path) -> Path:
