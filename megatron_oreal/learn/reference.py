@@ -18,6 +18,7 @@ class Reference:
     def __init__(self, chunks: Sequence[GPTModel], ranks: Ranks, run_dir: Path):
         """`run_dir`: on a CPU the weights are in a file there, which has no name."""
         self.chunks = [chunk.requires_grad_(False).eval() for chunk in chunks]
+        self._platform = ranks.platform
         self._mapped = MappedWeights(self.chunks, run_dir) if ranks.platform.is_cpu else None
 
     def logprobs(self, micro_batches: list[MicroBatch]) -> list[Tensor]:
@@ -25,4 +26,5 @@ class Reference:
         values = pipeline.run(self.chunks, micro_batches, "logprobs", lambda _, out: (None, out[0]), backward=False)
         if self._mapped:
             self._mapped.release()
+            self._platform.release_cached_memory()  # the policy's turn: it finds the memory in one piece
         return values

@@ -36,7 +36,10 @@ def vocab_parallel_logprobs(
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
-    """Keeps hidden states and one normaliser a token; the backward pass computes each chunk's logits again."""
+    """Keeps hidden states and one normaliser a token; the backward pass computes each chunk's logits again.
+
+    Where Megatron keeps the weight's gradient in a buffer of its own (main_grad) it is added there, and none of its size is returned.
+    """
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, group, vocab_size, chunk):
@@ -57,6 +60,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             normalizer[part] = log_sum + peak
         ctx.save_for_backward(hidden, weight, targets, normalizer)
         ctx.group, ctx.vocab_size, ctx.chunk = group, vocab_size, chunk
+        ctx.main_grad = getattr(weight, "main_grad", None)
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
@@ -65,7 +69,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         hidden, weight, targets, normalizer = ctx.saved_tensors
         rows = _LocalRows(weight, ctx.group, ctx.vocab_size)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.main_grad is None else ctx.main_grad
         for part in _chunks(len(targets), ctx.chunk):
             # d logp(y) / d logit_j = [j == y] - softmax_j
             grad = rows.logits(hidden[part]).sub_(normalizer[part, None]).exp_().mul_(-grad_logprobs[part, None])
@@ -73,7 +77,8 @@ class _ChunkedLogProbs(torch.autograd.Function):
             grad = grad.to(hidden.dtype)
             grad_hidden[part] = grad @ rows.weight
             rows.accumulate(grad_weight, grad, hidden[part])
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+        returned = grad_weight.to(weight.dtype) if ctx.main_grad is None else None
+        return grad_hidden, returned, None, None, None, None
 
 
 class _LocalRows:

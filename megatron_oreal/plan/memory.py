@@ -107,8 +107,8 @@ class Formula:
         whole = self._sizes[2]
         rows = shape.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
         number = NUMBER_BYTES[self.work.dtype]
-        # Hidden states of the response tokens and their gradient; the head's gradient in float32, and a chunk's part of it; its logits.
-        return 2 * whole + rows * h * (4 + number) + min(chunk_tokens(rows), self.work.tokens // parallel.cp) * rows * number
+        # Hidden states of the response tokens and their gradient; a chunk's part of the head's gradient, and its logits.
+        return 2 * whole + rows * h * number + min(chunk_tokens(rows), self.work.tokens // parallel.cp) * rows * number
 
     def _in_flight(self, stage: int) -> tuple[int, int]:
         """(parts of the model that have passed forward and not backward at one time, layers of such a part), on this stage."""

@@ -56,9 +56,9 @@ class CpuFormula(Formula):
         if stage < self.work.parallel.pp - 1:
             return 0.0
         whole, (gradient, chunk, several) = self._sizes[2], self._head()
-        backward = gradient + (1 + several) * chunk
+        backward = (1 + several) * chunk
         if self._number != FLOAT:
-            backward = max(backward, 2 * gradient + chunk)  # with a chunk's part of the head's gradient
+            backward = max(backward, gradient + chunk)  # with a chunk's part of the head's gradient
         return whole + max(self._logits(), backward + whole)
 
     def _backward(self, role: Role, stage: int) -> float:
@@ -70,9 +70,8 @@ class CpuFormula(Formula):
         # SwiGLU's gradients: of its output, of both parts of its input, and these joined; and the residual stream's.
         at_a_layer = full * self.layer() + 5 * projection + stream
         at_the_end = parts * stream * (parallel.pp > 1)
-        if role == "policy" and last and self.hf.tie_word_embeddings and parallel.pp == 1:
-            gradient = self._head()[0]  # the head's waits for the embedding's, and both for their sum
-            at_a_layer, at_the_end = at_a_layer + gradient, at_the_end + 3 * gradient
+        if stage == 0:
+            at_the_end += self._head()[0]  # the embedding's
         at_the_head = 2 * self._float(stream) + self.logprobs(stage) if role == "policy" and last else 0.0
         return max(kept + at_a_layer, kept + at_the_head, at_the_end)
 
