@@ -142,7 +142,7 @@ def _hf_tensors(job: Job, megatron: MegatronFolder, advance: Progress, besides: 
         value = torch.empty(entry.parameter.shape, dtype=megatron.dtype(pieces[0]))
         for piece in pieces:
             megatron.read(piece, piece.of(value))
-        yield from zip(entry.hf_names, entry.layout.join([value], dims), strict=True)
+        yield from zip(entry.hf_names, entry.layout.join(value[None], dims), strict=True)
         advance(value.nbytes)
     if HEAD_BIAS in job.specs:
         yield HEAD_BIAS, torch.zeros(1, dtype=job.specs[HEAD_BIAS].dtype)

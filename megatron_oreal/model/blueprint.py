@@ -82,7 +82,7 @@ def hf_shapes(hf, role: gpt.Role) -> dict[str, tuple[int, ...]]:
     (whole,) = rank_contents(hf, role, ONE_RANK)
     dims, shapes = dims_of(hf), {}
     for entry, _ in whole.entries:
-        joined = entry.layout.join([entry.parameter.detach()], dims)
+        joined = entry.layout.join(entry.parameter.detach()[None], dims)
         shapes |= {n: tuple(t.shape) for n, t in zip(entry.hf_names, joined, strict=True)}
     return shapes
 

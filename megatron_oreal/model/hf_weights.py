@@ -36,11 +36,12 @@ class Dims:
 class Layout:
     """How a parameter is split over TP.
 
-    shard(sources, rank, tp, dims) -> this rank's tensor; join(parts of every TP rank, dims) -> the Hugging Face tensors.
+    shard(sources, rank, tp, dims) -> this rank's tensor; join(those of every TP rank [tp, ...], dims) -> the Hugging Face tensors, as
+    views where that is possible.
     """
 
     shard: Callable[[list, int, int, Dims], Tensor]
-    join: Callable[[list[Tensor], Dims], list[Tensor]]
+    join: Callable[[Tensor, Dims], list[Tensor]]
 
 
 def _rows(source, rank: int, tp: int) -> Tensor:
@@ -61,13 +62,8 @@ def _shard_qkv(sources, rank, tp, dims):
     return torch.cat([p.reshape(groups, -1, *p.shape[1:]) for p in parts], dim=1).flatten(0, 1)
 
 
-def _cat(parts: list[Tensor], dim: int = 0) -> Tensor:
-    """torch.cat, without a copy where there is one part."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
-
-
 def _join_qkv(parts, dims):
-    whole = _cat(parts)
+    whole = parts.flatten(0, 1)
     repeat = dims.heads // dims.groups
     split = whole.view(dims.groups, (repeat + 2) * dims.head_dim, *whole.shape[1:])
     sizes = [repeat * dims.head_dim, dims.head_dim, dims.head_dim]
@@ -75,8 +71,11 @@ def _join_qkv(parts, dims):
 
 
 def _join_gated(parts, dims):
-    halves = [p.chunk(2) for p in parts]
-    return [_cat([h[i] for h in halves]) for i in (0, 1)]
+    return [half.flatten(0, 1) for half in parts.chunk(2, dim=1)]
+
+
+def _join_row_parallel(parts, dims):
+    return [parts[0] if len(parts) == 1 else torch.cat(parts.unbind(), dim=1)]
 
 
 def _shard_vocab(sources, rank, tp, dims):
@@ -87,10 +86,10 @@ def _shard_vocab(sources, rank, tp, dims):
 
 
 COPY = Layout(lambda sources, rank, tp, dims: sources[0][:], lambda parts, dims: [parts[0]])
-ROW = Layout(_shard_row_parallel, lambda parts, dims: [_cat(parts, dim=1)])
+ROW = Layout(_shard_row_parallel, _join_row_parallel)
 QKV = Layout(_shard_qkv, _join_qkv)
 GATED = Layout(lambda sources, rank, tp, dims: torch.cat([_rows(s, rank, tp) for s in sources]), _join_gated)
-VOCAB = Layout(_shard_vocab, lambda parts, dims: [_cat(parts)[: dims.vocab]])
+VOCAB = Layout(_shard_vocab, lambda parts, dims: [parts.flatten(0, 1)[: dims.vocab]])
 
 MODEL_TABLE: dict[str, tuple[Layout, tuple[str, ...]]] = {
     "embedding.word_embeddings.weight": (VOCAB, ("model.embed_tokens.weight",)),
@@ -179,8 +178,8 @@ def export(chunks: Sequence[GPTModel], dims: Dims) -> Iterator[tuple[str, Tensor
         if entry.hf_names == ("model.embed_tokens.weight",) and not chunk.pre_process:
             continue  # the last stage's copy of a tied embedding
         local = entry.parameter.detach().contiguous()
-        parts = [local]
+        parts = local[None]
         if group.size() > 1 and entry.layout is not COPY:
-            parts = [torch.empty_like(local) for _ in range(group.size())]
-            torch.distributed.all_gather(parts, local, group=group)
+            parts = local.new_empty(group.size(), *local.shape)  # one tensor, in which most layouts find theirs as views
+            torch.distributed.all_gather(list(parts.unbind()), local, group=group)
         yield from zip(entry.hf_names, entry.layout.join(parts, dims), strict=True)
