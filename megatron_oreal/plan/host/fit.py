@@ -67,9 +67,12 @@ def _need(config: Config, hf: Shape, places: Places, free: int) -> Need:
 
 
 def _by_whom(need: Need) -> str:
-    """2 ranks of 9.3, engine 7.0, ..."""
-    parts = [("rank", part.total) for part in need.ranks] + [("engine", part.total) for part in need.engines]
+    """2 ranks of 9.3, engine 7.0, ... at the fullest moment."""
+    trains = need.training >= need.sampling
+    parts = [("rank", rank.training if trains else rank.resting) for rank in need.ranks]
+    parts += [("engine", engine.resting if trains else engine.sampling) for engine in need.engines]
     words = []
     for (name, nbytes), count in Counter((name, f"{nbytes / GIB:.1f}") for name, nbytes in parts).items():
         words.append(f"{count} {name}s of {nbytes}" if count > 1 else f"{name} {nbytes}")
-    return ", ".join([*words, f"else {(need.workers + need.launcher) / GIB:.1f}"])
+    rest = need.total - sum(nbytes for _, nbytes in parts)
+    return f"while {'training' if trains else 'sampling'}: {', '.join(words)}, else {rest / GIB:.1f}"

@@ -1,7 +1,7 @@
 """What a run holds of a machine without GPUs, part by part, by formula and in milliseconds: nothing is built, and no Megatron imported.
 
-For tools/plan.py, for tools/doctor.py and for the start of every run. Everything lives at the same time there: engines do not give up their
-memory while the ranks train.
+For tools/plan.py, for tools/doctor.py and for the start of every run. Models and engines live there at the same time: what takes turns is
+what they work in.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from megatron_oreal.rollout.config import RolloutConfig
 
 RANK_GIB = 0.75
 """Of a rank beside tensors: Python, torch, Megatron, transformers, gloo's threads."""
-ENGINE_GIB = 1.4
-"""Of an engine's three processes beside weights and cache: Python, torch, SGLang, the tokenizer."""
+ENGINE_GIB = 1.5
+"""Of an engine's three processes beside weights and cache: Python, torch, SGLang, and in each of them a tokenizer of 152k words."""
 ENGINE_RANK_GIB = 0.6
 """Of each TP rank of an engine after the first."""
 LOGITS_COPIES = 10
@@ -56,7 +56,8 @@ class RankNeed:
     process: int
     models: list[Built]
     logprobs: int  # of the policy's activations: the log-probabilities' workspace
-    publication: int  # new weights, gathered on their way to the engines
+    sent: int  # between two steps, of a stage's first rank alone: weights on their way to the engines, or copied for an export
+    written: int  # of it, what is still being written while the next step trains
 
     @property
     def state(self) -> int:
@@ -65,16 +66,20 @@ class RankNeed:
 
     @property
     def working(self) -> int:
-        """The most of what comes and goes: models take turns, and weights are published between two steps.
+        """The most that a turn of a model takes: they follow each other.
 
         The reference's weights are in a mapped file (learn.reference), and let go when it has had its turn.
         """
-        turns = [m.activations + m.weights * (m.role == "reference") for m in self.models]
-        return max([self.publication, *turns])
+        return max((m.activations + m.weights * (m.role == "reference") for m in self.models), default=0)
 
     @property
-    def total(self) -> int:
-        return self.process + self.state + self.working
+    def resting(self) -> int:
+        """While engines sample."""
+        return self.process + self.state
+
+    @property
+    def training(self) -> int:
+        return self.resting + self.working
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,17 @@ class EngineNeed:
     process: int
     weights: int
     cache: int
-    working: int  # while it samples, and takes new weights: what it took once it keeps
+    working: int  # logits while it samples; weights while it takes new ones
     kv_tokens: int
 
     @property
-    def total(self) -> int:
-        return self.process + self.weights + self.cache + self.working
+    def resting(self) -> int:
+        """While ranks train."""
+        return self.process + self.weights + self.cache
+
+    @property
+    def sampling(self) -> int:
+        return self.resting + self.working
 
 
 @dataclass(frozen=True)
@@ -102,8 +112,41 @@ class Need:
     launcher: int
 
     @property
+    def ranks_training(self) -> int:
+        return sum(r.training for r in self.ranks) + sum(r.written for r in self._first_ranks)
+
+    @property
+    def ranks_resting(self) -> int:
+        """While engines sample, or weights are sent."""
+        return sum(r.resting for r in self.ranks) + sum(r.sent for r in self._first_ranks)
+
+    @property
+    def engines_resting(self) -> int:
+        return sum(e.resting for e in self.engines)
+
+    @property
+    def engines_sampling(self) -> int:
+        return sum(e.sampling for e in self.engines)
+
+    @property
+    def training(self) -> int:
+        """Everything while ranks train."""
+        return self.ranks_training + self.engines_resting + self.workers + self.launcher
+
+    @property
+    def sampling(self) -> int:
+        """Everything while engines sample, or take new weights."""
+        return self.ranks_resting + self.engines_sampling + self.workers + self.launcher
+
+    @property
     def total(self) -> int:
-        return sum(part.total for part in (*self.ranks, *self.engines)) + self.workers + self.launcher
+        """At the fullest moment."""
+        return max(self.training, self.sampling)
+
+    @property
+    def _first_ranks(self) -> list[RankNeed]:
+        """One of each stage."""
+        return list({r.stage: r for r in self.ranks}.values())
 
 
 def need_of_run(config: TrainConfig, hf: Shape, place: Place, free: int) -> Need:
@@ -117,14 +160,14 @@ def need_of_run(config: TrainConfig, hf: Shape, place: Place, free: int) -> Need
     rollout, trains, samples = config.rollout, config.mode != "rollout_only", not config.recorded
     colocated = samples and rollout.placement == "colocated"
     engines = rollout.engines // place.hosts if colocated else 0
-    ranks = _ranks(config, hf, place, roles(config) if trains else (), rollout if samples and trains else None)
+    ranks = _ranks(config, hf, place, roles(config) if trains else ())
     engine = _engine(config.model.dtype, rollout, hf, demand.of_training(config), free)
     return Need(ranks, [engine] * engines, _workers(config) if samples else 0, _launcher(place))
 
 
 def need_of_sft(config: SftConfig, hf: Shape, place: Place) -> Need:
     """Of a supervised start: ranks with a policy alone. Arguments and errors as need_of_run."""
-    return Need(_ranks(config, hf, place, ("policy",), None), [], 0, _launcher(place))
+    return Need(_ranks(config, hf, place, ("policy",)), [], 0, _launcher(place))
 
 
 def need_of_sampling(config: EvaluateConfig | PassrateConfig, hf: Shape, free: int) -> Need:
@@ -140,9 +183,7 @@ def roles(config: TrainConfig) -> tuple[Role, ...]:
     return ("policy", *(["token_rm"] if config.objective.token_rm else []), *(["reference"] if config.objective.beta else []))
 
 
-def _ranks(
-    config: TrainConfig | SftConfig, hf: Shape, place: Place, wanted: Sequence[Role], rollout: RolloutConfig | None
-) -> list[RankNeed]:
+def _ranks(config: TrainConfig | SftConfig, hf: Shape, place: Place, wanted: Sequence[Role]) -> list[RankNeed]:
     """Of the machine with the most; Megatron's first ranks are those of the first stage."""
     parallel: ParallelConfig = config.parallel
     check_fields(asdict(hf), parallel)
@@ -150,10 +191,10 @@ def _ranks(
     in_flight = 2 * parallel.pp  # as many micro-batches as may be under way
     work = Workload(parallel, config.compute.recompute, config.model.dtype, place.world, tokens, in_flight)
     formula = CpuFormula(hf, work)
-    stages = [_rank(formula, stage, wanted, rollout) for stage in range(parallel.pp)]
+    stages = [_rank(formula, stage, wanted, config) for stage in range(parallel.pp)]
     per_stage = place.world // parallel.pp
     machines = [range(first, min(first + place.here, place.world)) for first in range(0, place.world, place.here)]
-    return max(([stages[rank // per_stage] for rank in some] for some in machines), key=lambda ranks: sum(r.total for r in ranks))
+    return max(([stages[rank // per_stage] for rank in some] for some in machines), key=lambda ranks: sum(r.training for r in ranks))
 
 
 def _micro_batch(config: TrainConfig | SftConfig, dp: int) -> int:
@@ -166,17 +207,22 @@ def _micro_batch(config: TrainConfig | SftConfig, dp: int) -> int:
     return min(budget, ceil(trajectories / dp) * config.rollout.max_total_tokens)
 
 
-def _rank(formula: CpuFormula, stage: int, wanted: Sequence[Role], rollout: RolloutConfig | None) -> RankNeed:
+def _rank(formula: CpuFormula, stage: int, wanted: Sequence[Role], config: TrainConfig | SftConfig) -> RankNeed:
+    if not wanted:
+        return RankNeed(stage, round(RANK_GIB * GIB), [], 0, 0, 0)
     models = [formula.stage(role, stage) for role in wanted]
-    logprobs = round(formula.logprobs(stage)) if wanted else 0
-    publication = _publication(formula, models[0].weights, rollout) if rollout else 0
-    return RankNeed(stage, round(RANK_GIB * GIB), models, logprobs, publication)
+    whole_stage = models[0].weights * formula.work.parallel.tp
+    sent, written = whole_stage, 0  # an export, at the end at the latest
+    if isinstance(config, TrainConfig):
+        sent = max(sent, _buckets(formula, whole_stage, config.rollout))
+        written = whole_stage * (config.checkpoint.hf_interval > 0)
+    return RankNeed(stage, round(RANK_GIB * GIB), models, round(formula.logprobs(stage)), sent, written)
 
 
-def _publication(formula: CpuFormula, weights: int, rollout: RolloutConfig) -> int:
-    """Tensors whole, in buckets; without tensor parallelism they are the model's own."""
-    tp, largest = formula.work.parallel.tp, _largest(formula.hf, formula.work.dtype)
-    return min(weights * tp, BUCKETS * max(rollout.sync_bucket_mb * 2**20, largest)) if tp > 1 else 0
+def _buckets(formula: CpuFormula, weights: int, rollout: RolloutConfig) -> int:
+    """New weights, gathered; without tensor parallelism they are the model's own."""
+    bucket = max(rollout.sync_bucket_mb * 2**20, _largest(formula.hf, formula.work.dtype))
+    return min(weights, BUCKETS * bucket) if formula.work.parallel.tp > 1 else 0
 
 
 def _largest(hf, dtype: str) -> int:

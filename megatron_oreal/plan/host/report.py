@@ -32,9 +32,10 @@ def _ranks(fit: Fit) -> list[str]:
         for m in rank.models:
             sizes = (m.weights, m.gradients, m.optimizer, m.activations, rank.logprobs if m.role == "policy" else 0)
             lines.append(row(f"stage {rank.stage}, {NAMES[m.role]}", (f"{m.parameters / 1e9:.3f} B", *map(gib, sizes))))
-    lines += ["", row("GiB a rank", ("process", "+ state", "+ working", "= rank", "ranks"))]
+    lines += ["", row("GiB a rank", ("process", "+ state", "= sampling", "+ working", "= training", "ranks", "sent, by one"))]
     for rank, count in _stages(fit.need.ranks):
-        lines.append(row(f"stage {rank.stage}", (*map(gib, (rank.process, rank.state, rank.working, rank.total)), str(count))))
+        sizes = map(gib, (rank.process, rank.state, rank.resting, rank.working, rank.training))
+        lines.append(row(f"stage {rank.stage}", (*sizes, str(count), gib(rank.sent))))
     return lines if fit.need.ranks else []
 
 
@@ -48,17 +49,19 @@ def _stages(ranks: Sequence[RankNeed]) -> Iterator[tuple[RankNeed, int]]:
 def _engines(fit: Fit) -> list[str]:
     if not fit.need.engines:
         return []
-    e = fit.need.engines[0]
-    cells = (*map(gib, (e.process, e.weights, e.cache, e.working, e.total)), str(len(fit.need.engines)))
-    lines = [row("GiB an engine", ("process", "+ weights", "+ cache", "+ working", "= engine", "engines")), row("", cells)]
-    return [*lines, f"its cache holds {e.kv_tokens:,} tokens"]
+    e, count = fit.need.engines[0], len(fit.need.engines)
+    head = ("process", "+ weights", "+ cache", "= training", "+ working", "= sampling", "engines")
+    cells = (*map(gib, (e.process, e.weights, e.cache, e.resting, e.working, e.sampling)), str(count))
+    return [row("GiB an engine", head), row(f"{e.kv_tokens:,} tokens", cells)]
 
 
 def _sum(fit: Fit) -> list[str]:
     need = fit.need
-    parts = {"ranks": sum(r.total for r in need.ranks), "engines": sum(e.total for e in need.engines)}
-    parts |= {"rule check": need.workers, "launcher": need.launcher, "in all": need.total}
-    return [row("GiB", list(parts)), row("", [gib(nbytes) for nbytes in parts.values()])]
+    alike = (need.workers, need.launcher)
+    training = (need.ranks_training, need.engines_resting, *alike, need.training)
+    sampling = (need.ranks_resting, need.engines_sampling, *alike, need.sampling)
+    head = row("GiB", ("ranks", "engines", "rule check", "launcher", "in all"))
+    return [head, row("training", list(map(gib, training))), row("sampling", list(map(gib, sampling)))]
 
 
 def _verdict(fit: Fit) -> list[str]:
@@ -87,6 +90,8 @@ def as_json(config: Planned, hf, shape: str, fit: Fit) -> dict[str, Any]:
         "engines": [_engine_json(engine) for engine in need.engines],
         "workers": need.workers,
         "launcher": need.launcher,
+        "training": need.training,
+        "sampling": need.sampling,
         "total": need.total,
     }
 
@@ -94,9 +99,9 @@ def as_json(config: Planned, hf, shape: str, fit: Fit) -> dict[str, Any]:
 def _rank_json(rank: RankNeed) -> dict[str, Any]:
     figures = ("parameters", "weights", "gradients", "optimizer", "activations")
     models = {m.role: {name: getattr(m, name) for name in figures} for m in rank.models}
-    parts = ("process", "state", "logprobs", "publication", "working", "total")
+    parts = ("process", "state", "logprobs", "working", "sent", "written", "resting", "training")
     return {"stage": rank.stage, "models": models} | {name: getattr(rank, name) for name in parts}
 
 
 def _engine_json(engine) -> dict[str, int]:
-    return {name: getattr(engine, name) for name in ("process", "weights", "cache", "working", "total", "kv_tokens")}
+    return {name: getattr(engine, name) for name in ("process", "weights", "cache", "working", "resting", "sampling", "kv_tokens")}
