@@ -2,14 +2,12 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from tests import runs
+from tests.runs import Run
 
 STEPS = 4
 SMALL = [  # keep=all, because a model with random weights is never right and would have nothing to train on
@@ -29,45 +27,14 @@ SMALL = [  # keep=all, because a model with random weights is never right and wo
 ]
 
 
-class Run:
-    """A run in processes of its own."""
-
-    def __init__(self, task: Path, run_dir: Path, *overrides: str):
-        self.run_dir = run_dir
-        given = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"eval.data={task / 'heldout.jsonl'}"]
-        self.process = runs.start("experiment=demo", "debug=fast", f"run_dir={run_dir}", *given, *SMALL, *overrides, start_new_session=True)
-
-    def wait_for(self, condition) -> None:
-        deadline = time.monotonic() + runs.RUN_DEADLINE_S
-        while not condition():
-            assert self.process.poll() is None, f"the run ended with {self.process.returncode}:\n{self.process.stdout.read()}"
-            assert time.monotonic() < deadline, "the run took too long"
-            time.sleep(0.005)
-
-    def finish(self) -> str:
-        return runs.finish(self.process)
-
-    def metrics(self) -> dict[int, dict]:
-        """By step, without what depends on the clock.
-
-        Nor with the distance to the engine's log-probabilities: their last bits depend on which requests meet in the engine.
-        """
-        rows = runs.metrics_of(self.run_dir)
-        assert len({row["step"] for row in rows}) == len(rows), "a step stands there twice"
-        varies = ("time/", "perf/", "memory/", "logprob/", "eval/seconds")
-        return {r["step"]: {k: v for k, v in r.items() if not k.startswith(varies)} for r in rows}
-
-    def weights(self, folder: str = "hf") -> dict[str, torch.Tensor]:
-        return {name: tensor for part in (self.run_dir / folder).glob("*.safetensors") for name, tensor in load_file(part).items()}
-
-    @property
-    def steps_done(self) -> int:
-        return max((row["step"] for row in runs.metrics_of(self.run_dir)), default=0)
+def start(task: Path, run_dir: Path, *overrides: str) -> Run:
+    given = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"eval.data={task / 'heldout.jsonl'}"]
+    return Run(run_dir, "experiment=demo", "debug=fast", *given, *SMALL, *overrides)
 
 
 @pytest.fixture(scope="module")
 def unbroken(task, tmp_path_factory) -> Run:
-    run = Run(task, tmp_path_factory.mktemp("unbroken"))
+    run = start(task, tmp_path_factory.mktemp("unbroken"))
     output = run.finish()
     assert run.process.returncode == 0, output
     metrics = run.metrics()
@@ -79,13 +46,12 @@ def unbroken(task, tmp_path_factory) -> Run:
 
 
 def test_killed_while_saving_and_resumed_is_the_unbroken_run_bit_for_bit(unbroken, task, tmp_path):
-    run = Run(task, tmp_path)
+    run = start(task, tmp_path)
     checkpoints = tmp_path / "checkpoints"
     run.wait_for((checkpoints / ".step-00003.partial").exists)
-    os.killpg(run.process.pid, signal.SIGKILL)
-    run.finish()
+    run.kill()
     assert [c.name for c in sorted(checkpoints.glob("step-*"))] == ["step-00001", "step-00002"]
-    resumed = Run(task, tmp_path, "resume=auto")
+    resumed = start(task, tmp_path, "resume=auto")
     output = resumed.finish()
     assert resumed.process.returncode == 0, output
     assert "resumed after step 2" in output
@@ -104,7 +70,7 @@ def ask_everybody(run: Run) -> None:
 
 @pytest.mark.parametrize("ask", [ask_the_launcher, pytest.param(ask_everybody, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_and_ends_well_and_goes_on_in_another_layout(unbroken, task, tmp_path, ask):
-    run = Run(task, tmp_path)
+    run = start(task, tmp_path)
     run.wait_for(lambda: run.steps_done >= 1)
     ask(run)
     output = run.finish()
@@ -112,7 +78,7 @@ def test_asked_to_stop_it_saves_and_ends_well_and_goes_on_in_another_layout(unbr
     assert "as asked and saved; the same command with resume=auto goes on from there" in output
     assert 1 <= int(output.partition("stopped after step ")[2].split()[0]) < STEPS
     assert (tmp_path / "stopped").exists()  # which tells a stopped run from a finished one
-    run = Run(task, tmp_path, "resume=auto", "parallel=tp2")
+    run = start(task, tmp_path, "resume=auto", "parallel=tp2")
     output = run.finish()
     assert run.process.returncode == 0, output
     assert not (tmp_path / "stopped").exists()

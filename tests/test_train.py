@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from tests import runs
-from tests.runs import ROOT, RUN_DEADLINE_S, finish, metrics_of
+from tests.runs import ROOT, finish, metrics_of, wait_for, wait_until_gone
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -22,17 +22,8 @@ def start(run_dir: Path, *overrides: str, **options) -> subprocess.Popen:
 
 
 def wait_for_steps(process: subprocess.Popen, run_dir: Path, steps: int) -> None:
-    """Return when the run has written this many steps; fail where it ends before."""
-    deadline = time.monotonic() + RUN_DEADLINE_S
-    while len(metrics_of(run_dir)) < steps:
-        assert process.poll() is None, f"the run ended with {process.returncode}:\n{process.stdout.read()}"
-        assert time.monotonic() < deadline, "the run took too long"
-        time.sleep(0.2)
-
-
-def wait_until_gone(processes: list[psutil.Process], seconds: float) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], f"still there: {alive}"
+    """Return when the run has written this many steps."""
+    wait_for(process, lambda: len(metrics_of(run_dir)) >= steps)
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs the data folder beside the checkout: real questions are not shipped")
