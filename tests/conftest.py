@@ -30,7 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--real-model",
         type=Path,
         default=Path(__file__).parents[1] / "work_dirs" / "real_model",
-        help="Hugging Face folder of a pretrained model of some 0.5 B parameters, for the tests marked real",
+        help="for the tests marked real: Hugging Face folder of a pretrained model of some 0.5 B parameters; or `tiny`: a random model, "
+        "to try these tests themselves",
     )
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -25,17 +26,23 @@ def start(*overrides: str, module: str = "megatron_oreal.train", **options) -> s
 
 
 def finish(run: subprocess.Popen, deadline_s: float = RUN_DEADLINE_S) -> str:
-    """What it said, once it has ended."""
-    output, _ = run.communicate(timeout=deadline_s)
+    """What it said, once it has ended; in time, or it is killed."""
+    try:
+        output, _ = run.communicate(timeout=deadline_s)
+    except subprocess.TimeoutExpired:
+        _kill_all(run)
+        raise
     return output
 
 
 def wait_for(run: subprocess.Popen, condition: Callable[[], bool], deadline_s: float = RUN_DEADLINE_S) -> None:
-    """Return when the condition is met; fail where the run ends before."""
+    """Return when the condition is met; fail where the run ends before, or takes too long and is killed."""
     deadline = time.monotonic() + deadline_s
     while not condition():
         assert run.poll() is None, f"the run ended with {run.returncode}:\n{run.stdout.read()}"
-        assert time.monotonic() < deadline, "the run took too long"
+        if time.monotonic() > deadline:
+            _kill_all(run)
+            raise AssertionError("the run took too long")
         time.sleep(0.005)
 
 
@@ -45,6 +52,13 @@ def kill(run: subprocess.Popen) -> None:
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate(timeout=60)
     wait_until_gone(family, 30)
+
+
+def _kill_all(run: subprocess.Popen) -> None:
+    """Of a test that fails: gigabytes of a run that goes on would fail the next one as well."""
+    for process in (*psutil.Process(run.pid).children(recursive=True), run):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def wait_until_gone(processes: list[psutil.Process], seconds: float) -> None:
