@@ -11,19 +11,19 @@ from pathlib import Path
 
 import torch
 
+from megatron_oreal.errors import NotWritten
+
 
 class MappedWeights:
     """Moves the parameters of a model's chunks into a file without a name, which ends with this process."""
 
     def __init__(self, chunks: Sequence[torch.nn.Module], folder: Path):
-        """Raises OSError where `folder` has no room."""
+        """Raises NotWritten where `folder` cannot be made, or has no room."""
         parameters = [p for chunk in chunks for p in chunk.parameters()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            for parameter in parameters:
-                parameter.data.contiguous().view(-1).view(torch.uint8).numpy().tofile(file)
-            file.flush()
-            self._map = mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size)
+        try:
+            self._map = _written(parameters, folder)
+        except OSError as error:
+            raise NotWritten(f"reference: its weights could not be written to {folder} ({type(error).__name__}: {error})") from error
         start = 0
         for parameter in parameters:
             mine = torch.frombuffer(self._map, dtype=parameter.dtype, count=parameter.numel(), offset=start)
@@ -33,3 +33,12 @@ class MappedWeights:
     def release(self) -> None:
         """They are not needed for a while: others may have the memory."""
         self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _written(parameters: Sequence[torch.nn.Parameter], folder: Path) -> mmap.mmap:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for parameter in parameters:
+            parameter.data.contiguous().view(-1).view(torch.uint8).numpy().tofile(file)
+        file.flush()
+        return mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size)

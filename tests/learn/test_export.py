@@ -15,6 +15,7 @@ from megatron_oreal.learn.export import HFExports
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
+from megatron_oreal.oreal.objective import Objective
 from tests.convert.test_round_trip import assert_same_bits, change_config, tensors
 from tests.learn.test_checkpoint import make_batch
 from tests.settings import checkpoint_config, tiny_run
@@ -116,7 +117,7 @@ def test_a_rank_that_cannot_write_is_one_line_on_every_rank_and_leaves_what_ther
 
 def test_a_run_folder_that_cannot_be_made_is_one_line(ranks, tiny_model, tmp_path):
     (tmp_path / "file").touch()
-    run = dataclasses.replace(tiny_run(tiny_model()), run_dir=str(tmp_path / "file"), checkpoint=KEPT)
+    run = dataclasses.replace(tiny_run(tiny_model()), run_dir=str(tmp_path / "file"), checkpoint=KEPT, objective=Objective(beta=0.0))
     [said] = ranks(1, begin_export, run)
     assert said.startswith(f"export: {tmp_path}/file/hf-step-00001 could not be written (NotADirectoryError: ")
 
