@@ -42,4 +42,6 @@ def _addmm(bias: Tensor, left: Tensor, right: Tensor, *, beta=1, alpha=1) -> Ten
 
 
 def _pays(left: Tensor, right: Tensor) -> bool:
-    return left.dtype == right.dtype == torch.float32 and left.shape[0] * right.shape[0] * right.shape[1] >= LEAST_WORK
+    """Whether it is a product in float32 at all, and large; torch refuses one whose shapes do not fit."""
+    fits = left.dtype == right.dtype == torch.float32 and left.shape[1] == right.shape[0]
+    return fits and left.shape[0] * right.shape[0] * right.shape[1] >= LEAST_WORK
