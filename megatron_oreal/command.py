@@ -36,7 +36,7 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
             print(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
             return 0
         end_with_parent()
-        if hasattr(config, "parallel"):  # what a line of its config.json tells must not wait for what a rank imports
+        if getattr(config, "parallel", None):  # what a line of its config.json tells must not wait for what a rank imports
             check_written(config.model.path, config.parallel)
         if check:
             check(config)

@@ -87,18 +87,18 @@ def test_metadata(wheel: zipfile.ZipFile):
     assert metadata["Name"] == "megatron-oreal"
     assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.13"}
     assert "Apache-2.0" in (metadata["License"], metadata["License-Expression"])
-    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"bench", "cpu", "gpu", "dev"}
     scripts = ConfigParser()
     scripts.read_string(read_info(wheel, "entry_points.txt"))
     assert scripts["console_scripts"]["megatron-oreal"] == "megatron_oreal.train:main"
 
 
 def test_requirements_allow_the_frozen_environment(wheel: zipfile.ZipFile):
-    """setup.py and launch/requirements-cpu.txt cannot drift apart; only Transformer Engine is not for CPU."""
+    """setup.py and launch/requirements-cpu.txt cannot drift apart; only Transformer Engine is not for CPU, and TRL is nobody's but a bench's."""
     lines = (ROOT / "launch" / "requirements-cpu.txt").read_text().splitlines()
     frozen = {canonicalize_name(r.name): r.specifier for r in (Requirement(line) for line in lines if line and line[0] != "#")}
     for required in map(Requirement, metadata_of(wheel).get_all("Requires-Dist")):
-        if required.name != "transformer-engine":
+        if required.name not in ("transformer-engine", "trl"):
             (exactly,) = frozen[canonicalize_name(required.name)]
             assert required.specifier.contains(exactly.version), f"setup.py: {required}, requirements-cpu.txt: {exactly}"
 

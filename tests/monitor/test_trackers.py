@@ -147,11 +147,11 @@ def test_training_does_not_wait_for_a_tracker_that_hangs(tmp_path, monkeypatch):
     assert rows(tmp_path)[-1]["monitor/failures/slow"] == 3
 
 
-def test_a_missing_library_is_said_at_the_start(monkeypatch, capsys, tmp_path):
+def test_a_missing_library_is_said_at_the_start(monkeypatch, capsys, tmp_path, tiny_model):
     find_spec = trackers.find_spec
     monkeypatch.setattr(trackers, "find_spec", lambda name: None if name in ("wandb", "mlflow") else find_spec(name))
     check_trackers(monitor_config())
     with pytest.raises(ValueError, match="monitor.mlflow.experiment=e: mlflow is not installed; pip install mlflow"):
         check_trackers(monitor_config(mlflow=mlflow_config(experiment="e")))
-    assert train.main(["model.path=no/such/folder", "data.train=D", "monitor.wandb.project=p", f"run_dir={tmp_path}"]) == 2
+    assert train.main([f"model.path={tiny_model()}", "data.train=D", "monitor.wandb.project=p", f"run_dir={tmp_path}"]) == 2
     assert "monitor.wandb.project=p: wandb is not installed; pip install wandb" in capsys.readouterr().err
