@@ -94,7 +94,7 @@ def test_metadata(wheel: zipfile.ZipFile):
 
 
 def test_requirements_allow_the_frozen_environment(wheel: zipfile.ZipFile):
-    """setup.py and launch/requirements-cpu.txt cannot drift apart; only Transformer Engine is not for CPU, and TRL is nobody's but a bench's."""
+    """setup.py and launch/requirements-cpu.txt cannot drift apart; only Transformer Engine and the bench's TRL are not for it."""
     lines = (ROOT / "launch" / "requirements-cpu.txt").read_text().splitlines()
     frozen = {canonicalize_name(r.name): r.specifier for r in (Requirement(line) for line in lines if line and line[0] != "#")}
     for required in map(Requirement, metadata_of(wheel).get_all("Requires-Dist")):
