@@ -14,6 +14,7 @@ import signal
 import sys
 import types
 
+from megatron_oreal.engines import cpu_attention
 from megatron_oreal.model import cpu_products
 
 
@@ -181,6 +182,7 @@ def install() -> None:
     _replace_image_processor()
     _allow_seeded_sampling()
     _fork_processes()
+    cpu_attention.install()
 
 
 install()
