@@ -2,7 +2,7 @@
 
 import torch
 
-from megatron_oreal.engines.cpu_attention import attend
+from megatron_oreal.engines.cpu_attention import attend, in_batches
 
 HEADS, CHANNELS = 6, 16
 
@@ -28,3 +28,18 @@ def test_sequences_together_give_what_each_gives_alone(monkeypatch):
         output = torch.empty_like(query)
         attend(query, output, caches, places, lengths, scale)
         torch.testing.assert_close(output, one_by_one(query, caches, places, lengths, scale), rtol=1e-5, atol=1e-5)
+
+
+def test_sglangs_own_method_takes_what_is_not_plain():
+    taken = []
+    decode = in_batches(lambda self, *arguments, **options: taken.append(options))
+    query, cache = torch.zeros(3, HEADS, CHANNELS), torch.zeros(9, 2, CHANNELS)
+    places, rows, lengths = torch.zeros(3, 4, dtype=torch.int32), torch.arange(3), torch.ones(3, dtype=torch.int64)
+    given = (query, query.clone(), cache, cache, places, rows, lengths)
+    decode(None, *given)
+    assert taken == []
+    for number, options in enumerate(({"sliding_window_size": 8}, {"is_cross_attn": True}), 1):
+        decode(None, *given, **options)
+        assert len(taken) == number
+    decode(None, query[:1], query[:1].clone(), cache, cache, places, rows[:1], lengths[:1])
+    assert len(taken) == 3  # one sequence alone
