@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from megatron_oreal.errors import LostPeer, NotWritten, ServerError
 from megatron_oreal.launcher import INTERRUPTED, run_local_ranks
 from megatron_oreal.learn.config import ParallelConfig
+from megatron_oreal.machine import ask_for_huge_pages
 from megatron_oreal.model.architecture import check_written
 from megatron_oreal.monitor.logs import output_of_rank, quiet_libraries
 from megatron_oreal.stop import REQUESTS
@@ -30,6 +31,7 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     show_only = "--cfg" in arguments
     quiet_libraries()
+    ask_for_huge_pages()
     try:
         config = compose([a for a in arguments if a != "--cfg"])
         if show_only:

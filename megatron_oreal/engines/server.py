@@ -18,7 +18,7 @@ from megatron_oreal import launcher
 from megatron_oreal.engines.cpu_share import CpuShare
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
-from megatron_oreal.machine import Memory
+from megatron_oreal.machine import LARGE, Memory
 from megatron_oreal.rollout.config import RolloutConfig
 
 LOG_TAIL_LINES = 15
@@ -195,9 +195,9 @@ def _cpu_flags(cpu: CpuShare) -> dict:
 
 def _cpu_environment(tp: int, cpu: CpuShare) -> dict[str, str]:
     """Threads, what malloc keeps, and a core for each rank: without the latter SGLang wants one NUMA node a rank."""
+    kept = (32 << 20, 2**31 - 1) if cpu.keeps_memory else (LARGE, LARGE)
     environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu.threads))}
-    if cpu.keeps_memory:
-        environment |= {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+    environment |= zip(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), map(str, kept), strict=True)
     if tp > 1:
         cores = sorted(os.sched_getaffinity(0))
         environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(str(cores[rank % len(cores)]) for rank in range(tp))

@@ -2,11 +2,13 @@
 
 Megatron-Core names CUDA at 48 call sites (devices of small tensors, synchronisation, type checks of the optimizer). Here they
 are answered by the CPU: a function mode redirects device="cuda", four functions of torch.cuda get CPU stand-ins, and Adam is
-replaced by one with the state layout of the fused GPU Adams, which Megatron's distributed optimizer expects.
+replaced by one with the state layout of the fused GPU Adams, which Megatron's distributed optimizer expects. And where a gradient or
+parameter buffer has one owner, nothing is exchanged: NCCL then does nothing, gloo copies all of it (0.5 B parameters: 2 GiB, 8 s a step).
 """
 
 import logging
 import sys
+from collections.abc import Callable
 
 import torch
 from torch.optim.adamw import adamw
@@ -23,6 +25,7 @@ def install() -> None:
     torch.compiler.set_stance("force_eager")  # Megatron compiles its fused functions: without a GPU that takes a C++ compiler and minutes
     _redirect_torch_cuda()
     _replace_adam()
+    _exchange_nothing_with_oneself()
     torch.cuda.oreal_cpu_mode = _CudaMeansCpu()  # the mode lives as long as the process; kept here so that it is entered once
     torch.cuda.oreal_cpu_mode.__enter__()
 
@@ -76,6 +79,22 @@ def _replace_adam() -> None:
 
     optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = CpuFusedAdam, False
     distributed.Adam, distributed.HAVE_APEX_OR_TE, distributed.USING_APEX_OPTIMIZER = CpuFusedAdam, True, True
+
+
+def _exchange_nothing_with_oneself() -> None:
+    """Megatron reduces and gathers in place: the shard of the only rank is the buffer."""
+    import megatron.core.distributed.param_and_grad_buffer as buffers
+
+    for name in ("dist_reduce_scatter_func", "dist_all_gather_func"):
+        setattr(buffers, name, _among_others(getattr(buffers, name)))
+
+
+def _among_others(collective: Callable) -> Callable:
+    def call(output, given, *, group, **options):
+        alone = group.size() == 1 and output.data_ptr() == given.data_ptr() and output.numel() == given.numel()
+        return None if alone else collective(output, given, group=group, **options)
+
+    return call
 
 
 class CpuFusedAdam(torch.optim.Optimizer):

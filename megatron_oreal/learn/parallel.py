@@ -16,6 +16,7 @@ from megatron_oreal.learn import megatron_cpu
 from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.learn.stores import listening_store
 from megatron_oreal.learn.watch import Watch
+from megatron_oreal.machine import give_back_what_is_freed
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.ranges import StageRanges
 
@@ -56,6 +57,7 @@ class Ranks:
         megatron_cpu.install()
         if self.platform.is_cpu:
             _share_cores()
+            give_back_what_is_freed()
         else:
             torch.cuda.set_device(self.platform.device)
         _init_default_group(self.placement, self.platform.backend, timedelta(seconds=config.timeout_s))
