@@ -56,8 +56,9 @@ class RankNeed:
     process: int
     models: list[Built]
     logprobs: int  # of the policy's activations: the log-probabilities' workspace
-    sent: int  # between two steps, of a stage's first rank alone: weights on their way to the engines, or copied for an export
-    written: int  # of it, what is still being written while the next step trains
+    sent: int  # of a stage's first rank alone: new weights on their way to the engines
+    exported: int  # of it, too: the weights that are copied for an export, between two steps
+    written: int  # what of that copy is still there while the next step trains
 
     @property
     def state(self) -> int:
@@ -113,7 +114,9 @@ class Need:
 
     @property
     def ranks_training(self) -> int:
-        return sum(r.training for r in self.ranks) + sum(r.written for r in self._first_ranks)
+        """Or while an export is copied."""
+        trains = sum(r.training for r in self.ranks) + sum(r.written for r in self._first_ranks)
+        return max(trains, sum(r.resting for r in self.ranks) + sum(r.exported for r in self._first_ranks))
 
     @property
     def ranks_resting(self) -> int:
@@ -209,14 +212,12 @@ def _micro_batch(config: TrainConfig | SftConfig, dp: int) -> int:
 
 def _rank(formula: CpuFormula, stage: int, wanted: Sequence[Role], config: TrainConfig | SftConfig) -> RankNeed:
     if not wanted:
-        return RankNeed(stage, round(RANK_GIB * GIB), [], 0, 0, 0)
+        return RankNeed(stage, round(RANK_GIB * GIB), [], 0, 0, 0, 0)
     models = [formula.stage(role, stage) for role in wanted]
-    whole_stage = models[0].weights * formula.work.parallel.tp
-    sent, written = whole_stage, 0  # an export, at the end at the latest
+    weights, sent, written = models[0].weights * formula.work.parallel.tp, 0, 0  # of the whole stage
     if isinstance(config, TrainConfig):
-        sent = max(sent, _buckets(formula, whole_stage, config.rollout))
-        written = whole_stage * (config.checkpoint.hf_interval > 0)
-    return RankNeed(stage, round(RANK_GIB * GIB), models, round(formula.logprobs(stage)), sent, written)
+        sent, written = _buckets(formula, weights, config.rollout), weights * (config.checkpoint.hf_interval > 0)
+    return RankNeed(stage, round(RANK_GIB * GIB), models, round(formula.logprobs(stage)), sent, weights, written)
 
 
 def _buckets(formula: CpuFormula, weights: int, rollout: RolloutConfig) -> int:
