@@ -20,7 +20,7 @@ from megatron_oreal.plan.host.memory import CpuFormula
 from megatron_oreal.plan.memory import NUMBER_BYTES, Workload, whole
 from megatron_oreal.rollout.config import RolloutConfig
 
-RANK_GIB = 0.75
+RANK_GIB = 0.5
 """Of a rank beside tensors: Python, torch, Megatron, transformers, gloo's threads."""
 ENGINE_GIB = 1.5
 """Of an engine's three processes beside weights and cache: Python, torch, SGLang, and in each of them a tokenizer of 152k words."""
