@@ -1,5 +1,7 @@
 """What a process may take of the memory, by files as the kernel writes them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -52,3 +54,27 @@ def test_version_1_and_a_container_that_sees_its_own_group_as_the_root(written):
         f"{root}/memory.stat": f"cache 5\ntotal_inactive_file {MIB}\n",
     }
     assert Memory.of_this_machine(written(files)) == Memory(64 * MIB, 0)
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+SHOWS_ITS_MEMORY = """
+from megatron_oreal import machine
+machine.ask_for_huge_pages()
+import torch
+machine.give_back_what_is_freed()
+def mib(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith(name + ":")) >> 10
+large, before = torch.ones(32 << 20), mib("Rss")
+pieces = [torch.ones(1 << 20) for _ in range(128)]  # 4 MiB each, which glibc would keep for later
+held = mib("Rss")
+del pieces[::2]
+print(mib("AnonHugePages"), held - before, held - mib("Rss"))
+"""
+
+
+def test_large_tensors_have_huge_pages_and_give_them_back():
+    if not HUGE_PAGES.is_file() or "[never]" in HUGE_PAGES.read_text():
+        pytest.skip(f"{HUGE_PAGES}: the kernel gives no huge pages here")
+    done = subprocess.run([sys.executable, "-c", SHOWS_ITS_MEMORY], capture_output=True, text=True, timeout=120, check=True)
+    huge, taken, returned = map(int, done.stdout.split())
+    assert huge > 128 + 100 and taken > 500 and returned > 250

@@ -1,5 +1,8 @@
 """What a rank without a GPU need not hold twice: the reference's weights, and what a checkpoint is written from and read into."""
 
+import resource
+
+import megatron.core.distributed.param_and_grad_buffer as buffers
 import pytest
 import torch
 from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -51,3 +54,35 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotWritten, match=rf"reference: its weights could not be written to {tmp_path}/file \(FileExistsError"):
         MappedWeights([torch.nn.Linear(2, 2)], tmp_path / "file")
+
+
+def exchanged(run) -> tuple[list[float], list[float], list[float]]:
+    """What Megatron's data-parallel collectives leave of a rank's buffer: reduced and gathered in place, as it does; gathered elsewhere."""
+    with Ranks(run.parallel, run.seed) as ranks:
+        group, rank = torch.distributed.group.WORLD, torch.distributed.get_rank()
+        reduced, gathered, elsewhere = ((rank + 1) * torch.tensor([1.0, 2.0, 3.0, 4.0]) for _ in range(3))
+        buffers.dist_reduce_scatter_func(reduced.chunk(ranks.dp)[rank], reduced, group=group)
+        buffers.dist_all_gather_func(gathered, gathered.chunk(ranks.dp)[rank], group=group)
+        buffers.dist_all_gather_func(elsewhere, torch.ones(4 // ranks.dp), group=group)
+        return reduced.chunk(ranks.dp)[rank].tolist(), gathered.tolist(), elsewhere.tolist()
+
+
+def test_a_rank_alone_keeps_its_buffer_and_two_exchange_theirs(ranks, tiny_model):
+    ones = [1.0] * 4
+    assert ranks(1, exchanged, tiny_run(tiny_model(), {})) == [([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], ones)]
+    gathered = [1.0, 2.0, 6.0, 8.0]
+    assert ranks(2, exchanged, tiny_run(tiny_model(), {"dp": 2})) == [([3.0, 6.0], gathered, ones), ([9.0, 12.0], gathered, ones)]
+
+
+def growth_by_a_large_buffer(run) -> int:
+    """MiB that the process has held at its most, beyond a gradient buffer of 256 MiB that was there already."""
+    with Ranks(run.parallel, run.seed):
+        large = torch.ones(64 << 20)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for collective in (buffers.dist_reduce_scatter_func, buffers.dist_all_gather_func):
+            collective(large, large, group=torch.distributed.group.WORLD)
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+
+
+def test_a_rank_alone_copies_no_buffer(ranks, tiny_model):
+    assert ranks(1, growth_by_a_large_buffer, tiny_run(tiny_model(), {}))[0] < 64
