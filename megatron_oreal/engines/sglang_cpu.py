@@ -14,7 +14,7 @@ import signal
 import sys
 import types
 
-from megatron_oreal.engines import cpu_attention
+from megatron_oreal.engines import cpu_attention, cpu_sampling
 from megatron_oreal.model import cpu_products
 
 
@@ -183,6 +183,7 @@ def install() -> None:
     _allow_seeded_sampling()
     _fork_processes()
     cpu_attention.install()
+    cpu_sampling.install()
 
 
 install()
