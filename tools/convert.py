@@ -11,7 +11,6 @@ Exit status: 0 done, 1 tensors differ or writing failed, 2 wrong input, 130 inte
 """
 
 import argparse
-import ctypes
 import os
 import signal
 import sys
@@ -25,12 +24,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from megatron_oreal.command import end_with_parent, fail
+from megatron_oreal.machine import give_back_what_is_freed
 from megatron_oreal.model.config import ONE_RANK
 from megatron_oreal.model.hf_writer import MAX_SHARD_BYTES, read_size
 from megatron_oreal.monitor.logs import quiet_libraries
 from megatron_oreal.stop import REQUESTS
 
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+SMALLEST_GIVEN_BACK = 1 << 20  # bytes; else a model of 1.5B parameters takes 26 MB more with each layer
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -122,15 +122,6 @@ def watched(what: str, job, out: Path) -> Iterator[Callable[[int], None]]:
     print(f"{what} {len(job.specs)} tensors, {job.nbytes / 1e9:.2f} GB in {seconds:.1f} s ({rate:.0f} MB/s): {out}")
 
 
-def give_memory_back() -> None:
-    """What is freed goes back to the system at once, from 1 MiB on.
-
-    By itself glibc keeps freed blocks of up to 32 MB; small ones then split them, and the next layer's tensor takes new memory: 26 MB a
-    layer in a model of 1.5B parameters.
-    """
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
-
-
 def is_there(out: Path) -> bool:
     """Whether a folder has been written, by this process or another."""
     return out.is_dir() and any(out.iterdir())
@@ -146,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
     quiet_libraries()
     end_with_parent()
-    give_memory_back()
+    give_back_what_is_freed(SMALLEST_GIVEN_BACK)
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     try:
         return run(parsed)

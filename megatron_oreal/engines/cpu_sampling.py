@@ -5,6 +5,7 @@ over 152k words: 378 ms a decode step for the sort and 167 ms for the draw; the 
 """
 
 from collections.abc import Callable
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ def among_the_likeliest(draw: Callable) -> Callable:
     further down, or what was left is asked for as well, all words are handed over as before.
     """
 
+    @wraps(draw)
     def drawn(probs: Tensor, top_ks: Tensor, top_ps: Tensor, *others, return_filtered_probs: bool = False):
         if return_filtered_probs or probs.shape[-1] < WORTH_IT:
             return draw(probs, top_ks, top_ps, *others, return_filtered_probs=return_filtered_probs)

@@ -1,6 +1,5 @@
 """An SGLang server: started here, watched until it answers, and gone when we are."""
 
-import ctypes
 import json
 import os
 import secrets
@@ -18,13 +17,12 @@ from megatron_oreal import launcher
 from megatron_oreal.engines.cpu_share import CpuShare
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
-from megatron_oreal.machine import LARGE, Memory
+from megatron_oreal.machine import LARGE, LIBC, Memory
 from megatron_oreal.rollout.config import RolloutConfig
 
 LOG_TAIL_LINES = 15
 STOP_GRACE_S = 2.0  # SGLang 0.5.21 looks only every 5 s whether it was told to end: often too short, then it is killed
 PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None)  # loaded here: the child of a process with threads must not take the loader's lock
 
 
 class Server:

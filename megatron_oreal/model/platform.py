@@ -1,6 +1,5 @@
 """The one place where CPU and GPU differ in what a layer is made of."""
 
-import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +9,8 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from megatron_oreal.machine import LIBC
 from megatron_oreal.model.cpu_layers import CpuCoreAttention, CpuRMSNorm
-
-LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)

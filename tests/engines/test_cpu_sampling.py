@@ -11,10 +11,10 @@ ROWS, WORDS = 6, 3 * WORTH_IT
 
 @pytest.fixture(scope="module")
 def sglangs():
-    """SGLang's own function, which the installed shim has in its closure."""
+    """SGLang's own function, which the installed shim wraps."""
     from sglang.srt.layers import sampler
 
-    return sampler.top_k_top_p_min_p_sampling_from_probs_torch.__closure__[0].cell_contents
+    return sampler.top_k_top_p_min_p_sampling_from_probs_torch.__wrapped__
 
 
 def rows(sharpness: float) -> torch.Tensor:

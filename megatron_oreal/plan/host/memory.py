@@ -1,7 +1,7 @@
 """What a rank holds on a machine without a GPU: memory.Formula with what Megatron's local layers keep there (model.cpu_layers).
 
 Nothing is fused, so autograd keeps what every operation wants for its backward pass. The terms were read off torch's saved tensors, and
-tests/plan/test_cpu_memory.py holds their sum, and the peak, against real ranks.
+tests/plan/test_host.py holds their sum, and the peak, against real ranks.
 """
 
 from dataclasses import dataclass

@@ -54,11 +54,11 @@ class RankNeed:
 
     stage: int
     process: int
-    models: list[Built]
-    logprobs: int  # of the policy's activations: the log-probabilities' workspace
-    sent: int  # of a stage's first rank alone: new weights on their way to the engines
-    exported: int  # of it, too: the weights that are copied for an export, between two steps
-    written: int  # what of that copy is still there while the next step trains
+    models: Sequence[Built] = ()
+    logprobs: int = 0  # of the policy's activations: the log-probabilities' workspace
+    sent: int = 0  # of a stage's first rank alone: new weights on their way to the engines
+    exported: int = 0  # of it, too: the weights that are copied for an export, between two steps
+    written: int = 0  # what of that copy is still there while the next step trains
 
     @property
     def state(self) -> int:
@@ -212,7 +212,7 @@ def _micro_batch(config: TrainConfig | SftConfig, dp: int) -> int:
 
 def _rank(formula: CpuFormula, stage: int, wanted: Sequence[Role], config: TrainConfig | SftConfig) -> RankNeed:
     if not wanted:
-        return RankNeed(stage, round(RANK_GIB * GIB), [], 0, 0, 0, 0)
+        return RankNeed(stage, round(RANK_GIB * GIB))
     models = [formula.stage(role, stage) for role in wanted]
     weights, sent, written = models[0].weights * formula.work.parallel.tp, 0, 0  # of the whole stage
     if isinstance(config, TrainConfig):
