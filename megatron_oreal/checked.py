@@ -1,9 +1,13 @@
 """What is wrong with a section of the configuration is said all at once, and by one rule for all sections."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 Require = Callable[[bool, str], None]
 """What has to hold, and the line that says so where it does not."""
+
+FilePath = Annotated[str, "path"]
+"""Type of a field that names a file or a folder of this machine: where it is read (keys.typed), ~ at its beginning becomes the home."""
 
 
 class Checked:

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from megatron_oreal import sft, train
-from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, TrainConfig, conf_dir, load
+from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, TrainConfig, load
 from megatron_oreal.evaluation.config import EvalSet
+from megatron_oreal.keys.files import conf_dir
 from megatron_oreal.learn.parallel import Placement
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.plan.config import Planned

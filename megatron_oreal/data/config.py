@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from megatron_oreal.checked import Checked, Require
+from megatron_oreal.checked import Checked, FilePath, Require
 
 
 @dataclass(frozen=True)
 class DataConfig(Checked):
     """Training questions: conf/data/."""
 
-    train: str
+    train: FilePath
     questions_per_step: int
     system_prompt: str
     balance: list[tuple[float, int]]  # (upper end of the pass-rate band, repeats)
@@ -24,5 +24,5 @@ class DataConfig(Checked):
 class SftData:
     """Supervised examples: conf/sft.yaml."""
 
-    train: str
+    train: FilePath
     system_prompt: str

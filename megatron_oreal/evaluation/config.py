@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from megatron_oreal.checked import Checked, Require
+from megatron_oreal.checked import Checked, FilePath, Require
 
 VALIDATION = "validation"
 """The set held out of the training questions."""
@@ -13,7 +13,7 @@ VALIDATION = "validation"
 class EvalSet:
     """One entry of eval.sets; what it leaves open is as in `eval`."""
 
-    data: str  # JSONL, Parquet or Arrow file, or a folder with such files (a Hugging Face data set, downloaded or saved)
+    data: FilePath  # JSONL, Parquet or Arrow file, or a folder with such files (a Hugging Face data set, downloaded or saved)
     split: str | None = None  # of a folder; None: the only one, else test
     samples: int | None = None
     temperature: float | None = None
@@ -25,8 +25,8 @@ class EvalSet:
 class EvalSetsConfig(Checked):
     """Sets and how they are asked: each question once greedily, and `samples` times at `temperature` where that is 2 or more."""
 
-    data: str | None
-    sets: dict[str, str | EvalSet]  # name -> file or folder, or all of an EvalSet
+    data: FilePath | None
+    sets: dict[str, FilePath | EvalSet]  # name -> file or folder, or all of an EvalSet
     samples: int
     temperature: float
     top_p: float

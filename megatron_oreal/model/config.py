@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megatron_oreal.checked import Checked, Require
+from megatron_oreal.checked import Checked, FilePath, Require
 
 DTYPES = ("float32", "bfloat16")
 
@@ -11,7 +11,7 @@ DTYPES = ("float32", "bfloat16")
 class ModelConfig(Checked):
     """Where policy, token RM and reference start from: conf/model/."""
 
-    path: str
+    path: FilePath
     dtype: str
 
     def check(self, require: Require) -> None:

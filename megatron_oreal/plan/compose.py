@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from omegaconf import OmegaConf
 
-from megatron_oreal.config import conf_dir, load
+from megatron_oreal.config import load
 from megatron_oreal.devices import CPU, DEVICES
+from megatron_oreal.keys.files import conf_dir
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.shapes import SHAPES
 
@@ -16,13 +17,18 @@ def compose(overrides: Sequence[str]) -> Planned:
     Raises:
         ValueError: as config.load; or a GPU or a shape that the planner does not know.
     """
-    chosen = next((o.partition("=")[2] for o in overrides if o.startswith("experiment=")), "")
-    section = None if any(o.startswith("plan=") for o in overrides) else _section_of(chosen) or (f"plan.gpu={CPU}" in overrides and CPU)
-    planned = load(Planned, "plan", [*overrides, *([f"plan={section}"] if section else [])])
+    planned = load(Planned, "plan", with_section(overrides))
     _refuse_unknown("gpu", planned.plan.gpu, (*DEVICES, CPU))
     if planned.plan.shape is not None:
         _refuse_unknown("shape", planned.plan.shape, SHAPES)
     return planned
+
+
+def with_section(overrides: Sequence[str]) -> list[str]:
+    """And the file of conf/plan/ that goes with the experiment, where none is chosen."""
+    chosen = next((o.partition("=")[2] for o in overrides if o.startswith("experiment=")), "")
+    section = None if any(o.startswith("plan=") for o in overrides) else _section_of(chosen) or (f"plan.gpu={CPU}" in overrides and CPU)
+    return [*overrides, *([f"plan={section}"] if section else [])]
 
 
 def _section_of(experiment: str) -> str | None:

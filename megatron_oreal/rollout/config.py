@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_oreal.checked import Checked, Require
+from megatron_oreal.checked import Checked, FilePath, Require
 
 PLACEMENTS = ("colocated", "disaggregated", "external")
 SYNCS = ("distributed", "tensor", "disk")
@@ -30,7 +30,7 @@ class RolloutConfig(Checked):
     release_memory: bool
     urls: list[str]
     router: str | None
-    admin_key_file: str | None
+    admin_key_file: FilePath | None
     ready_timeout_s: float
     request_timeout_s: float
     concurrency: int

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megatron_oreal.checked import Checked, Require
+from megatron_oreal.checked import Checked, FilePath, Require
 
 MODES = ("rule", "judge", "rule_then_judge")
 JUDGE_ON = ("undecided", "not_right")
@@ -16,7 +16,7 @@ class JudgeConfig(Checked):
 
     urls: list[str]
     model: str | None
-    key_file: str | None
+    key_file: FilePath | None
     temperature: float
     max_tokens: int
     start_timeout_s: float
@@ -27,7 +27,7 @@ class JudgeConfig(Checked):
     breaker_failures: int
     breaker_s: float
     wait_s: float
-    cache: str | None
+    cache: FilePath | None
 
     def check(self, require: Require) -> None:
         require(len(set(self.urls)) == len(self.urls), f"urls={self.urls} must be all different")

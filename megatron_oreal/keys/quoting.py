@@ -1,0 +1,73 @@
+"""Overrides that Hydra's grammar cannot read, and how to write them so that it does.
+
+https://hydra.cc/docs/1.3/advanced/override_grammar/basic: a value with =, ~, brackets, braces, parentheses, commas, quotes or whatever
+is no ASCII letter must be quoted for Hydra, and those quotes once more for the shell.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from megatron_oreal.keys.files import choices
+
+
+def unreadable(overrides: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the way in which overrides are written: a line each, with a way that works."""
+    for number, override in enumerate(overrides):
+        key, equals, value = override.partition("=")
+        if not equals and not override.startswith("~"):
+            if number + 1 == len(overrides) or "=" in overrides[number + 1]:  # the last of several such words
+                yield f"{override!r} is no key=value{_meant(overrides[:number], override)}"
+        elif key.strip("+~") == "" or parsed(f"{key}=1" if equals else override) is None:
+            yield f"{override!r}: Hydra can read no such key as {key!r}"
+        elif equals and ((read := parsed(override)) is None or read.is_sweep_override()):
+            listed = f", or {shlex.quote(f'{key}=[{value}]')} for a list" if read and read.value().simple_form else ""
+            yield f"{override!r}: Hydra cannot read this value; in a shell write {in_shell(key, value)}{listed}"
+
+
+def parsed(override: str) -> Override | None:
+    """None where Hydra cannot read it."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def quoted(value: str) -> str:
+    """As Hydra's grammar has it for a string: in quotes, and no part of it an interpolation."""
+    plain = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+    return QuotedString(plain, Quote.single if '"' in value and "'" not in value else Quote.double).with_quotes()
+
+
+def in_shell(key: str, value: str) -> str:
+    """How `key` is given this value on the command line of a POSIX shell: of a list or a dictionary each string in it as it stands."""
+    by_element = _elements_quoted(value)
+    return shlex.quote(f"{key}={by_element if by_element and parsed(f'{key}={by_element}') else quoted(value)}")
+
+
+def _elements_quoted(value: str) -> str | None:
+    """A list or a dictionary with quotes around those of its strings that need them; None for any other value."""
+    if (value[:1], value[-1:]) not in (("[", "]"), ("{", "}")):
+        return None
+
+    def element(found: re.Match) -> str:
+        key, text = found[1] or "", found[2].strip()
+        return key + (text if parsed(f"key={text}") else quoted(text))
+
+    return re.sub(r"([^\[\]{},:]+:\s+)?([^\[\]{},]+)", element, value)
+
+
+def _meant(before: Sequence[str], word: str) -> str:
+    """Of a word without =: the rest of a value with a space in it, or an experiment."""
+    if word in choices("experiment"):
+        return f"; did you mean experiment={word}?"
+    start = next((i for i in reversed(range(len(before))) if "=" in before[i]), None)
+    if start is None:
+        return ""
+    key, _, value = " ".join([*before[start:], word]).partition("=")
+    whole = shlex.quote(f"{key}={value}") if parsed(f"{key}={value}") else in_shell(key, value)
+    return f"; if it belongs to the value before it, write {whole}"

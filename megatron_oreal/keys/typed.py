@@ -1,0 +1,87 @@
+"""Composed values as the dataclasses that say their types."""
+
+import os
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields, is_dataclass
+from typing import get_args, get_origin, get_type_hints
+
+import msgspec
+from omegaconf import MISSING
+
+from megatron_oreal.checked import FilePath
+from megatron_oreal.keys.nearest import hint
+from megatron_oreal.keys.quoting import quoted
+
+
+def keys_of(schema: type, path: str = "") -> Iterator[str]:
+    """All dotted keys of a dataclass, those of its sections after the section's own."""
+    for name, kind in get_type_hints(schema).items():
+        yield f"{path}{name}"
+        if (section := _section_of(kind)) and get_origin(kind) is not dict:
+            yield from keys_of(section, f"{path}{name}.")
+
+
+class Reading:
+    """Makes a dataclass of composed values, and gathers all that is wrong with them, a line each."""
+
+    def __init__(self, schema: type, groups: Callable[[], Iterable[str]]):
+        """`groups`: those that a misspelt key may have meant as well."""
+        self._schema, self._groups = schema, groups
+        self.wrong: list[str] = []
+
+    def read(self, values: dict):
+        """The schema's dataclass; None where `wrong` is not empty afterwards."""
+        return self._section(self._schema, values, "")
+
+    def _section(self, schema: type, values: dict, path: str):
+        types, before, section = get_type_hints(schema, include_extras=True), len(self.wrong), None
+        given = {name: value for name, value in values.items() if value != MISSING}
+        for field in fields(schema):
+            if field.name not in given and field.default is NO_DEFAULT:
+                self.wrong.append(f"{path}{field.name} is missing")
+        typed = {name: self._value(types[name], value, f"{path}{name}") for name, value in given.items() if name in types}
+        if len(self.wrong) == before:
+            try:
+                section = schema(**typed)
+            except ValueError as error:
+                self.wrong += [f"{path}{line}" for line in str(error).splitlines()]
+        for name in [name for name in values if name not in types]:
+            self._refuse(f"{path}{name}", f"{path}{name}", values[name], types)
+        return section
+
+    def _refuse(self, key: str, stranger: str, value: object, beside: Iterable[str]) -> None:
+        """A key that there is not; of a section that there is not (`stranger`) each key that was given. `beside`: what there is there."""
+        if isinstance(value, dict) and value:
+            for name, one in value.items():
+                self._refuse(f"{key}.{name}", stranger, one, beside)
+        else:
+            known = [*self._groups(), *keys_of(self._schema)]
+            instead = hint(key, known) or hint(stranger, known) or f"; known: {', '.join(sorted(beside))}"
+            self.wrong.append(f"unknown key {key}{instead}")
+
+    def _value(self, kind: object, value: object, path: str):
+        if isinstance(value, dict) and get_origin(kind) is dict:
+            return {key: self._value(get_args(kind)[1], one, f"{path}.{key}") for key, one in value.items()}
+        if isinstance(value, dict) and (schema := _section_of(kind)):
+            return self._section(schema, value, f"{path}.")
+        try:
+            typed = msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            self.wrong.append(f"{path}={value!r}: {error}{_as_meant(kind, value, path)}")
+            return None
+        return os.path.expanduser(typed) if isinstance(typed, str) and FilePath in (kind, *get_args(kind)) else typed
+
+
+def _section_of(kind: object) -> type | None:
+    return next((one for one in (kind, *get_args(kind)) if is_dataclass(one)), None)
+
+
+def _as_meant(kind: object, value: object, path: str) -> str:
+    """How to give a text that Hydra takes for a number or a word of its own, or a list of one."""
+    if isinstance(value, int | float) and not {str, FilePath}.isdisjoint((kind, *get_args(kind))):
+        return f"; as text: {shlex.quote(f'{path}={quoted(str(value))}')}"
+    if get_origin(kind) is list and isinstance(value, str | int | float):
+        return f"; as a list: {shlex.quote(f'{path}=[{value}]')}"
+    return ""
