@@ -1,16 +1,23 @@
-"""What the entry points share: overrides in; one clear line and a non-zero status out when something is wrong."""
+"""What the commands share: options and overrides in; one clear line and a non-zero status out when something is wrong."""
 
+import argparse
 import ctypes
 import dataclasses
 import os
+import re
+import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from megatron_oreal.config import load
 from megatron_oreal.errors import LostPeer, NotWritten, ServerError
+from megatron_oreal.keys import text
+from megatron_oreal.keys.nearest import hint
 from megatron_oreal.launcher import INTERRUPTED, run_local_ranks
 from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.machine import ask_for_huge_pages
@@ -19,24 +26,82 @@ from megatron_oreal.monitor.logs import output_of_rank, quiet_libraries
 from megatron_oreal.stop import REQUESTS
 
 PR_SET_PDEATHSIG = 1
+NOBODY_READS = 141
+"""Exit status where the reader of our output has gone: what a shell says of SIGPIPE."""
 
 
-def run_command(module: str, compose: Callable, run: Callable, arguments: list[str] | None = None, check: Callable | None = None) -> int:
+class Parser(argparse.ArgumentParser):
+    """Of a command of `megatron-oreal`. Wrong options are a ValueError, as all wrong input."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> None:
+        """Raises ValueError: one line, with the option that a misspelt one may have meant."""
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        raise ValueError(message + (hint(unknown[0], re.findall(r"--[\w-]+", self.format_usage())) if unknown else ""))
+
+
+def local_path(text: str) -> Path:
+    """Type of an option that names a file or a folder: `--out=~/x` is no ~ that a shell would expand."""
+    return Path(text).expanduser()
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command that is configured from conf/, as its module defines it."""
+
+    name: str  # after `megatron-oreal`
+    module: str  # after `python -m`
+    about: str  # what it does, with examples: the module's docstring
+    schema: type
+    config: str  # conf/<config>.yaml
+    main_keys: str  # those that `--help` explains, with spaces between
+
+    def load(self, overrides: Sequence[str]):
+        """The configuration. Raises ValueError as config.load."""
+        return load(self.schema, self.config, overrides)
+
+    def parser(self) -> Parser:
+        """For overrides, and the options that all such commands have."""
+        parser = Parser(prog=f"megatron-oreal {self.name}", description=self.about, add_help=False)
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help="of conf/; group=FILE takes conf/group/FILE.yaml")
+        parser.add_argument("-h", "--help", action="store_true", help="this, with the values that the overrides leave")
+        parser.add_argument("--keys", action="store_true", help="all keys, their values and meanings")
+        parser.add_argument("--cfg", action="store_true", help="the configuration, checked, as YAML")
+        return parser
+
+    def tells(self, parser: Parser, asked: argparse.Namespace, compose: Callable) -> bool:
+        """Answers --help, --keys and --cfg; False where nothing of it was asked for."""
+        known = [field.name for field in dataclasses.fields(self.schema)]
+        if asked.help:
+            print(f"{parser.format_help()}\n{text.main_keys(self.config, asked.overrides, known, self.main_keys.split())}")
+            print(f"\nAll keys: megatron-oreal {self.name} --keys")
+        elif asked.keys:
+            print(text.all_keys(self.config, asked.overrides, known))
+        elif asked.cfg:
+            print(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(compose(asked.overrides)))))
+        return asked.help or asked.keys or asked.cfg
+
+
+def run_command(
+    command: Command, run: Callable, arguments: list[str] | None = None, check: Callable | None = None, compose: Callable | None = None
+) -> int:
     """Compose the configuration and run it, in several local ranks where the layout needs them and nobody started any.
 
-    `--cfg` prints the composed configuration and ends. `check` looks at the configuration before any rank is started, and raises ValueError
-    where it cannot be run here. Exit status: 0 done, 1 something failed in the run, 2 wrong input,
-    130 interrupted.
+    `check` looks at the configuration before any rank is started, and raises ValueError where it cannot be run here; `compose`: in the
+    place of command.load. The exit status, as of `guarded`.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    show_only = "--cfg" in arguments
-    quiet_libraries()
-    ask_for_huge_pages()
-    try:
-        config = compose([a for a in arguments if a != "--cfg"])
-        if show_only:
-            print(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+    compose = compose or command.load
+
+    def work() -> int:
+        asked = (parser := command.parser()).parse_intermixed_args(arguments)
+        if command.tells(parser, asked, compose):
             return 0
+        quiet_libraries()
+        ask_for_huge_pages()
+        config = compose(asked.overrides)
         end_with_parent()
         if getattr(config, "parallel", None):  # what a line of its config.json tells must not wait for what a rank imports
             check_written(config.model.path, config.parallel)
@@ -44,16 +109,42 @@ def run_command(module: str, compose: Callable, run: Callable, arguments: list[s
             check(config)
         ranks = _ranks_to_start(getattr(config, "parallel", None))
         if ranks > 1:
-            return run_local_ranks(module, arguments, ranks)
+            return run_local_ranks(command.module, arguments, ranks)
         with _own_log(config):
             run(config)
+        return 0
+
+    return guarded(work)
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """What `work` returns, and 0 is done; 1 something failed, 2 wrong input, 130 interrupted, each with one line; 141 nobody reads."""
+    try:
+        status = work()
+        print(end="", flush=True)  # while it can still be told whether somebody reads
+        return status
     except ValueError as error:
         return fail(2, error) if _first_of_its_host() else 2
     except (ServerError, LostPeer, NotWritten) as error:
         return fail(1, error)
     except KeyboardInterrupt:
-        return fail(INTERRUPTED, "interrupted")
-    return 0
+        return fail(INTERRUPTED, "interrupted: nobody reads the output any more" if nobody_reads() else "interrupted")
+    except BrokenPipeError:
+        if not nobody_reads():
+            raise
+        return NOBODY_READS
+    finally:
+        if nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # what is left in the buffer goes where nothing fails
+
+
+def nobody_reads() -> bool:
+    """Whether stdout is a pipe whose other end is closed (`| head -1`)."""
+    if sys.__stdout__ is None:  # there is none (`>&-`)
+        return False
+    poll = select.poll()
+    poll.register(sys.__stdout__.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _ranks_to_start(parallel: ParallelConfig | None) -> int:

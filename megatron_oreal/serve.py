@@ -1,8 +1,10 @@
-"""Engines on hosts of their own, for rollout.placement=disaggregated:
+"""Engines on hosts of their own, for rollout.placement=disaggregated, with the overrides of the training run:
 
-`python -m megatron_oreal.serve experiment=NAME run_dir=DIR key=value ...`, one process a host (`srun --ntasks-per-node=1`), with the
-overrides of the training run. The hosts share rollout.engines evenly; rank 0 finds them in the run's folder. Ends when the run ends.
+    srun --ntasks-per-node=1 megatron-oreal serve experiment=oreal_7b rollout.placement=disaggregated run_dir=DIR ...
+
+One process a host. The hosts share rollout.engines evenly; rank 0 finds them in the run's folder. Ends when the run ends.
 SIGUSR1, which Slurm sends to every step of a job, asks the ranks to save: the engines stay until they have.
+`python -m megatron_oreal.serve` is the same command.
 """
 
 import os
@@ -12,13 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_oreal.command import run_command
-from megatron_oreal.config import TrainConfig, load
+from megatron_oreal.command import Command, run_command
+from megatron_oreal.config import TrainConfig
 from megatron_oreal.engines import demand
 from megatron_oreal.engines.supervisor import Supervisor
 from megatron_oreal.errors import ServerError
 from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.rollout.config import RolloutConfig
+
+MAIN_KEYS = "model.path run_dir rollout.placement rollout.engines rollout.tp rollout.bind rollout.ready_timeout_s rollout.server_args"
+COMMAND = Command("serve", "megatron_oreal.serve", __doc__, TrainConfig, "train", MAIN_KEYS)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Serving:
 
 def compose(overrides: list[str]) -> Serving:
     """From the training run's overrides and srun's variables."""
-    config = load(TrainConfig, "train", overrides)
+    config = COMMAND.load(overrides)
     host, hosts = (int(os.environ.get(name, default)) for name, default in (("SLURM_PROCID", 0), ("SLURM_NTASKS", 1)))
     return Serving(config.run_dir, config.model, config.rollout, host, hosts, demand.of_training(config))
 
@@ -72,7 +77,7 @@ def run(config: Serving) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command("megatron_oreal.serve", compose, run, arguments)
+    return run_command(COMMAND, run, arguments, compose=compose)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""Supervised start on the same engine: `python -m megatron_oreal.sft model.path=DIR data.train=FILE.jsonl key=value ...`
+"""A supervised start on the same engine:
+
+    megatron-oreal sft model.path=DIR data.train=FILE.jsonl run_dir=DIR steps=1000
 
 Lines of the file have question and response. The result is a Hugging Face folder, <run_dir>/hf, for `model.path` of a run.
+`python -m megatron_oreal.sft` is the same command.
 """
 
 import sys
@@ -9,8 +12,8 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from megatron_oreal.command import run_command
-from megatron_oreal.config import SftConfig, load
+from megatron_oreal.command import Command, run_command
+from megatron_oreal.config import SftConfig
 from megatron_oreal.data.questions import read_rows, text_field
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.trackers import check_trackers, open_trackers
@@ -19,6 +22,10 @@ from megatron_oreal.trajectory import Sample
 
 EXPORT_TIMEOUT_S = 1800.0
 """For writing the folder at the end."""
+MAIN_KEYS = (
+    "model.path data.train run_dir seed steps examples_per_step optimizer.lr optimizer.warmup_steps learn.tokens_per_micro_batch stop_word"
+)
+COMMAND = Command("sft", "megatron_oreal.sft", __doc__, SftConfig, "sft", MAIN_KEYS)
 
 
 def read_examples(config: SftConfig) -> list[Sample]:
@@ -74,8 +81,7 @@ def run(config: SftConfig) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    compose = lambda overrides: load(SftConfig, "sft", overrides)  # noqa: E731
-    return run_command("megatron_oreal.sft", compose, run, arguments, refuse_what_cannot_fit)
+    return run_command(COMMAND, run, arguments, refuse_what_cannot_fit)
 
 
 if __name__ == "__main__":

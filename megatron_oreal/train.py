@@ -1,4 +1,10 @@
-"""OREAL training: `python -m megatron_oreal.train experiment=NAME key=value ...` (by hand, under torchrun, or under srun)
+"""OREAL training, by hand, under torchrun or under srun:
+
+    megatron-oreal train experiment=small model.path=DIR data.train=FILE.jsonl
+    megatron-oreal train experiment=oreal_7b model.path=DIR data.train=FILE.jsonl run_dir=DIR policy.optimizer.lr=1e-6 resume=auto
+
+Leaves metrics.jsonl, checkpoints/, summary.json and hf/ in run_dir. Started by hand it starts as many ranks here as `parallel` needs.
+SIGTERM and SIGUSR1 make it save and end; resume=auto goes on. `python -m megatron_oreal.train` is the same command.
 
 The loop in `run` is Algorithm 1 of arXiv 2502.06781. Where it differs from the paper's text:
 1. Best-of-N sampling keeps one right and one wrong trajectory a question (as released), not all right ones; objective.keep.
@@ -15,13 +21,19 @@ The loop in `run` is Algorithm 1 of arXiv 2502.06781. Where it differs from the 
 import sys
 from typing import TYPE_CHECKING
 
-from megatron_oreal.command import run_command
-from megatron_oreal.config import TrainConfig, load
+from megatron_oreal.command import Command, run_command
+from megatron_oreal.config import TrainConfig
 from megatron_oreal.plan.host.start import refuse_what_cannot_fit
 from megatron_oreal.trajectory import Directive, TrainBatch, Work
 
 if TYPE_CHECKING:
     from megatron_oreal.coordinator.coordinator import Coordinator
+
+MAIN_KEYS = (
+    "model.path data.train data.questions_per_step run_dir resume seed steps rollout.samples rollout.max_new_tokens rollout.placement "
+    "policy.optimizer.lr objective.token_rm parallel.tp learn.tokens_per_micro_batch eval.data eval.interval checkpoint.interval"
+)
+COMMAND = Command("train", "megatron_oreal.train", __doc__, TrainConfig, "train", MAIN_KEYS)
 
 
 def run(config: TrainConfig) -> None:
@@ -69,9 +81,7 @@ def collect(coordinator: "Coordinator", step: int, version: int, sampled: TrainB
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command(
-        "megatron_oreal.train", lambda overrides: load(TrainConfig, "train", overrides), run, arguments, refuse_what_cannot_fit
-    )
+    return run_command(COMMAND, run, arguments, refuse_what_cannot_fit)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ BY_HAND = launcher.start_module
 ENGINE = "megatron_oreal.engines.sglang_cpu"
 FOR_ENGINES = (ENGINE, "sglang.launch_server", "sglang.srt.entrypoints.http_server", "sglang.srt.models.registry")
 FOR_RUNS = (
-    "megatron_oreal.evaluate",
+    "megatron_oreal.evaluation.checkpoint",
     "megatron_oreal.learn.checkpoint",
     "megatron_oreal.learn.step",
     "megatron_oreal.parts",

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from megatron_oreal.doctor import command as doctor
 from megatron_oreal.doctor import network
 from megatron_oreal.doctor.network import Absent, Meeting, rounds
 from megatron_oreal.doctor.software import wrong_versions
 from megatron_oreal.launcher import free_port
 from tests import runs
-from tools import doctor
 
 NAMES = ["n1", "n2"]
 
@@ -141,7 +141,7 @@ def two_nodes(overrides: list[str], *of_the_second: str) -> tuple[list[int], dic
         runs.start(
             *arguments,
             *(of_the_second if index else ()),
-            module="tools.doctor",
+            module="megatron_oreal.doctor.command",
             env=os.environ | shared | {"SLURM_PROCID": str(index)},
             stderr=None,
         )

@@ -11,6 +11,7 @@ import pytest
 from megatron_oreal import evaluate
 from megatron_oreal.data.prompts import Template, load_tokenizer
 from megatron_oreal.data.questions import Question
+from megatron_oreal.evaluation.checkpoint import fingerprint
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.evaluator import Evaluator, askings
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
@@ -97,7 +98,7 @@ def test_killed_in_the_middle_it_asks_only_what_is_missing(asking, tmp_path, cap
 
 def test_a_checkpoint_with_other_weights_is_another_one(served_model, tiny_model):
     other = tiny_model(seed=6, tokenizer=True, vocab_size=520, tie_word_embeddings=True)
-    assert evaluate.fingerprint(Path(served_model)) != evaluate.fingerprint(Path(other))
+    assert fingerprint(Path(served_model)) != fingerprint(Path(other))
 
 
 def test_a_server_that_is_not_there_is_one_line(asking, questions, capsys, tmp_path):

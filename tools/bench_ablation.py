@@ -70,10 +70,12 @@ def table(results: dict[str, dict[int, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=ROOT / "work_dirs" / "ablation")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/ablation"))
     parser.add_argument("--again", action="store_true", help="run what is already there once more")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of every run, after --")
     arguments = parser.parse_args()
+    if not (ROOT / "launch" / "demo.sh").is_file():
+        parser.error("needs a checkout of the project: launch/demo.sh is not in a wheel")
     out = arguments.out.resolve()
     if arguments.again:
         shutil.rmtree(out, ignore_errors=True)

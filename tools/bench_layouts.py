@@ -45,7 +45,7 @@ def measure(layout: str, demo: Path, steps: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--demo", type=Path, default=ROOT / "work_dirs" / "demo")
+    parser.add_argument("--demo", type=Path, default=Path("work_dirs/demo"))
     parser.add_argument("--layouts", nargs="+", default=["dp2", "tp2", "pp2", "auto"])
     parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()

@@ -1,5 +1,7 @@
 """What a person sees: progress bars and one line a step in a terminal, plain lines elsewhere."""
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,11 +16,21 @@ PLAIN_LINE_S = 60.0
 """Between lines on a rollout in progress, where there is no terminal: it may last half an hour."""
 
 
+class _Rich(RichConsole):
+    """Where nobody reads any more (`| head -1`) the process is asked to end: a training run saves first (see stop.py)."""
+
+    def on_broken_pipe(self) -> None:
+        """In place of rich's SystemExit, which would end the thread that happened to print, and nothing else."""
+        if not self.quiet:
+            self.quiet = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Console:
     """Rank 0's output; quiet on the other ranks. Use as a context manager around a run."""
 
     def __init__(self, what: str, steps: int, quiet: bool = False):
-        self._console = RichConsole(highlight=False, soft_wrap=True, quiet=quiet)
+        self._console = _Rich(highlight=False, soft_wrap=True, quiet=quiet)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_oreal import launcher
+from megatron_oreal.convert.command import watched
 from tests.convert.test_round_trip import ROOT, assert_same_bits, change_config, tensors, to_hf, to_megatron
-from tools.convert import watched
 
 DEADLINE_S = 120
 CONVERSIONS = {
@@ -53,7 +53,7 @@ def start(direction: str, large: Path, megatron: Path | None, out: Path, *more: 
     command = [direction, *arguments(large, megatron), "--out", out, *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     heard = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # whoever runs the tests may be under nohup
-    return launcher.start_module("tools.convert", [str(c) for c in command], cwd=ROOT, **(pipes | heard | options))
+    return launcher.start_module("megatron_oreal.convert.command", [str(c) for c in command], cwd=ROOT, **(pipes | heard | options))
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:

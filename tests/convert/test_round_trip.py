@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from tools import convert
+from megatron_oreal.convert import command as convert
 
 LLAMA3 = {
     "rope_type": "llama3",

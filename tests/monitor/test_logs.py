@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RANK = """
 import ctypes, logging, os, sys, types, warnings
-from megatron_oreal.command import run_command
+from megatron_oreal.train import COMMAND, run_command
 
 def chatter(config):
     os.write(2, b"said by C\\n")
@@ -23,7 +23,7 @@ def chatter(config):
     {end}
 
 config = types.SimpleNamespace(run_dir={run_dir!r}, parallel=None)
-sys.exit(run_command("test", lambda arguments: config, chatter, []))
+sys.exit(run_command(COMMAND, chatter, [], compose=lambda overrides: config))
 """
 CHATTER = ("said by C", "said by Python", "UserWarning: be careful", "a word of warning", "an error of the library")
 

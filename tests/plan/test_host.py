@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig
 
 from megatron_oreal import evaluate
+from megatron_oreal.doctor import command as doctor
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.learn.optimizer import Trainable
@@ -16,6 +17,7 @@ from megatron_oreal.model import gpt
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.shape import read_shape
 from megatron_oreal.model.split import Split
+from megatron_oreal.plan import command as plan
 from megatron_oreal.plan.fake_ranks import Alive
 from megatron_oreal.plan.host.memory import CpuFormula
 from megatron_oreal.plan.host.need import Place, need_of_run
@@ -23,7 +25,6 @@ from megatron_oreal.plan.memory import Workload
 from megatron_oreal.trajectory import Sample
 from tests import runs
 from tests.settings import compute_config, optimizer, parallel_config, tiny_run
-from tools import doctor, plan
 
 MODEL = {
     "vocab_size": 3000,

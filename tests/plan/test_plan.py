@@ -1,4 +1,4 @@
-"""tools/plan.py as it is called: shipped experiments fit, what does not fit says why and what would, wrong input is one line."""
+"""The planner as it is called: shipped experiments fit, what does not fit says why and what would, wrong input is one line."""
 
 import json
 import os
@@ -10,11 +10,11 @@ import pytest
 
 from megatron_oreal import train
 from megatron_oreal.devices import DEVICES, GIB
+from megatron_oreal.plan import command as plan
 from megatron_oreal.plan import engine, timing
 from megatron_oreal.plan.compose import compose
 from megatron_oreal.plan.engine import EngineMemory
 from megatron_oreal.plan.shapes import shape_of
-from tools import plan
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = {"oreal_7b": 32, "oreal_7b_no_rm": 32, "oreal_7b_r1": 32, "oreal_32b": 128}

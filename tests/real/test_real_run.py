@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.monitor.recorded import FOLDER, file_of, read_step
+from megatron_oreal.report import command as report
 from megatron_oreal.trajectory import Trajectory
 from tests import runs
 from tests.real.plain import CLOSE, logprobs_of
-from tools import report
 
 pytestmark = pytest.mark.real
 STEPS = 4

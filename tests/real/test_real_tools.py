@@ -21,12 +21,12 @@ def test_pass_rates_of_all_lines_though_killed_meanwhile(short_answers, question
     partial = out.with_name("rated.jsonl.partial")
     few = ["rollout.samples=4", "rollout.max_new_tokens=32", "rollout.concurrency=1"]
     command = [*short_answers, *few, f"questions={source}", f"out={out}"]
-    killed = runs.start(*command, module="tools.passrate", start_new_session=True)
+    killed = runs.start(*command, module="megatron_oreal.passrate.command", start_new_session=True)
     runs.wait_for(killed, lambda: partial.exists() and partial.read_bytes().count(b"\n") > 2, DEADLINE_S)
     runs.kill(killed)
     done = partial.read_bytes().count(b"\n") - 1  # the first line says what is measured
     assert 2 <= done < ASKED and not out.exists()
-    again = runs.start(*command, module="tools.passrate")
+    again = runs.start(*command, module="megatron_oreal.passrate.command")
     output = runs.finish(again, DEADLINE_S)
     assert again.returncode == 0, output
     assert f"going on: {done} of {ASKED} questions are done" in output

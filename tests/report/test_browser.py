@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from megatron_oreal.monitor.recorded import FOLDER, Weighted, write_step
+from megatron_oreal.report import command as report
 from tests.report import synthetic
-from tools import report
 
 MANY_LOAD_S, MANY_FILTER_S, MANY_SEARCH_S = 8, 2, 8
 HOSTILE = (

@@ -11,11 +11,11 @@ import pytest
 
 from megatron_oreal.monitor.pieces import Pieces
 from megatron_oreal.monitor.recorded import FOLDER, Weighted, file_of, write_step
+from megatron_oreal.report import command as report
 from megatron_oreal.report import vendor
 from megatron_oreal.report.run import Ablation, read_run
 from megatron_oreal.report.trajectories import pack, share_out
 from tests.report import synthetic
-from tools import report
 from tools.make_demo import make_tokenizer
 
 

@@ -1,4 +1,4 @@
-"""The pass-rate tool as a user starts it, asking the session's running server; killed, started again, and with wrong input."""
+"""Pass rates as a user starts it, asking the session's running server; killed, started again, and with wrong input."""
 
 import json
 import signal
@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from megatron_oreal.data.questions import read_questions
+from megatron_oreal.passrate import command as passrate
+from megatron_oreal.passrate.measure import Partial, settings
 from megatron_oreal.trajectory import Group, Prompt, Verdict
 from tests import runs
-from tools import passrate
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -44,7 +45,7 @@ def test_killed_in_the_middle_it_goes_on_from_there(asking, tmp_path, capsys):
     questions = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7", "id": f"q{i}"} for i in range(count)])
     out, partial = tmp_path / "rated.jsonl", tmp_path / "rated.jsonl.partial"
     arguments = [*asking, f"questions={questions}", f"out={out}", "rollout.max_new_tokens=60", "rollout.concurrency=2"]
-    with runs.start(*arguments, module="tools.passrate", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with runs.start(*arguments, module="megatron_oreal.passrate.command", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
         while not partial.exists() or partial.read_bytes().count(b"\n") < 21:
             assert process.poll() is None and time.monotonic() < deadline, process.stderr.read() if process.poll() is not None else "slow"
@@ -74,8 +75,8 @@ def rows_of_partial(path: Path) -> list[dict]:
 def test_questions_that_are_done_are_not_asked_again(asking, tmp_path, capsys):
     questions = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7"} for i in range(3)])
     out = tmp_path / "rated.jsonl"
-    config = passrate.load(passrate.PassrateConfig, "passrate", [*asking, f"questions={questions}", f"out={out}"])
-    partial = passrate.Partial(tmp_path / "rated.jsonl.partial", passrate._settings(config))
+    config = passrate.COMMAND.load([*asking, f"questions={questions}", f"out={out}"])
+    partial = Partial(tmp_path / "rated.jsonl.partial", settings(config))
     for name, right in (("1", "+0+-"), ("3", "0000")):  # 0: undecided
         prompt = Prompt(name, "q", "7", [1])
         partial.note(Group(prompt, [], [Verdict(r == "+", "", r != "0", r == "0") for r in right]))

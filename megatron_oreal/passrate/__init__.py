@@ -1,0 +1,1 @@
+"""How often a model answers each question right: command is `megatron-oreal passrate`, measure does it."""

@@ -1,0 +1,118 @@
+"""Samples and verifies answers to every question, and writes the questions with their pass rates."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_oreal.config import PassrateConfig
+from megatron_oreal.data.prompts import Template, fitting, load_tokenizer, stop_token
+from megatron_oreal.data.questions import read_questions, read_rows
+from megatron_oreal.engines import demand
+from megatron_oreal.engines.engines import open_engines
+from megatron_oreal.evaluation.saved_rows import SavedRows
+from megatron_oreal.monitor.console import Console
+from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.trajectory import Group, Prompt
+from megatron_oreal.verify import Verifier
+
+
+@dataclass(frozen=True)
+class Rated:
+    """What is known of one question."""
+
+    id: str
+    pass_rate: float | None  # None: every answer is undecided
+    undecided: int  # answers that do not count, or count as wrong (verify.undecided)
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+class Partial(SavedRows[Rated]):
+    """The finished questions of a measurement."""
+
+    def __init__(self, path: Path, of: dict):
+        super().__init__(path, of, Rated, "out")
+
+    def note(self, group: Group) -> None:
+        """A question is finished (it may be said twice). From any thread."""
+        self.add(Rated(group.prompt.id, group.pass_rate, sum(not v.decided for v in group.verdicts)))
+
+
+def measure(config: PassrateConfig) -> None:
+    """Sample, verify, write."""
+    tokenizer = load_tokenizer(config.model.path)
+    stop_token(tokenizer, config.rollout.stop_word)
+    template = Template(tokenizer, config.system_prompt)
+    questions = read_questions(config.questions)
+    prompts = fitting([template.prompt(q) for q in questions], config.rollout.max_total_tokens)
+    out = Path(config.out).resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Partial(out.with_name(out.name + ".partial"), settings(config))
+    left = [p for p in prompts if p.id not in partial.rows]
+    if len(left) < len(prompts):
+        print(f"going on: {len(prompts) - len(left)} of {len(prompts)} questions are done", flush=True)
+    if left:
+        _rate(config, tokenizer, left, partial, len(prompts))
+    _write(config, out, partial.rows)
+    partial.remove()
+    undecided = sum(rated.undecided for rated in partial.rows.values())
+    unrated = sum(rated.pass_rate is None for rated in partial.rows.values())
+    print(
+        f"wrote {config.out}: {len(partial.rows) - unrated} pass rates, {len(questions) - len(prompts)} questions too long; "
+        f"{undecided} of {len(prompts) * config.rollout.samples} answers undecided, {unrated} questions without a pass rate for it"
+    )
+
+
+def settings(config: PassrateConfig) -> dict:
+    """All that a pass rate depends on."""
+    rollout, verify = config.rollout, config.verify
+    return {
+        "questions": hashlib.sha256(Path(config.questions).read_bytes()).hexdigest()[:16],
+        "model.path": config.model.path,
+        "system_prompt": config.system_prompt,
+        **{
+            f"rollout.{name}": getattr(rollout, name)
+            for name in ("samples", "temperature", "top_p", "max_new_tokens", "max_total_tokens", "stop_word")
+        },
+        **{f"verify.{name}": getattr(verify, name) for name in ("mode", "judge_on", "undecided")},
+        "verify.judge.model": verify.judge.model,
+    }
+
+
+def _rate(config: PassrateConfig, tokenizer, prompts: Sequence[Prompt], partial: Partial, total: int) -> None:
+    """Sample and verify these questions; each is noted when its last verdict is there."""
+    out, asked = Path(config.out).resolve(), demand.of_passrate(config)
+    with ExitStack() as stack:
+        engines = stack.enter_context(open_engines(config.rollout, config.model.path, config.model.dtype, out.parent, asked))
+        verifier = stack.enter_context(Verifier(config.verify, out.with_name(out.name + ".disagreements")))
+        engines.wait_ready()
+        rollout = Rollout(config.rollout, engines, tokenizer)
+        console = stack.enter_context(Console("pass rates", total))
+
+        def done(group: Group) -> None:
+            partial.note(group)
+            console.advance(len(partial.rows))
+
+        console.advance(len(partial.rows))
+        for start in range(0, len(prompts), config.questions_at_once):
+            some = prompts[start : start + config.questions_at_once]
+            for group in verifier.verify(rollout.generate(some, version=0), config.rollout.samples, done):
+                done(group)  # should the thread that brought its last verdict not have come to it yet, or have failed to write
+            rates = [rated.pass_rate for rated in partial.rows.values() if rated.pass_rate is not None]
+            console.step(len(partial.rows), f"mean pass rate {sum(rates) / len(rates):.1%}" if rates else "no pass rate yet")
+
+
+def _write(config: PassrateConfig, out: Path, rated: dict[str, Rated]) -> None:
+    """Whole or not at all. A question too long to be asked, or without a verdict, keeps its line, without a pass rate (nor an old one)."""
+    written = out.with_name(out.name + ".new")
+    with open(written, "w", encoding="utf-8") as file:
+        for question, (_, row) in zip(read_questions(config.questions), read_rows(config.questions), strict=True):
+            rate = rated[question.id].pass_rate if question.id in rated else None
+            kept = {name: value for name, value in row.items() if name != "pass_rate"}
+            file.write(json.dumps(kept | ({} if rate is None else {"pass_rate": rate}), ensure_ascii=False) + "\n")
+    written.rename(out)

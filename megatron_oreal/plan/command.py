@@ -1,0 +1,98 @@
+"""What a run needs before any GPU is taken: memory of every pipeline stage, and seconds of every part of a step.
+
+    megatron-oreal plan experiment=small model.path=DIR
+    megatron-oreal plan experiment=oreal_32b plan.gpu=h200 plan.lengths.median=3000 --search
+
+Takes a training run's overrides, and those of conf/plan/. The shape is that of
+model.path's config.json, or plan.shape's where that folder is elsewhere; weights are not needed. Every stage's real models are built
+without memory; --formula estimates instead, in a second. --search tries other layouts for the same GPUs and builds the fastest that
+fits. --json prints one object with all figures, in bytes and seconds. Evaluation and checkpoints are not in a step's seconds.
+
+Exit status: 0 fits, 1 will not fit (or the build failed), 2 wrong input.
+"""
+
+import argparse
+import json
+import sys
+
+from megatron_oreal.command import Command, fail, guarded
+from megatron_oreal.devices import CPU
+from megatron_oreal.monitor.logs import quiet_libraries
+from megatron_oreal.plan.build import BuildFailed
+from megatron_oreal.plan.compose import compose, with_section
+from megatron_oreal.plan.config import Planned
+from megatron_oreal.plan.shapes import shape_of, sizes_of
+
+MAIN_KEYS = (
+    "model.path plan.gpus plan.gpu plan.gpus_per_host plan.shape plan.mixed plan.lengths.median plan.efficiency.matmul memory_gib "
+    "parallel.tp parallel.pp parallel.dp compute.recompute rollout.engines rollout.tp rollout.placement learn.tokens_per_micro_batch"
+)
+COMMAND = Command("plan", "megatron_oreal.plan.command", __doc__, Planned, "plan", MAIN_KEYS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plan and report; returns the exit status."""
+    config = compose(arguments.overrides)
+    if config.plan.gpu == CPU:
+        return _without_gpus(arguments, config)
+    from megatron_oreal.plan import fit, report, search  # here, because it takes seconds
+
+    hf, shape = shape_of(config.model.path, config.plan.shape)
+    found = None
+    if arguments.search:
+        found, plan = search.confirmed(config, hf, shape, builds=not arguments.formula)
+        plan = plan or fit.make_plan(config, hf, shape, builds=not arguments.formula)
+    else:
+        plan = fit.make_plan(config, hf, shape, builds=not arguments.formula)
+    suggestion = search.suggestion(plan) if plan.obstacles else None
+    if arguments.json:
+        print(json.dumps(report.as_json(plan, suggestion, found)))
+    else:
+        print(report.as_text(plan, suggestion, found))
+    return 1 if plan.obstacles else 0
+
+
+def _without_gpus(arguments: argparse.Namespace, config) -> int:
+    """Memory alone, always by formula: nobody has measured how fast such a machine is."""
+    from megatron_oreal.plan.host import report
+    from megatron_oreal.plan.host.fit import fit_of
+    from megatron_oreal.plan.host.need import Place
+
+    if arguments.search:
+        raise ValueError("plan: --search compares layouts of GPUs; without the fewest ranks need least, and what would fit is said anyway")
+
+    hf, shape = sizes_of(config.model.path, config.plan.shape)
+
+    def places(parallel) -> Place:
+        ranks = parallel.ranks if parallel.dp else config.plan.gpus
+        return Place(ranks, ranks)
+
+    fit = fit_of(config, hf, places)
+    print(json.dumps(report.as_json(config, hf, shape, fit)) if arguments.json else report.as_text(config, hf, shape, fit))
+    return 0 if fit.fits else 1
+
+
+def plan(arguments: list[str]) -> int:
+    """Read the command line, then as `run`."""
+    parser = COMMAND.parser()
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    parser.add_argument("--search", action="store_true", help="plan the fastest layout that fits instead of the configured one")
+    parser.add_argument("--formula", action="store_true", help="estimate the models' memory instead of building them")
+    asked = parser.parse_intermixed_args(arguments)
+    asked.overrides = with_section(asked.overrides)
+    if COMMAND.tells(parser, asked, compose):
+        return 0
+    quiet_libraries()
+    try:
+        return run(asked)
+    except BuildFailed as error:
+        return fail(1, error)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return guarded(lambda: plan(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
