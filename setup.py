@@ -1,4 +1,5 @@
-"""Packaging of megatron-oreal: the package, the Hydra configs of conf/ inside it as megatron_oreal/conf, the report's web libraries."""
+"""Packaging of megatron-oreal: the package, inside it conf/ as megatron_oreal/conf and tools/ as megatron_oreal/benches/tools (for
+`megatron-oreal bench`; they import each other as `tools`, hence the folder between), and the report's web libraries."""
 
 import re
 import runpy
@@ -93,7 +94,7 @@ class BuildWithWebLibraries(build_py):
         except OSError as error:
             if not self.editable_mode:
                 raise
-            self.announce(f"{error}; tools/report.py will try again", level=3)
+            self.announce(f"{error}; `megatron-oreal report` will try again", level=3)
         super().run()
 
 
@@ -118,12 +119,13 @@ setup(
     packages=[
         *find_namespace_packages(include=["megatron_oreal", "megatron_oreal.*"], exclude=["*.__pycache__", *DATA_FOLDERS]),
         "megatron_oreal.conf",
+        "megatron_oreal.benches.tools",
     ],
-    package_dir={"megatron_oreal.conf": "conf"},
+    package_dir={"megatron_oreal.conf": "conf", "megatron_oreal.benches.tools": "tools"},
     package_data={"megatron_oreal.conf": ["**/*.yaml"], "megatron_oreal.report": ["web/*", "vendor/**/*"]},
     cmdclass={"build_py": BuildWithWebLibraries},
     install_requires=BASE,
     extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "bench": BENCH},
-    entry_points={"console_scripts": ["megatron-oreal = megatron_oreal.train:main"]},
+    entry_points={"console_scripts": ["megatron-oreal = megatron_oreal.cli.main:main"]},
     zip_safe=False,
 )
