@@ -1,11 +1,14 @@
-"""The wheel holds the package, every Hydra config, the report's web libraries, and nothing else. Built with the installed setuptools."""
+"""The wheel holds the package, every Hydra config, the tools, the report's web libraries, and nothing else; its command works from any
+folder. Built with the installed setuptools."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from configparser import ConfigParser
+from dataclasses import dataclass
 from email import message_from_string
 from email.message import Message
 from pathlib import Path
@@ -14,7 +17,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from megatron_oreal.cli.main import COMMANDS
 from megatron_oreal.report.vendor import vendored
+from tests.report import synthetic
 
 ROOT = Path(__file__).parents[1]
 BUILD_SECONDS = 120
@@ -65,6 +70,7 @@ def metadata_of(wheel: zipfile.ZipFile) -> Message:
 def test_every_module_and_every_config_is_inside(wheel: zipfile.ZipFile):
     modules = {f"megatron_oreal/{name}" for name in files_below(ROOT / "megatron_oreal", "*.py")}
     configs = {f"megatron_oreal/conf/{name}" for name in files_below(ROOT / "conf", "*.yaml")}
+    modules |= {f"megatron_oreal/benches/tools/{name}" for name in files_below(ROOT / "tools", "*.py")}
     assert any(name.count("/") >= 3 for name in configs), "conf/ has no groups: is it there?"
     assert not (modules | configs) - set(wheel.namelist())
 
@@ -90,7 +96,7 @@ def test_metadata(wheel: zipfile.ZipFile):
     assert set(metadata.get_all("Provides-Extra")) == {"bench", "cpu", "gpu", "dev"}
     scripts = ConfigParser()
     scripts.read_string(read_info(wheel, "entry_points.txt"))
-    assert scripts["console_scripts"]["megatron-oreal"] == "megatron_oreal.train:main"
+    assert scripts["console_scripts"]["megatron-oreal"] == "megatron_oreal.cli.main:main"
 
 
 def test_requirements_allow_the_frozen_environment(wheel: zipfile.ZipFile):
@@ -103,17 +109,77 @@ def test_requirements_allow_the_frozen_environment(wheel: zipfile.ZipFile):
             assert required.specifier.contains(exactly.version), f"setup.py: {required}, requirements-cpu.txt: {exactly}"
 
 
-def test_an_unpacked_wheel_runs_from_any_folder(wheel: zipfile.ZipFile, tmp_path: Path):
-    wheel.extractall(tmp_path / "site")
-    (tmp_path / "elsewhere").mkdir()
-    command = [sys.executable, "-m", "megatron_oreal.train", "--cfg", "experiment=oreal_32b", "model.path=M", "data.train=D"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS)
-    assert done.returncode == 0, done.stderr
-    assert "tp: 8" in done.stdout
+@dataclass(frozen=True)
+class Installed:
+    """A wheel in a folder of its own, and a place to work that is not the checkout."""
+
+    prefix: Path
+    elsewhere: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        paths = {"PYTHONPATH": str(self.site), "PATH": f"{self.prefix / 'bin'}:{os.environ['PATH']}"}
+        return {**os.environ, **paths, "PYTHONSAFEPATH": "1"}
+
+    @property
+    def site(self) -> Path:
+        (site,) = self.prefix.glob("lib/python*/site-packages")
+        return site
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess:
+        options = {"capture_output": True, "text": True, "timeout": 3 * BUILD_SECONDS}
+        return subprocess.run(command, cwd=self.elsewhere, env=self.environment, **options)
+
+    def succeed(self, *command: str | Path) -> str:
+        done = self.run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    prefix = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--ignore-installed", "--prefix", prefix]
+    done = subprocess.run([*command, wheel.filename], capture_output=True, text=True, timeout=BUILD_SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Installed(prefix, tmp_path_factory.mktemp("elsewhere"))
+
+
+def test_the_wheels_own_code_runs(installed: Installed):
     probe = "import megatron_oreal.config as c; print(c.__file__)"
-    where = subprocess.run([sys.executable, "-c", probe], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert where.stdout.startswith(str(tmp_path / "site")), "the checkout was imported, not the wheel"
-    vendor = [sys.executable, tmp_path / "site" / "megatron_oreal" / "report" / "vendor.py", "--registry", "http://127.0.0.1:1"]
-    libraries = subprocess.run(vendor, capture_output=True, text=True, timeout=60)
-    assert libraries.stdout.startswith(str(tmp_path / "site")), f"the wheel's libraries are not those of its lock file: {libraries.stderr}"
+    assert installed.succeed(sys.executable, "-c", probe).startswith(str(installed.prefix)), "the checkout was imported, not the wheel"
+    vendor = [sys.executable, installed.site / "megatron_oreal" / "report" / "vendor.py", "--registry", "http://127.0.0.1:1"]
+    libraries = installed.run(*vendor)
+    assert libraries.stdout.startswith(str(installed.prefix)), f"the wheel's libraries are not those of its lock file: {libraries.stderr}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_a_wheel_says_what_it_does(installed: Installed, name: str):
+    assert f"usage: megatron-oreal {name}" in installed.succeed("megatron-oreal", name, "--help")
+
+
+def test_a_wheel_composes_plans_reports_and_measures(installed: Installed):
+    given = ["experiment=oreal_32b", "model.path=M", "data.train=D"]
+    assert "tp: 8" in installed.succeed("megatron-oreal", "train", "--cfg", *given)
+    assert "tp: 8" in installed.succeed(sys.executable, "-m", "megatron_oreal.train", "--cfg", *given)
+    assert json.loads(installed.succeed("megatron-oreal", "plan", "experiment=oreal_7b", "--formula", "--json"))["fits"]
+    synthetic.write_metrics(installed.elsewhere / "run", 3)
+    assert "wrote run/report.html" in installed.succeed("megatron-oreal", "report", "run")
+    assert (installed.elsewhere / "run" / "report.html").stat().st_size > 100_000
+    assert "| by budget and FLOPs |" in installed.succeed("megatron-oreal", "bench", "packing", "--dp", "4", "--seeds", "1")
+    refused = installed.run("megatron-oreal", "bench", "ablation")
+    assert refused.returncode == 2 and "needs a checkout" in refused.stderr
+    assert not list(installed.site.rglob("work_dirs"))
+
+
+def test_tab_completes_in_bash(installed: Installed):
+    """Hydra's function as bash calls it, the command's answers filtered by bash."""
+    ask = 'COMP_LINE="$1" COMP_POINT=${#1}; words=($1); COMP_CWORD=$((${#words[@]} - 1)); hydra_bash_completion; echo "${COMPREPLY[@]}"'
+    script = f'eval "$(megatron-oreal -sc install=bash)"; ask() {{ {ask}; }}; '
+    lines = ("megatron-oreal pl", "megatron-oreal train experiment=oreal_3", "megatron-oreal plan policy.optimizer.lr")
+    said = installed.succeed("bash", "-c", script + "; ".join(f"ask '{line}'" for line in lines)).splitlines()
+    assert said == [
+        "plan",
+        "experiment=oreal_32b",
+        "policy.optimizer.lr=",
+    ]

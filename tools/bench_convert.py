@@ -1,4 +1,4 @@
-"""Memory and speed of tools/convert.py beside `cp` of the same files, in one run:
+"""Memory and speed of `megatron-oreal convert` beside `cp` of the same files, in one run:
 
     python tools/bench_convert.py [--size 1.5b] [--dtype bfloat16] [--tp 2] [--pp 2] [--rounds 3] [--folder DIR]
 

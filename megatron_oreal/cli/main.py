@@ -57,7 +57,7 @@ Outcome-reward reinforcement learning for mathematical reasoning (OREAL, arXiv 2
 megatron-oreal COMMAND --help     what it does, its main keys, examples
 megatron-oreal COMMAND --keys     all keys with values and meanings
 megatron-oreal --version
-eval "$(megatron-oreal -sc install=bash)"     completes commands, groups, keys and experiments; also zsh; fish: -sc install=fish | source"""
+eval "$(megatron-oreal -sc install=bash)"     completes commands, groups, keys and experiments in this bash"""
 
 
 if __name__ == "__main__":

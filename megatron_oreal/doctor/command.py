@@ -1,7 +1,7 @@
 """Preflight: looks in seconds at what would stop a training run or make it crawl, before its GPUs wait.
 
-    megatron-oreal doctor experiment=oreal_7b model.path=DIR data.train=FILE.jsonl ...      with the overrides of the training run
-    srun --ntasks-per-node=1 megatron-oreal doctor ...         on all nodes; MASTER_ADDR and MASTER_PORT say where they meet
+    megatron-oreal doctor experiment=oreal_7b model.path=DIR data.train=FILE.jsonl      # the overrides of the training run
+    srun --ntasks-per-node=1 megatron-oreal doctor ...       # on all nodes; MASTER_ADDR and MASTER_PORT say where they meet
 
 One line each: ok, left out (and why), warning or error, with what to do. Alone on a node it leaves out what takes several. The first
 step of launch/slurm. Exit status: 0 no error, 1 an error, 2 a configuration that cannot be used, 130 interrupted.

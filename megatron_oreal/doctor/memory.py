@@ -12,7 +12,7 @@ from megatron_oreal.plan.host.need import Place
 def check_memory(findings: Findings, config: TrainConfig, ranks: int | None, ranks_per_node: int) -> None:
     """The model can be used. `ranks`: of the job; None: as many as the layout wants, all here."""
     if not Platform.detect().is_cpu:
-        findings.add(LEFT_OUT, "memory", "on GPUs it is for the planner to say", "tools/plan.py with the same overrides")
+        findings.add(LEFT_OUT, "memory", "on GPUs it is for the planner to say", "megatron-oreal plan with the same overrides")
         return
 
     def places(parallel: ParallelConfig) -> Place:

@@ -1,4 +1,4 @@
-"""Rows that are kept on disk as they come, so that work that was killed goes on where it was: evaluation, tools/passrate.py."""
+"""Rows that are kept on disk as they come, so that work that was killed goes on where it was: evaluation, pass rates."""
 
 import json
 from dataclasses import asdict

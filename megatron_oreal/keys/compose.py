@@ -29,6 +29,14 @@ class Source:
     package: str  # where its keys stand: "policy.optimizer"; "" for the top
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a configuration is made of."""
+
+    files: list[Source]  # each after those whose values it may change
+    choices: dict[str, str | None]  # group -> the file taken of it, in the order of conf/<name>.yaml
+
+
 @contextmanager
 def loader() -> Iterator[ConfigLoader]:
     """Hydra's, for conf/."""
@@ -53,18 +61,18 @@ def compose(name: str, overrides: Sequence[str], keys: Sequence[str]) -> dict:
         raise ValueError(" ".join(str(error).split()) + _literally(error, given)) from error
 
 
-def sources(name: str, overrides: Sequence[str]) -> list[Source]:
-    """The files that take part in what `compose` made of the same, each after those whose values it may change."""
+def taken(name: str, overrides: Sequence[str]) -> Taken:
+    """What `compose` made the same of. Raises as Hydra where that would raise."""
     with loader() as hydra:
-        found = hydra.compute_defaults_list(name, [forced(_at_home(one)) for one in overrides], RunMode.RUN).defaults
-    return [Source(one.config_path, one.package or "") for one in found if not one.config_path.startswith("hydra/")]
+        found = hydra.compute_defaults_list(name, [forced(_at_home(one)) for one in overrides], RunMode.RUN)
+    files = [Source(one.config_path, one.package or "") for one in found.defaults if not one.config_path.startswith("hydra/")]
+    choices = reversed(found.overrides.known_choices.items())
+    return Taken(files, {group: choice for group, choice in choices if not group.startswith("hydra/")})
 
 
 def groups_of(name: str) -> dict[str, str | None]:
-    """The groups that conf/<name>.yaml is made of, in its order, and what is chosen of each by default."""
-    with loader() as hydra:
-        known = hydra.compute_defaults_list(name, [], RunMode.RUN).overrides.known_choices
-    return {group: choice for group, choice in reversed(known.items()) if not group.startswith("hydra/")}
+    """The groups that conf/<name>.yaml is made of, and what is chosen of each by default."""
+    return taken(name, []).choices
 
 
 def forced(override: str) -> str:

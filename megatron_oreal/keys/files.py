@@ -4,6 +4,9 @@ from pathlib import Path
 
 import yaml
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's is ten times as fast, where PyYAML has it."""
+
 
 def conf_dir() -> Path:
     """The Hydra configs: beside the package in a checkout, inside it in an installed wheel."""
@@ -28,7 +31,7 @@ def choices(group: str) -> list[str]:
 
 def sets_keys(group: str, choice: str) -> set[str]:
     """The uppermost keys that a file for the whole configuration (an experiment) sets, with those of the files that it changes."""
-    content = yaml.safe_load(file_of(group, choice).read_text(encoding="utf-8")) or {}
+    content = yaml.load(file_of(group, choice).read_text(encoding="utf-8"), LOADER) or {}
     changed = [one for one in content.pop("defaults", []) if isinstance(one, str) and one != "_self_"]
     return set(content).union(*(sets_keys(group, one) for one in changed))
 

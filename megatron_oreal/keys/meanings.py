@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import yaml
 from omegaconf import MISSING
 
-from megatron_oreal.keys.compose import Source, compose, sources
-from megatron_oreal.keys.files import conf_dir
+from megatron_oreal.keys.compose import Source
+from megatron_oreal.keys.files import LOADER, conf_dir
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,18 @@ class Key:
         return f"{self.name}={'...' if self.value == MISSING else flow}"
 
 
-def keys_with_meanings(name: str, overrides: Sequence[str], known: Sequence[str]) -> list[Key]:
-    """All keys of conf/<name>.yaml, with the values that the overrides leave them. Raises as compose."""
-    composed = compose(name, overrides, known)
-    meanings: dict[str, str] = {}
-    for source in sources(name, overrides):
-        meanings |= dict(_comments(source))
-    return [Key(key, value, meanings.get(key, "")) for key, value in _leaves(composed, "")]
+def keys_with_meanings(composed: dict, files: Sequence[Source]) -> list[Key]:
+    """All keys of a composed configuration; what an experiment says of a value follows what the key means."""
+    said: dict[str, list[str]] = {}
+    for source in files:
+        for key, comment in _comments(source):
+            said.setdefault(key, []).append(comment)
+    return [Key(key, value, _together(said.get(key, []))) for key, value in _leaves(composed, "")]
+
+
+def _together(comments: Sequence[str]) -> str:
+    """The first is of the file that has the key; of those that change its value the last counts."""
+    return "; here: ".join([*comments[:1], *comments[1:][-1:]])
 
 
 def _leaves(section: dict, path: str) -> Iterator[tuple[str, object]]:
@@ -45,7 +50,7 @@ def _leaves(section: dict, path: str) -> Iterator[tuple[str, object]]:
 def _comments(source: Source) -> Iterator[tuple[str, str]]:
     """Dotted keys of a file, and the comment in the line of each that has one."""
     text = (conf_dir() / f"{source.file}.yaml").read_text(encoding="utf-8")
-    root = yaml.compose(text)
+    root = yaml.compose(text, LOADER)
     if isinstance(root, yaml.MappingNode):
         yield from _comments_below(root, f"{source.package}." if source.package else "", text.splitlines())
 

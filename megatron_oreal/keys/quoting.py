@@ -45,20 +45,21 @@ def quoted(value: str) -> str:
 
 def in_shell(key: str, value: str) -> str:
     """How `key` is given this value on the command line of a POSIX shell: of a list or a dictionary each string in it as it stands."""
-    by_element = _elements_quoted(value)
-    return shlex.quote(f"{key}={by_element if by_element and parsed(f'{key}={by_element}') else quoted(value)}")
+    written = next((one for one in _elements_quoted(value) if parsed(f"{key}={one}")), quoted(value))
+    return shlex.quote(f"{key}={written}")
 
 
-def _elements_quoted(value: str) -> str | None:
-    """A list or a dictionary with quotes around those of its strings that need them; None for any other value."""
+def _elements_quoted(value: str) -> Iterator[str]:
+    """What a list or a dictionary may be with quotes around those of its strings that need them; nothing for any other value."""
     if (value[:1], value[-1:]) not in (("[", "]"), ("{", "}")):
-        return None
+        return
 
     def element(found: re.Match) -> str:
         key, text = found[1] or "", found[2].strip()
         return key + (text if parsed(f"key={text}") else quoted(text))
 
-    return re.sub(r"([^\[\]{},:]+:\s+)?([^\[\]{},]+)", element, value)
+    yield re.sub(r"([^\[\]{},:]+:\s+)?([^\[\]{},]+)", element, value)
+    yield f"{value[0]}{re.sub(r'([^{},:]+:[ ]+)?([^,]+)', element, value[1:-1])}{value[-1]}"  # brackets that belong to a string: http://[::1]
 
 
 def _meant(before: Sequence[str], word: str) -> str:

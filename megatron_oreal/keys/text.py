@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from omegaconf import MISSING
 
-from megatron_oreal.keys.compose import WHOLE, groups_of
+from megatron_oreal.keys.compose import WHOLE, Taken, compose, taken
 from megatron_oreal.keys.files import choices, sets_keys, what_it_is
 from megatron_oreal.keys.meanings import Key, keys_with_meanings
 
@@ -16,14 +16,15 @@ WIDEST = 140
 
 def main_keys(name: str, overrides: Sequence[str], known: Sequence[str], main: Iterable[str]) -> str:
     """The keys named, in that order, with the values that the overrides leave them; and what there is to choose."""
-    keys = {key.name: key for key in keys_with_meanings(name, overrides, known)}
+    composed, made_of = compose(name, overrides, known), taken(name, overrides)
+    keys = {key.name: key for key in keys_with_meanings(composed, made_of.files)}
     rows = [_row(keys[one]) for one in main]
-    return f"main keys:\n{_table(rows)}\n\nfiles of conf/ to choose, the default first:\n{_table(_choosable(name, known))}"
+    return f"main keys:\n{_table(rows)}\n\nfiles of conf/ to choose, the one that is taken first:\n{_table(_choosable(made_of, known))}"
 
 
 def all_keys(name: str, overrides: Sequence[str], known: Sequence[str]) -> str:
     """Every key, in the order of conf/."""
-    return _table([_row(key) for key in keys_with_meanings(name, overrides, known)])
+    return _table([_row(key) for key in keys_with_meanings(compose(name, overrides, known), taken(name, overrides).files)])
 
 
 def _row(key: Key) -> tuple[str, str]:
@@ -31,15 +32,15 @@ def _row(key: Key) -> tuple[str, str]:
     return key.written, f"{must}{key.meaning}"
 
 
-def _choosable(name: str, known: Sequence[str]) -> list[tuple[str, str]]:
+def _choosable(made_of: Taken, known: Sequence[str]) -> list[tuple[str, str]]:
     rows = []
-    for group, default in groups_of(name).items():
+    for group, one_taken in made_of.choices.items():
         if group in WHOLE:
             rows += [(f"{group}={one}", what_it_is(group, one)) for one in choices(group) if sets_keys(group, one) <= set(known)]
             continue
-        others = [one for one in choices(group) if one != default and sets_keys(group, one) == sets_keys(group, default)]
+        others = [one for one in choices(group) if one != one_taken and sets_keys(group, one) == sets_keys(group, one_taken)]
         if others:
-            rows.append((f"{group}=", " ".join([default, *others])))
+            rows.append((f"{group}=", " ".join([one_taken, *others])))
     return rows
 
 

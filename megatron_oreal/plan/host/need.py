@@ -1,6 +1,6 @@
 """What a run holds of a machine without GPUs, part by part, by formula and in milliseconds: nothing is built, and no Megatron imported.
 
-For tools/plan.py, for tools/doctor.py and for the start of every run. Models and engines live there at the same time: what takes turns is
+For the planner, the doctor and for the start of every run. Models and engines live there at the same time: what takes turns is
 what they work in.
 """
 
