@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv in the checkout: the frozen CPU environment of requirements-cpu.txt and the project itself, editable.
 # Does nothing when .venv is already what the requirements say; made anew when they change, the checkout has moved, or PYTHON asks for another version.
+# Where setup.py alone has changed, the project itself is installed again, in seconds: its command is named there.
 #   bash launch/setup_env.sh                  with the first of python3.11, python3.12, python3 that fits
 #   PYTHON=python3.12 bash launch/setup_env.sh
 set -euo pipefail
@@ -9,6 +10,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
 REQUIREMENTS=$ROOT/launch/requirements-cpu.txt
 STAMP=$VENV/.setup_stamp
+ITSELF=$VENV/.setup_itself # of which setup.py the project was installed
 LOG=$ROOT/.venv.log
 LOCK_SECONDS=1800 # longest wait for another setup of the same checkout
 STEP_SECONDS=1800 # longest time for one step
@@ -52,23 +54,38 @@ step() { # COMMAND...: quiet when it works, its last lines when it does not
     fi
 }
 
+install_itself() { # editable, unless it is installed from this very setup.py
+    local setup
+    setup=$(sha256sum "$ROOT/setup.py")
+    [[ -f $ITSELF && $(<"$ITSELF") == "$setup" ]] && return
+    say "installing megatron-oreal itself, editable"
+    step "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps --no-build-isolation --editable "$ROOT"
+    echo "$setup" >"$ITSELF"
+}
+
 install() { # PYTHON
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input)
     : >"$LOG"
     step "$1" -m venv --clear "$VENV"
-    say "installing torch (1/3)"
+    say "installing torch (1/2)"
     step "${pip[@]}" --constraint "$REQUIREMENTS" setuptools wheel torch
-    say "installing the other $(grep -c '^[^#]*==' "$REQUIREMENTS") packages (2/3)"
+    say "installing the other $(grep -c '^[^#]*==' "$REQUIREMENTS") packages (2/2)"
     step "${pip[@]}" --no-deps --no-build-isolation --requirement "$REQUIREMENTS"
-    say "installing megatron-oreal itself, editable (3/3)"
-    step "${pip[@]}" --no-deps --no-build-isolation --editable "$ROOT"
+    install_itself
 }
 
 main() {
     local python stamp
     # The path as well: scripts in a .venv name it, so one that was copied or moved along with its checkout does not work.
     stamp=$(sha256sum "$REQUIREMENTS")
-    if ready "$stamp"; then return; fi
+    if ready "$stamp"; then
+        (
+            flock 9
+            install_itself
+            rm -f "$LOG"
+        ) 9>"$ROOT/.venv.lock"
+        return
+    fi
     [[ ! -L $VENV ]] || fail "$VENV is a link to $(readlink "$VENV"): what it names is somebody else's, and would be cleared; remove the link"
     python=$(choose_python)
     exec 9>"$ROOT/.venv.lock"
