@@ -14,7 +14,7 @@ PYTHON=${PYTHON:-python}
 CONTAINER=()
 # CONTAINER=(--container-image=/images/megatron-oreal.sqsh --container-mounts=/shared:/shared --container-workdir="$PWD")
 
-# Further options of the preflight check, see tools/doctor.py.
+# Further options of the preflight check, see `megatron-oreal doctor --help`.
 DOCTOR=()
 # DOCTOR=(--slowest-allreduce 20 --slowest-disk 500)
 MAX_REQUEUES=${MAX_REQUEUES:-50} # a run that is stopped and requeued so often is not requeued again
