@@ -148,7 +148,7 @@ def load(schema: type, name: str, overrides: Sequence[str]):
         ValueError: all that is wrong, a line each: unknown keys, missing values, wrong types, and what a section requires; what sections
             require of each other once all of them are sound. What keeps Hydra from composing at all is one line by itself.
     """
-    reading = Reading(schema, partial(groups_of, name))
+    reading = Reading(schema, partial(groups_of, name), overrides)
     try:
         composed = compose(name, overrides, [field.name for field in fields(schema)])
         reading.wrong += lost_choices(composed, overrides)

@@ -25,7 +25,7 @@ def unreadable(overrides: Sequence[str]) -> Iterator[str]:
         elif key.strip("+~") == "" or parsed(f"{key}=1" if equals else override) is None:
             yield f"{override!r}: Hydra can read no such key as {key!r}"
         elif equals and ((read := parsed(override)) is None or read.is_sweep_override()):
-            listed = f", or {shlex.quote(f'{key}=[{value}]')} for a list" if read and read.value().simple_form else ""
+            listed = f", or {pasted(f'{key}=[{value}]')} for a list" if read and getattr(read.value(), "simple_form", False) else ""
             yield f"{override!r}: Hydra cannot read this value; in a shell write {in_shell(key, value)}{listed}"
 
 
@@ -43,10 +43,17 @@ def quoted(value: str) -> str:
     return QuotedString(plain, Quote.single if '"' in value and "'" not in value else Quote.double).with_quotes()
 
 
+def pasted(argument: str) -> str:
+    """An argument as it is written on a line of bash; what cannot be printed is escaped."""
+    if argument.isprintable():
+        return shlex.quote(argument)
+    return "$'" + "".join(one if one.isprintable() and one not in "\\'" else f"\\U{ord(one):08x}" for one in argument) + "'"
+
+
 def in_shell(key: str, value: str) -> str:
-    """How `key` is given this value on the command line of a POSIX shell: of a list or a dictionary each string in it as it stands."""
+    """How `key` is given this value in bash: of a list or a dictionary each string in it as it stands."""
     written = next((one for one in _elements_quoted(value) if parsed(f"{key}={one}")), quoted(value))
-    return shlex.quote(f"{key}={written}")
+    return pasted(f"{key}={written}")
 
 
 def _elements_quoted(value: str) -> Iterator[str]:
@@ -70,5 +77,5 @@ def _meant(before: Sequence[str], word: str) -> str:
     if start is None:
         return ""
     key, _, value = " ".join([*before[start:], word]).partition("=")
-    whole = shlex.quote(f"{key}={value}") if parsed(f"{key}={value}") else in_shell(key, value)
+    whole = pasted(f"{key}={value}") if parsed(f"{key}={value}") else in_shell(key, value)
     return f"; if it belongs to the value before it, write {whole}"

@@ -1,8 +1,7 @@
 """Composed values as the dataclasses that say their types."""
 
 import os
-import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
 from typing import get_args, get_origin, get_type_hints
@@ -12,7 +11,7 @@ from omegaconf import MISSING
 
 from megatron_oreal.checked import FilePath
 from megatron_oreal.keys.nearest import hint
-from megatron_oreal.keys.quoting import quoted
+from megatron_oreal.keys.quoting import pasted, quoted
 
 
 def keys_of(schema: type, path: str = "") -> Iterator[str]:
@@ -26,9 +25,10 @@ def keys_of(schema: type, path: str = "") -> Iterator[str]:
 class Reading:
     """Makes a dataclass of composed values, and gathers all that is wrong with them, a line each."""
 
-    def __init__(self, schema: type, groups: Callable[[], Iterable[str]]):
-        """`groups`: those that a misspelt key may have meant as well."""
+    def __init__(self, schema: type, groups: Callable[[], Iterable[str]], overrides: Sequence[str]):
+        """`groups`: those that a misspelt key may have meant as well; `overrides`: as they were typed."""
         self._schema, self._groups = schema, groups
+        self._typed = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
         self.wrong: list[str] = []
 
     def read(self, values: dict):
@@ -69,19 +69,17 @@ class Reading:
         try:
             typed = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            self.wrong.append(f"{path}={value!r}: {error}{_as_meant(kind, value, path)}")
+            self.wrong.append(f"{path}={value!r}: {error}{self._as_meant(kind, value, path)}")
             return None
         return os.path.expanduser(typed) if isinstance(typed, str) and FilePath in (kind, *get_args(kind)) else typed
+
+    def _as_meant(self, kind: object, value: object, path: str) -> str:
+        """How to give a text that Hydra takes for a number, a list or a word of its own, or a list of one element."""
+        typed, kinds = self._typed.get(path), (kind, *get_args(kind))
+        if typed and get_origin(kind) is list and isinstance(value, str | int | float):
+            return f"; as a list: {pasted(f'{path}=[{typed}]')}"
+        return f"; as text: {pasted(f'{path}={quoted(typed)}')}" if typed and (str in kinds or FilePath in kinds) else ""
 
 
 def _section_of(kind: object) -> type | None:
     return next((one for one in (kind, *get_args(kind)) if is_dataclass(one)), None)
-
-
-def _as_meant(kind: object, value: object, path: str) -> str:
-    """How to give a text that Hydra takes for a number or a word of its own, or a list of one."""
-    if isinstance(value, int | float) and not {str, FilePath}.isdisjoint((kind, *get_args(kind))):
-        return f"; as text: {shlex.quote(f'{path}={quoted(str(value))}')}"
-    if get_origin(kind) is list and isinstance(value, str | int | float):
-        return f"; as a list: {shlex.quote(f'{path}=[{value}]')}"
-    return ""

@@ -87,7 +87,7 @@ def test_the_quotes_that_are_advised_work_when_pasted_into_a_shell():
     assert not wrong_way
 
 
-@pytest.mark.parametrize("typed", ["/a=b", "/models (v2)/x", "/a,b", "/é's", "${x}", "2024", "[a]b"])
+@pytest.mark.parametrize("typed", ["/a=b", "/models (v2)/x", "/a,b", "/é's", "${x}", "2024", "1e5", "true", "[a]b", "[x]"])
 def test_what_is_advised_is_the_path_that_was_typed(typed):
     advised = re.search(r"(?:write|as text:) ('.*?')(?:, or .*)?$", wrong(f"model.path={typed}"))[1]
     assert load(TrainConfig, "train", [*GIVEN, *in_bash(advised)]).model.path == typed

@@ -161,7 +161,7 @@ def test_wrong_input_is_said(capsys, arguments, message):
 
 def test_a_training_run_knows_nothing_of_the_plan(capsys):
     assert train.main(["experiment=oreal_7b", "model.path=M", "data.train=D", "plan.gpus=8"]) == 2
-    assert "unknown key plan; known" in capsys.readouterr().err
+    assert "unknown key plan.gpus; known" in capsys.readouterr().err
 
 
 def memory(kv_tokens: int) -> EngineMemory:
