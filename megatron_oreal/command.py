@@ -128,7 +128,7 @@ def guarded(work: Callable[[], int]) -> int:
     except (ServerError, LostPeer, NotWritten) as error:
         return fail(1, error)
     except KeyboardInterrupt:
-        return fail(INTERRUPTED, "interrupted: nobody reads the output any more" if nobody_reads() else "interrupted")
+        return fail(INTERRUPTED, "interrupted")
     except BrokenPipeError:
         if not nobody_reads():
             raise

@@ -90,18 +90,18 @@ def first_line_of(*overrides: str, module: str) -> tuple[str, int, str]:
         return line, run.wait(runs.RUN_DEADLINE_S), error
 
 
-def test_a_supervised_start_whose_output_nobody_reads_ends_with_a_line(task, tmp_path):
-    given = [f"model.path={task / 'base'}", f"data.train={task / 'sft.jsonl'}", f"run_dir={tmp_path}", "steps=100000", "log_interval=1"]
-    line, status, error = first_line_of("experiment=demo_sft", "parallel=auto", "parallel.dp=1", *given, module="megatron_oreal.sft")
-    assert line.startswith("compute: ")
-    assert (status, error) == (130, "error: interrupted: nobody reads the output any more\n")
+def test_a_supervised_start_whose_output_nobody_reads_goes_on_to_its_end(task, tmp_path):
+    given = [f"model.path={task / 'base'}", f"data.train={task / 'sft.jsonl'}", f"run_dir={tmp_path}", "steps=20", "optimizer.warmup_steps=2", "log_interval=1"]
+    line, *ended = first_line_of("experiment=demo_sft", "parallel=auto", "parallel.dp=1", *given, module="megatron_oreal.sft")
+    assert line.startswith("compute: ") and ended == [0, ""]
+    assert (tmp_path / "hf" / "model.safetensors").exists()
 
 
-def test_a_training_run_whose_output_nobody_reads_saves_and_ends(task, tmp_path):
-    given = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"run_dir={tmp_path}", "data.balance=[]", "steps=1000"]
-    line, status, error = first_line_of("experiment=demo", "debug=fast", *given, module="megatron_oreal.train")
-    assert line and status == 0 and "Traceback" not in error and error.count("\n") <= 1
-    assert (tmp_path / "stopped").exists() and list((tmp_path / "checkpoints").glob("step-*/state.json"))
+def test_a_training_run_whose_output_nobody_reads_goes_on_to_its_end(task, tmp_path):
+    given = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"run_dir={tmp_path}", "data.balance=[]", "steps=3"]
+    line, *ended = first_line_of("experiment=demo", "debug=fast", *given, module="megatron_oreal.train")
+    assert line and ended == [0, ""]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) >= 3
 
 
 @pytest.mark.parametrize(

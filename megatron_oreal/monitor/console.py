@@ -1,7 +1,5 @@
 """What a person sees: progress bars and one line a step in a terminal, plain lines elsewhere."""
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,13 +15,11 @@ PLAIN_LINE_S = 60.0
 
 
 class _Rich(RichConsole):
-    """Where nobody reads any more (`| head -1`) the process is asked to end: a training run saves first (see stop.py)."""
+    """Where nobody reads any more (`| head -1`, a lost terminal) it falls silent; a run's results are its files."""
 
     def on_broken_pipe(self) -> None:
         """In place of rich's SystemExit, which would end the thread that happened to print, and nothing else."""
-        if not self.quiet:
-            self.quiet = True
-            os.kill(os.getpid(), signal.SIGTERM)
+        self.quiet = True
 
 
 class Console:
