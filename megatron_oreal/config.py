@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from megatron_oreal.checked import Checked, FilePath, Require
-from megatron_oreal.data.config import DataConfig, SftData
+from megatron_oreal.data.config import QUESTION, DataConfig, Names, SftData, check_names
 from megatron_oreal.evaluation.config import EvalConfig, EvalSetsConfig
 from megatron_oreal.keys.compose import compose, groups_of, lost_choices
 from megatron_oreal.keys.typed import Reading
@@ -126,12 +126,15 @@ class PassrateConfig(Checked):
     rollout: RolloutConfig
     verify: VerifyConfig
     questions: FilePath
+    split: str | None
+    fields: Names
     out: FilePath
     questions_at_once: int
     system_prompt: str
 
     def check(self, require: Require) -> None:
         _answers_fit(self.rollout, require)
+        check_names(self.fields, QUESTION, "fields.", require)
         require(self.questions_at_once >= 1, f"questions_at_once={self.questions_at_once} must be at least 1")
 
 

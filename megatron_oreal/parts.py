@@ -105,7 +105,7 @@ def _open_coordinator(config: TrainConfig, inputs: Inputs, ranks: Ranks, rollout
     if rollout:
         verifier = stack.enter_context(Verifier(config.verify, run_dir / DISAGREEMENTS))
         verifier.watch = lambda expected: reporter.console.sampling(ranks.ranges.stage, expected)
-        source = Sampler(config, PromptSource(inputs.prompts, config.seed), rollout, verifier)
+        source = Sampler(config, PromptSource(inputs.prompts, config.seed, weights=config.data.weights), rollout, verifier)
         evaluator = _evaluator(config, inputs, rollout, verifier) if config.mode == "train" else None
     stack.enter_context(reporter)
     for line in inputs.notes if rollout else ():

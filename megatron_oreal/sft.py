@@ -2,7 +2,7 @@
 
     megatron-oreal sft model.path=DIR data.train=FILE.jsonl run_dir=DIR steps=1000
 
-Lines of the file have question and response. The result is a Hugging Face folder, <run_dir>/hf, for `model.path` of a run.
+Rows of the set have question and response. The result is a Hugging Face folder, <run_dir>/hf, for `model.path` of a run.
 `python -m megatron_oreal.sft` is the same command.
 """
 
@@ -14,7 +14,10 @@ from pathlib import Path
 
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import SftConfig
-from megatron_oreal.data.questions import read_rows, text_field
+from megatron_oreal.data.fields import Fields, question_of, text_of
+from megatron_oreal.data.files import files_of
+from megatron_oreal.data.questions import Remarks
+from megatron_oreal.data.rows import read_rows
 from megatron_oreal.monitor.console import Console, step_line
 from megatron_oreal.monitor.trackers import check_trackers, open_trackers
 from megatron_oreal.plan.host.start import refuse_what_cannot_fit
@@ -23,29 +26,34 @@ from megatron_oreal.trajectory import Sample
 EXPORT_TIMEOUT_S = 1800.0
 """For writing the folder at the end."""
 MAIN_KEYS = (
-    "model.path data.train run_dir seed steps examples_per_step optimizer.lr optimizer.warmup_steps learn.tokens_per_micro_batch stop_word"
+    "model.path data.train data.fields run_dir seed steps examples_per_step optimizer.lr optimizer.warmup_steps "
+    "learn.tokens_per_micro_batch stop_word"
 )
 COMMAND = Command("sft", "megatron_oreal.sft", __doc__, SftConfig, "sft", MAIN_KEYS)
 
 
-def read_examples(config: SftConfig) -> list[Sample]:
-    """Every line as prompt and response tokens, the stop token at the end; errors name file, line and field."""
+def read_examples(config: SftConfig) -> tuple[list[Sample], list[str]]:
+    """Every row as prompt and response tokens, the stop token at the end, and what is to be said of it; errors name file, row and field."""
     from megatron_oreal.data.prompts import Template, load_tokenizer, stop_token  # imported late: whoever only starts ranks needs no torch
     from megatron_oreal.learn.supervised import example
 
     tokenizer = load_tokenizer(config.model.path)
     template, stop = Template(tokenizer, config.data.system_prompt), stop_token(tokenizer, config.stop_word)
-    path, examples = config.data.train, []
-    for number, row in read_rows(path):
-        question, response = (text_field(row, name, number, path) for name in ("question", "response"))
-        examples.append(example(template.tokens(question), [*tokenizer.encode(response, add_special_tokens=False), stop]))
-    return examples
+    fields, examples, remarks = Fields.named(config.data.fields), [], Remarks()
+    for path in files_of(Path(config.data.train), None, "train"):
+        for row in read_rows(path, fields.columns):
+            question, found = question_of(row, fields)
+            response = text_of(row, *fields.need(row, "response"))
+            examples.append(example(template.tokens(question), [*tokenizer.encode(response, add_special_tokens=False), stop]))
+            for remark in found:
+                remarks.add(remark, row.place)
+    return examples, remarks.lines()
 
 
 def run(config: SftConfig) -> None:
     """Train, then write <run_dir>/hf."""
     check_trackers(config.monitor)
-    examples = read_examples(config)
+    examples, notes = read_examples(config)
 
     from megatron_oreal.learn.export import write_hf
     from megatron_oreal.learn.parallel import Ranks
@@ -66,7 +74,7 @@ def run(config: SftConfig) -> None:
             log = None
             if ranks.conducts:
                 log = stack.enter_context(open_trackers(config.monitor, config.run_dir, asdict(config), console.say))
-            console.say(compute.line())
+            console.say("\n".join([compute.line(), *notes]))
             for step in range(1, config.steps + 1):
                 started = time.perf_counter()
                 metrics = learner.train([examples[i] for i in next(draws)])

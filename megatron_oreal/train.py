@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from megatron_oreal.coordinator.coordinator import Coordinator
 
 MAIN_KEYS = (
-    "model.path data.train data.questions_per_step run_dir resume seed steps rollout.samples rollout.max_new_tokens rollout.placement "
-    "policy.optimizer.lr objective.token_rm parallel.tp learn.tokens_per_micro_batch eval.data eval.interval checkpoint.interval"
+    "model.path data.train data.sets data.fields data.questions_per_step run_dir resume seed steps rollout.samples "
+    "rollout.max_new_tokens rollout.placement policy.optimizer.lr objective.token_rm parallel.tp learn.tokens_per_micro_batch eval.data "
+    "eval.interval checkpoint.interval"
 )
 COMMAND = Command("train", "megatron_oreal.train", __doc__, TrainConfig, "train", MAIN_KEYS)
 

@@ -25,6 +25,7 @@ class Prompt:
     gold_answer: str
     token_ids: list[int]  # [prompt tokens], chat template and generation prompt included
     pass_rate: float | None = None  # share of right answers of the starting policy, in [0, 1]
+    origin: str = ""  # the set it is from, where there are several
 
 
 @dataclass(frozen=True)

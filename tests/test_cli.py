@@ -91,7 +91,14 @@ def first_line_of(*overrides: str, module: str) -> tuple[str, int, str]:
 
 
 def test_a_supervised_start_whose_output_nobody_reads_goes_on_to_its_end(task, tmp_path):
-    given = [f"model.path={task / 'base'}", f"data.train={task / 'sft.jsonl'}", f"run_dir={tmp_path}", "steps=20", "optimizer.warmup_steps=2", "log_interval=1"]
+    given = [
+        f"model.path={task / 'base'}",
+        f"data.train={task / 'sft.jsonl'}",
+        f"run_dir={tmp_path}",
+        "steps=20",
+        "optimizer.warmup_steps=2",
+        "log_interval=1",
+    ]
     line, *ended = first_line_of("experiment=demo_sft", "parallel=auto", "parallel.dp=1", *given, module="megatron_oreal.sft")
     assert line.startswith("compute: ") and ended == [0, ""]
     assert (tmp_path / "hf" / "model.safetensors").exists()

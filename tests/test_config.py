@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from megatron_oreal import sft, train
 from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, TrainConfig, load
+from megatron_oreal.data.config import TrainSet
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.keys.files import conf_dir
 from megatron_oreal.learn.parallel import Placement
@@ -63,7 +64,8 @@ def test_a_default_stands_in_conf_alone():
     }
     released = OmegaConf.to_container(OmegaConf.load(conf_dir() / "objective" / "released.yaml"))
     assert with_default.pop(Objective) == asdict(Objective()) == released  # it is also used without any file
-    assert set(with_default.pop(EvalSet).values()) == {None}  # an entry of eval.sets: what it leaves open is as in eval
+    for entry in (EvalSet, TrainSet):  # of eval.sets, data.sets: what it leaves open is as in eval, in data
+        assert set(with_default.pop(entry).values()) == {None}
     assert not any(with_default.values())
 
 
@@ -100,6 +102,14 @@ def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
         ("learn.tokens_per_micro_batch=100", "is below rollout.max_total_tokens=16384"),
         ("parallel.cp=3", "is below rollout.max_total_tokens=16384, padded to 16386 for parallel.cp=3"),
         ("data.train=???", "data.train is missing"),
+        ("data.train=null", "data.train is missing: data.train=FILE, or data.sets.NAME=FILE for each of several"),
+        ("data.fields.answer=a", "data.fields.answer is no field of ours; they are question, gold_answer, solution, id, pass_rate"),
+        ("data.fields.question=null", "data.fields.question=None: there must be one"),
+        ("data.sets.a.data=A data.sets.a.weight=2", "data.sets: D must have a weight as the others have, or none of them"),
+        ("data.train=null data.sets.a.data=A data.sets.a.weight=0", "data.sets.a.weight=0.0 must be above 0"),
+        ("data.sets.a.data=A data.sets.a.dat=A", "unknown key data.sets.a.dat"),
+        ("data.sets.D=A", "data.sets.D: data.train has the same name"),
+        ("eval.sets.a.data=A eval.sets.a.fields.kind=k", "eval.sets.a.fields.kind is no field of ours"),
         ("verify.mode=ask", "verify.mode='ask' must be rule or judge or rule_then_judge"),
         ("verify.undecided=right", "verify.undecided='right' must be drop or wrong"),
         ("verify.mode=judge verify.judge.model=J", "verify.judge.urls=[] must be given where verify.mode=judge"),
@@ -127,7 +137,7 @@ def test_wrong_values_are_one_line(capsys, override, message):
             {"verify": "judge", "verify.judge.urls": "[http://h]", "verify.judge.model": "J", "verify.judge.key_file": "no/key"},
             "verify.judge.key_file: [Errno 2] No such file or directory: 'no/key'",
         ),
-        ({"data.train": "BAD"}, "bad.jsonl:2: field 'gold_answer' must be a non-empty string"),
+        ({"data.train": "BAD"}, "bad.jsonl:2: field 'gold_answer' is missing"),
     ],
 )
 def test_wrong_files_are_one_line(capsys, tiny_model, tmp_path, changes, message):

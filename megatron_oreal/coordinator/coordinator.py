@@ -9,7 +9,7 @@ from typing import Protocol
 from megatron_oreal.coordinator.selector import Selector
 from megatron_oreal.evaluation.evaluator import Evaluator
 from megatron_oreal.evaluation.history import EvaluationHistory
-from megatron_oreal.monitor.metrics import rollout_metrics
+from megatron_oreal.monitor.metrics import origin_metrics, rollout_metrics
 from megatron_oreal.monitor.recorded import FOLDER, write_step, write_weights
 from megatron_oreal.monitor.reporter import Reporter
 from megatron_oreal.run_state import RunState
@@ -69,8 +69,8 @@ class Coordinator:
         if self._folder:
             write_step(self._folder, step, groups)
         batch = self._selector.select(groups)
-        metrics = rollout_metrics(groups, batch.counts) | self._source.metrics(groups, time.perf_counter() - self._begun)
-        return Directive(batch, metrics)
+        metrics = rollout_metrics(groups, batch.counts) | origin_metrics(groups, batch)
+        return Directive(batch, metrics | self._source.metrics(groups, time.perf_counter() - self._begun))
 
     def evaluate(self, step: int, version: int) -> Work[Directive]:
         """Figures of the weights that the engines hold, where they are due after this step (0: before training) and unknown.

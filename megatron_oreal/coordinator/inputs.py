@@ -1,11 +1,14 @@
 """Whatever a run reads from outside, checked before any GPU is taken."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.data.prompts import PromptSource, Template, fitting, load_tokenizer, stop_token
-from megatron_oreal.data.questions import balance, read_questions
+from megatron_oreal.data.questions import balance
+from megatron_oreal.data.training import read_training
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.evaluation.validation import HeldOut, hold_out, overlaps, validation_set
 from megatron_oreal.learn.checkpoint import find_checkpoint
@@ -37,19 +40,23 @@ def read_inputs(config: TrainConfig) -> Inputs:
     tokenizer = load_tokenizer(config.model.path)
     stop_token(tokenizer, config.rollout.stop_word)
     template = Template(tokenizer, config.data.system_prompt)
-    questions = read_questions(config.data.train)
+    read = read_training(config.data)
+    questions = read.questions
     held_out = hold_out(questions, config.eval.validation, config.seed)
     balanced = balance(held_out.train, config.data.balance)
     prompts = [template.prompt(q) for q in balanced]
     fit = fitting(prompts, config.rollout.max_total_tokens)
-    PromptSource(fit, config.seed)  # raises where nothing is left
+    PromptSource(fit, config.seed, weights=config.data.weights)  # raises where nothing is left
     kept, asked = len({q.id for q in balanced}), len({p.id for p in fit})
     notes = [
         compute.line(),
+        *read.notes,
         f"data: {len(questions)} questions, {_held_out_line(held_out)}{len(held_out.train) - kept} dropped by difficulty, "
         f"{kept - asked} too long; {len(fit)} prompts an epoch with repeats",
+        *_mix_lines(fit, config.data.weights),
     ]
     sets = read_sets(config.eval.resolved())
+    notes += [note for one in sets for note in one.notes]
     for name, number in overlaps(questions, sets).items():
         notes.append(f"eval: {number} questions of {name} are training questions as well: it says nothing of what the policy never saw")
     if held_out.validation:
@@ -57,6 +64,13 @@ def read_inputs(config: TrainConfig) -> Inputs:
     elif sets and config.checkpoint.keep_best:
         notes.append(f"checkpoint.keep_best={config.checkpoint.keep_best} keeps none: test sets pick no checkpoint; see eval.validation")
     return Inputs(tokenizer, fit, sets, notes)
+
+
+def _mix_lines(prompts: Sequence[Prompt], weights: Mapping[str, float]) -> list[str]:
+    """Of several sets: how many prompts each has, and its share of those drawn."""
+    counts = Counter(prompt.origin for prompt in prompts if prompt.origin)
+    shares = weights or counts
+    return [f"data: {name}: {count} prompts, {shares[name] / sum(shares.values()):.1%} of those drawn" for name, count in counts.items()]
 
 
 def _held_out_line(held_out: HeldOut) -> str:

@@ -59,6 +59,7 @@ class Sampler:
         retry_counts, self._rollout.retry_counts = self._rollout.retry_counts, RetryCounts()
         lost, rejoined, restarts = self._since_last_rollout(engines)
         return self._verifier.tally.metrics() | {
+            **self._prompts.metrics(),
             "rollout/retries": retry_counts.retries,
             "rollout/moved": retry_counts.moved,
             "rollout/engines_lost": lost,  # these three since the last rollout, in training and sync as well

@@ -1,75 +1,90 @@
-"""Questions in: JSONL files read strictly, balanced by difficulty."""
+"""Questions in: sets of them in any usual form, read strictly, balanced by difficulty."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from megatron_oreal.data.fields import UNANSWERED, Fields, gold_answer_of, label_of, pass_rate_of, question_of
+from megatron_oreal.data.files import files_of, fingerprint
+from megatron_oreal.data.rows import Row, read_rows
 
 
 @dataclass(frozen=True)
 class Question:
-    """One line of a data file."""
+    """What is asked, and what is right."""
 
     id: str
     question: str
     gold_answer: str
     pass_rate: float | None = None
+    origin: str = ""  # the set it is from, where there are several
 
 
-def read_questions(path: str | Path) -> list[Question]:
-    """Questions of a JSONL file with question, gold_answer and optionally pass_rate and id.
+class Remarks:
+    """What was read otherwise than it stands there: counted, to be said."""
 
-    Raises:
-        ValueError: file, line and field of the first malformed line, or that there is no line or no file.
-    """
-    questions: dict[str, Question] = {}
-    for number, row in read_rows(path):
-        question = _question(row, number, path)
-        if question.id in questions:
-            raise ValueError(f"{path}:{number}: field 'id': {question.id!r} stands there twice")
-        questions[question.id] = question
-    return list(questions.values())
+    def __init__(self):
+        self._found: dict[str, tuple[int, str]] = {}  # what -> how often, and where first
 
+    def add(self, what: str, place: str) -> None:
+        count, first = self._found.get(what, (0, place))
+        self._found[what] = count + 1, first
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, dict]]:
-    """(line number, JSON object) of every line that is not blank; errors as in read_questions."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file")
-    empty = True
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            empty = False
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: a JSON object is wanted, not {type(row).__name__}")
-            yield number, row
-    if empty:
-        raise ValueError(f"{path}: no lines")
+    def lines(self) -> list[str]:
+        """One for each kind."""
+        return [f"{count:,} {'row' if count == 1 else 'rows'} with {what} (first {place})" for what, (count, place) in self._found.items()]
 
 
-def text_field(row: dict, name: str, number: int, path: str | Path) -> str:
-    """A field that must be a non-blank string."""
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{path}:{number}: field {name!r} must be a non-empty string, not {value!r:.80}")
-    return value
+class QuestionSet:
+    """One set: a file, or a split of a folder."""
+
+    def __init__(self, data: str | Path, split: str | None = None, fields: Fields | None = None, default: str = "train"):
+        """
+        Args:
+            split, default: as in files.files_of.
+            fields: None: the known ones.
+
+        Raises:
+            ValueError: as files.files_of.
+        """
+        self._fields = fields or Fields.named({})
+        self._files = files_of(Path(data), split, default)
+
+    def read(self, remarks: Remarks, whole: bool = False) -> Iterator[tuple[Row, Question | None]]:
+        """Every row in order, with its question; None where the set says that there is no answer (which is among the remarks).
+
+        Args:
+            whole: rows with all their fields, not those alone that a question is made of.
+
+        Raises:
+            ValueError: file, line (or row) and field of the first that cannot be read, or an id that stands there twice.
+        """
+        ids: set[str] = set()
+        for path in self._files:
+            for row in read_rows(path, None if whole else self._fields.columns):
+                question = self._question(row, remarks)
+                if question and question.id in ids:
+                    raise ValueError(f"{row.place}: field 'id': {question.id!r} stands there twice")
+                if question:
+                    ids.add(question.id)
+                yield row, question
+
+    def fingerprint(self) -> str:
+        """Tells its contents apart from others."""
+        return fingerprint(self._files)
+
+    def _question(self, row: Row, remarks: Remarks) -> Question | None:
+        text, found = question_of(row, self._fields)
+        gold = gold_answer_of(row, self._fields)
+        for remark in found if gold else [UNANSWERED]:
+            remarks.add(remark, row.place)
+        unnamed = str(row.number) if len(self._files) == 1 else f"{row.path.name.partition('.')[0]}:{row.number}"
+        return Question(label_of(row, self._fields, "id") or unnamed, text, gold, pass_rate_of(row, self._fields)) if gold else None
 
 
-def _question(row: dict, number: int, path: str | Path) -> Question:
-    rate = row.get("pass_rate")
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1):
-        raise ValueError(f"{path}:{number}: field 'pass_rate' must be a number from 0 to 1, not {rate!r:.80}")
-    return Question(
-        id=str(row.get("id", number)),
-        question=text_field(row, "question", number, path),
-        gold_answer=text_field(row, "gold_answer", number, path),
-        pass_rate=rate,
-    )
+def read_questions(data: str | Path, fields: Mapping[str, str | None] | None = None) -> list[Question]:
+    """All questions of a set. Raises ValueError as QuestionSet does."""
+    return [question for _, question in QuestionSet(data, fields=Fields.named(fields or {})).read(Remarks()) if question]
 
 
 def balance(questions: Sequence[Question], bands: Sequence[tuple[float, int]]) -> list[Question]:

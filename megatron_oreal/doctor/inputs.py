@@ -5,7 +5,8 @@ from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.data.prompts import PromptSource, Template, fitting, load_tokenizer, stop_token
-from megatron_oreal.data.questions import balance, read_questions
+from megatron_oreal.data.questions import balance
+from megatron_oreal.data.training import read_training
 from megatron_oreal.doctor.findings import LEFT_OUT, OK, Findings
 from megatron_oreal.evaluation.sets import read_sets
 from megatron_oreal.evaluation.validation import hold_out
@@ -98,15 +99,19 @@ def _stop_word(word: str) -> Callable[[tuple[int]], str]:
     return lambda found: f"{word!r} is token {found[0]}"
 
 
-def _prompts(config: TrainConfig, tokenizer) -> tuple[int, int, int, int]:
+def _prompts(config: TrainConfig, tokenizer) -> tuple[list[int], list[str]]:
+    """Questions to train on, prompts of an epoch, questions held out and in test sets; and what is to be said of how they are read."""
     template = Template(tokenizer, config.data.system_prompt)
-    held_out = hold_out(read_questions(config.data.train), config.eval.validation, config.seed)
+    read, sets = read_training(config.data), read_sets(config.eval.resolved())
+    held_out = hold_out(read.questions, config.eval.validation, config.seed)
     prompts = fitting([template.prompt(q) for q in balance(held_out.train, config.data.balance)], config.rollout.max_total_tokens)
-    PromptSource(prompts, config.seed)
-    tests = sum(len(one.problems) for one in read_sets(config.eval.resolved()))
-    return len(held_out.train), len(prompts), len(held_out.validation), tests
+    PromptSource(prompts, config.seed, weights=config.data.weights)
+    tests = sum(len(one.problems) for one in sets)
+    notes = read.notes + [note for one in sets for note in one.notes]
+    return [len(held_out.train), len(prompts), len(held_out.validation), tests], notes
 
 
-def _questions(counts: tuple[int, int, int, int]) -> str:
-    questions, prompts, validation, tests = counts
-    return f"{questions} for training, {prompts} prompts an epoch; {validation or 'none'} for validation, {tests or 'none'} in test sets"
+def _questions(found: tuple[list[int], list[str]]) -> str:
+    (questions, prompts, validation, tests), notes = found
+    counts = f"{questions} for training, {prompts} prompts an epoch; {validation or 'none'} for validation, {tests or 'none'} in test sets"
+    return "; ".join([counts, *notes])

@@ -39,6 +39,8 @@ def evaluate(config: EvaluateConfig) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     with closing(SavedRows(run_dir / ANSWERS, settings(config, sets, asked), Answered, "run_dir")) as kept:
         total = sum(len(one.prompts) for one in asked)
+        for note in (note for one in sets for note in one.notes):
+            print(note, flush=True)
         if kept.rows:
             print(f"going on: {len(kept.rows)} of {total} are answered", flush=True)
         if len(kept.rows) < total:

@@ -1,12 +1,14 @@
 """What is evaluated, how it is asked, and what picks the best checkpoint. Defaults and meanings stand in conf/eval/."""
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from megatron_oreal.checked import Checked, FilePath, Require
+from megatron_oreal.data.config import QUESTION, Names, check_names, own_name
 
 VALIDATION = "validation"
 """The set held out of the training questions."""
+FIELDS = (*QUESTION, "subject", "level")
+"""Ours: of a question, and what tables are made by."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class EvalSet:
 
     data: FilePath  # JSONL, Parquet or Arrow file, or a folder with such files (a Hugging Face data set, downloaded or saved)
     split: str | None = None  # of a folder; None: the only one, else test
+    fields: Names | None = None
     samples: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -27,6 +30,7 @@ class EvalSetsConfig(Checked):
 
     data: FilePath | None
     sets: dict[str, FilePath | EvalSet]  # name -> file or folder, or all of an EvalSet
+    fields: Names
     samples: int
     temperature: float
     top_p: float
@@ -35,12 +39,14 @@ class EvalSetsConfig(Checked):
 
     def check(self, require: Require) -> None:
         require(self.max_new_tokens >= 1, f"max_new_tokens={self.max_new_tokens} must be at least 1")
-        require(self.data is None or self._own_name not in self.sets, f"sets.{self._own_name}: eval.data has the same name")
+        require(self.data is None or own_name(self.data) not in self.sets, f"sets.{own_name(self.data)}: eval.data has the same name")
+        check_names(self.fields, FIELDS, "fields.", require)
         for name, one in self._given().items():
             self._check_set(f"sets.{name}.", one, require)
 
     def _check_set(self, path: str, own: EvalSet, require: Require) -> None:
         """What the set leaves open is wrong in `eval`, and said of that."""
+        check_names(own.fields or {}, FIELDS, f"{path}fields.", require)
         one = self.filled(own)
         samples, temperature, top_p, k = (
             f"{name if getattr(own, name) is None else path + name}={getattr(one, name)}"
@@ -51,16 +57,12 @@ class EvalSetsConfig(Checked):
         require(0 < one.top_p <= 1, f"{top_p} must be above 0 and at most 1")
         require(all(1 <= number <= one.samples for number in one.k), f"{k}: each must lie between 1 and samples={one.samples}")
 
-    @property
-    def _own_name(self) -> str:
-        return Path(self.data or "").stem
-
     def resolved(self) -> dict[str, EvalSet]:
         """All sets by name, eval.data first, with nothing but `split` left open."""
         return {name: self.filled(one) for name, one in self._given().items()}
 
     def _given(self) -> dict[str, EvalSet]:
-        given = ({self._own_name: self.data} if self.data else {}) | self.sets
+        given = ({own_name(self.data): self.data} if self.data else {}) | self.sets
         return {name: EvalSet(one) if isinstance(one, str) else one for name, one in given.items()}
 
     def filled(self, one: EvalSet) -> EvalSet:
@@ -69,6 +71,7 @@ class EvalSetsConfig(Checked):
         filled = {name: getattr(self, name) if value is None and name != "split" else value for name, value in own.items()}
         if not filled["k"]:
             filled["k"] = [filled["samples"]]
+        filled["fields"] = self.fields | filled["fields"]
         return EvalSet(**filled | {"k": filled["k"] if filled["samples"] > 1 else []})
 
 

@@ -3,12 +3,12 @@
 import json
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from megatron_oreal.trajectory import NEITHER, RIGHT, Group, SelectionCounts, Trajectory, Verdict
+from megatron_oreal.trajectory import NEITHER, RIGHT, Group, SelectionCounts, TrainBatch, Trajectory, Verdict
 
 
 class MetricsLog:
@@ -98,6 +98,21 @@ def rollout_metrics(groups: Sequence[Group], counts: SelectionCounts) -> dict[st
         "select/dropped_undecided": counts.dropped_undecided,
         "select/empty_responses": counts.empty_responses,
     }
+
+
+def origin_metrics(groups: Sequence[Group], batch: TrainBatch) -> dict[str, float]:
+    """Where several sets are mixed: of each how many questions came, their share of right answers, and how many are trained on."""
+    kept, of_set = {sample.prompt_id for sample in batch.samples}, defaultdict(list)
+    for group in groups:
+        if group.prompt.origin:
+            of_set[group.prompt.origin].append(group)
+    found = {}
+    for name, some in sorted(of_set.items()):
+        rewards = [reward for group in some for reward in group.rewards if reward != NEITHER]
+        found[f"data/{name}/questions"] = len(some)
+        found[f"data/{name}/pass_rate"] = _mean([reward == RIGHT for reward in rewards])
+        found[f"data/{name}/kept"] = sum(group.prompt.id in kept for group in some)
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,15 +1,16 @@
 """Samples and verifies answers to every question, and writes the questions with their pass rates."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from megatron_oreal.config import PassrateConfig
+from megatron_oreal.data.fields import Fields
 from megatron_oreal.data.prompts import Template, fitting, load_tokenizer, stop_token
-from megatron_oreal.data.questions import read_questions, read_rows
+from megatron_oreal.data.questions import QuestionSet, Remarks
 from megatron_oreal.engines import demand
 from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.evaluation.saved_rows import SavedRows
@@ -48,17 +49,19 @@ def measure(config: PassrateConfig) -> None:
     tokenizer = load_tokenizer(config.model.path)
     stop_token(tokenizer, config.rollout.stop_word)
     template = Template(tokenizer, config.system_prompt)
-    questions = read_questions(config.questions)
+    asked, remarks = QuestionSet(config.questions, config.split, Fields.named(config.fields)), Remarks()
+    questions = [question for _, question in asked.read(remarks) if question]
+    print(*remarks.lines(), sep="\n", end="\n" * bool(remarks.lines()), flush=True)
     prompts = fitting([template.prompt(q) for q in questions], config.rollout.max_total_tokens)
     out = Path(config.out).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Partial(out.with_name(out.name + ".partial"), settings(config))
+    partial = Partial(out.with_name(out.name + ".partial"), settings(config, asked))
     left = [p for p in prompts if p.id not in partial.rows]
     if len(left) < len(prompts):
         print(f"going on: {len(prompts) - len(left)} of {len(prompts)} questions are done", flush=True)
     if left:
         _rate(config, tokenizer, left, partial, len(prompts))
-    _write(config, out, partial.rows)
+    _write(asked, out, partial.rows)
     partial.remove()
     undecided = sum(rated.undecided for rated in partial.rows.values())
     unrated = sum(rated.pass_rate is None for rated in partial.rows.values())
@@ -68,11 +71,12 @@ def measure(config: PassrateConfig) -> None:
     )
 
 
-def settings(config: PassrateConfig) -> dict:
+def settings(config: PassrateConfig, asked: QuestionSet) -> dict:
     """All that a pass rate depends on."""
     rollout, verify = config.rollout, config.verify
     return {
-        "questions": hashlib.sha256(Path(config.questions).read_bytes()).hexdigest()[:16],
+        "questions": asked.fingerprint(),
+        "fields": config.fields,
         "model.path": config.model.path,
         "system_prompt": config.system_prompt,
         **{
@@ -107,12 +111,12 @@ def _rate(config: PassrateConfig, tokenizer, prompts: Sequence[Prompt], partial:
             console.step(len(partial.rows), f"mean pass rate {sum(rates) / len(rates):.1%}" if rates else "no pass rate yet")
 
 
-def _write(config: PassrateConfig, out: Path, rated: dict[str, Rated]) -> None:
-    """Whole or not at all. A question too long to be asked, or without a verdict, keeps its line, without a pass rate (nor an old one)."""
+def _write(asked: QuestionSet, out: Path, rated: dict[str, Rated]) -> None:
+    """Whole or not at all. A question too long to be asked, or without a verdict, keeps its row, without a pass rate (nor an old one)."""
     written = out.with_name(out.name + ".new")
-    with open(written, "w", encoding="utf-8") as file:
-        for question, (_, row) in zip(read_questions(config.questions), read_rows(config.questions), strict=True):
-            rate = rated[question.id].pass_rate if question.id in rated else None
-            kept = {name: value for name, value in row.items() if name != "pass_rate"}
-            file.write(json.dumps(kept | ({} if rate is None else {"pass_rate": rate}), ensure_ascii=False) + "\n")
+    with open(written, "wb") as file:
+        for row, question in asked.read(Remarks(), whole=True):
+            rate = rated[question.id].pass_rate if question and question.id in rated else None
+            kept = {name: value for name, value in row.fields.items() if name != "pass_rate"}
+            file.write(msgspec.json.encode(kept | ({} if rate is None else {"pass_rate": rate})) + b"\n")
     written.rename(out)

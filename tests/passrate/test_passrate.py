@@ -1,15 +1,20 @@
 """Pass rates as a user starts it, asking the session's running server; killed, started again, and with wrong input."""
 
 import json
+import math
 import signal
 import subprocess
 import time
 from collections import Counter
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from megatron_oreal.data.questions import read_questions
+from megatron_oreal.data.questions import QuestionSet, read_questions
 from megatron_oreal.passrate import command as passrate
 from megatron_oreal.passrate.measure import Partial, settings
 from megatron_oreal.trajectory import Group, Prompt, Verdict
@@ -37,6 +42,33 @@ def test_every_line_is_kept_in_order(asking, tmp_path, capsys):
     assert [r.get("pass_rate") for r in rows_of(out)] == [0.0] * 5 + [None]
     assert "5 pass rates, 1 questions too long; 0 of 20 answers undecided" in capsys.readouterr().out
     assert not list(tmp_path.glob("rated.jsonl.*"))
+
+
+def test_rows_of_a_table_are_written_as_lines_that_are_read_as_the_same_questions(asking, tmp_path, capsys):
+    folder, out = tmp_path / "set", tmp_path / "rated.jsonl"
+    folder.mkdir()
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"What is {i}?"}],
+            "reward_model": {"ground_truth": "7"},
+            "question_type": "sums",
+            "when": datetime(2026, 1, 2),
+            "score": math.nan,
+            "image": b"\xff",
+        }
+        for i in range(3)
+    ]
+    rows[1]["reward_model"] = {"ground_truth": "notfound"}
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows[:1]), folder / "test.parquet")
+    assert passrate.main([*asking, f"questions={folder}", f"out={out}"]) == 0
+    said = capsys.readouterr().out
+    assert "1 row with no answer (a proof, or none was found), left out" in said and "2 pass rates, 0 questions too long" in said
+    first, second, _ = rows_of(out)
+    assert first == {**rows[0], "when": "2026-01-02T00:00:00", "score": None, "image": "/w==", "pass_rate": 0.0}
+    assert second["reward_model"] == {"ground_truth": "notfound"} and "pass_rate" not in second
+    rated, unrated = read_questions(out), read_questions(folder / "train.parquet")
+    assert rated == [replace(question, pass_rate=0.0) for question in unrated]
 
 
 def test_killed_in_the_middle_it_goes_on_from_there(asking, tmp_path, capsys):
@@ -76,7 +108,7 @@ def test_questions_that_are_done_are_not_asked_again(asking, tmp_path, capsys):
     questions = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7"} for i in range(3)])
     out = tmp_path / "rated.jsonl"
     config = passrate.COMMAND.load([*asking, f"questions={questions}", f"out={out}"])
-    partial = Partial(tmp_path / "rated.jsonl.partial", settings(config))
+    partial = Partial(tmp_path / "rated.jsonl.partial", settings(config, QuestionSet(questions)))
     for name, right in (("1", "+0+-"), ("3", "0000")):  # 0: undecided
         prompt = Prompt(name, "q", "7", [1])
         partial.note(Group(prompt, [], [Verdict(r == "+", "", r != "0", r == "0") for r in right]))
