@@ -23,6 +23,7 @@ from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.machine import ask_for_huge_pages
 from megatron_oreal.model.architecture import check_written
 from megatron_oreal.monitor.logs import output_of_rank, quiet_libraries
+from megatron_oreal.monitor.run_lock import NAME, refuse_where_at_work
 from megatron_oreal.stop import REQUESTS
 
 PR_SET_PDEATHSIG = 1
@@ -108,6 +109,8 @@ def run_command(
         if check:
             check(config)
         ranks = _ranks_to_start(getattr(config, "parallel", None))
+        if ranks:
+            refuse_where_at_work(f"run_dir={config.run_dir}", Path(config.run_dir) / NAME)
         if ranks > 1:
             return run_local_ranks(command.module, arguments, ranks)
         with _own_log(config):

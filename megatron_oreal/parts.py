@@ -23,6 +23,7 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.monitor.profiler import Profiler
 from megatron_oreal.monitor.reporter import Reporter
+from megatron_oreal.monitor.run_lock import NAME, alone
 from megatron_oreal.progress import Progress
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.stop import StopSignal
@@ -56,6 +57,9 @@ def open_parts(config: TrainConfig) -> Iterator[Parts]:
     stop = StopSignal(listens=whole)
     with ExitStack() as stack:
         ranks = stack.enter_context(Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks"))
+        if ranks.conducts:
+            stack.enter_context(alone(f"run_dir={config.run_dir}", Path(config.run_dir) / NAME))
+        ranks.barrier()  # no engine of ours begins where another run's are at work
         engines = _open_engines(config, ranks, stack) if samples else None
         rollout = Rollout(config.rollout, engines, inputs.tokenizer, config.seed) if engines else None
         coordinator = _open_coordinator(config, inputs, ranks, rollout, stack) if ranks.conducts else None

@@ -1,5 +1,6 @@
 """Runs that are killed, or asked to stop, go on as if nothing had happened: whole runs with real ranks and a real server."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_oreal.monitor.run_lock import NAME
 from tests.runs import Run
 
 STEPS = 4
@@ -89,3 +91,14 @@ def test_asked_to_stop_it_saves_and_ends_well_and_goes_on_in_another_layout(unbr
     weights = run.weights()
     for name, tensor in unbroken.weights().items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_second_start_where_a_run_is_at_work_is_refused_in_a_line_and_the_first_goes_on(task, tmp_path):
+    first = start(task, tmp_path)
+    first.wait_for((tmp_path / "checkpoints" / "step-00001").exists)
+    second = start(task, tmp_path, "resume=auto")
+    output = second.finish()
+    holder = json.loads((tmp_path / NAME).read_text())["process"]
+    assert second.process.returncode == 2 and output.count("\n") == 1 and f"is at work: process {holder} on " in output, output
+    assert first.finish() and first.process.returncode == 0
+    assert sorted(first.metrics()) == list(range(STEPS + 1))

@@ -19,6 +19,7 @@ from megatron_oreal.evaluation.markdown import as_json, as_markdown
 from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.monitor.console import Console
+from megatron_oreal.monitor.run_lock import NAME, alone
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, finish
 from megatron_oreal.verify import Verifier
@@ -36,8 +37,10 @@ def evaluate(config: EvaluateConfig) -> None:
     stop_token(tokenizer, config.rollout.stop_word)
     sets = read_sets(config.eval.resolved())
     asked = askings(sets, Template(tokenizer, config.system_prompt), config.eval.max_new_tokens, config.rollout.max_total_tokens)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with closing(SavedRows(run_dir / ANSWERS, settings(config, sets, asked), Answered, "run_dir")) as kept:
+    with (
+        alone(f"run_dir={config.run_dir}", run_dir / NAME),
+        closing(SavedRows(run_dir / ANSWERS, settings(config, sets, asked), Answered, "run_dir")) as kept,
+    ):
         total = sum(len(one.prompts) for one in asked)
         for note in (note for one in sets for note in one.notes):
             print(note, flush=True)

@@ -15,6 +15,7 @@ from megatron_oreal.engines import demand
 from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.monitor.console import Console
+from megatron_oreal.monitor.run_lock import NAME, alone
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Prompt
 from megatron_oreal.verify import Verifier
@@ -54,7 +55,19 @@ def measure(config: PassrateConfig) -> None:
     print(*remarks.lines(), sep="\n", end="\n" * bool(remarks.lines()), flush=True)
     prompts = fitting([template.prompt(q) for q in questions], config.rollout.max_total_tokens)
     out = Path(config.out).resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with alone(f"out={config.out}", out.with_name(f"{out.name}.{NAME}")):
+        rated = _measured(config, tokenizer, asked, prompts)
+    undecided = sum(one.undecided for one in rated.values())
+    unrated = sum(one.pass_rate is None for one in rated.values())
+    print(
+        f"wrote {config.out}: {len(rated) - unrated} pass rates, {len(questions) - len(prompts)} questions too long; "
+        f"{undecided} of {len(prompts) * config.rollout.samples} answers undecided, {unrated} questions without a pass rate for it"
+    )
+
+
+def _measured(config: PassrateConfig, tokenizer, asked: QuestionSet, prompts: Sequence[Prompt]) -> dict[str, Rated]:
+    """All of them, those of an earlier start among them; written."""
+    out = Path(config.out).resolve()
     partial = Partial(out.with_name(out.name + ".partial"), settings(config, asked))
     left = [p for p in prompts if p.id not in partial.rows]
     if len(left) < len(prompts):
@@ -63,12 +76,7 @@ def measure(config: PassrateConfig) -> None:
         _rate(config, tokenizer, left, partial, len(prompts))
     _write(asked, out, partial.rows)
     partial.remove()
-    undecided = sum(rated.undecided for rated in partial.rows.values())
-    unrated = sum(rated.pass_rate is None for rated in partial.rows.values())
-    print(
-        f"wrote {config.out}: {len(partial.rows) - unrated} pass rates, {len(questions) - len(prompts)} questions too long; "
-        f"{undecided} of {len(prompts) * config.rollout.samples} answers undecided, {unrated} questions without a pass rate for it"
-    )
+    return partial.rows
 
 
 def settings(config: PassrateConfig, asked: QuestionSet) -> dict:
