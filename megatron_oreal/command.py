@@ -20,7 +20,7 @@ from megatron_oreal.keys import text
 from megatron_oreal.keys.nearest import hint
 from megatron_oreal.launcher import INTERRUPTED, run_local_ranks
 from megatron_oreal.learn.config import ParallelConfig
-from megatron_oreal.machine import ask_for_huge_pages
+from megatron_oreal.machine import ask_for_huge_pages, take_all_open_files
 from megatron_oreal.model.architecture import check_written
 from megatron_oreal.monitor.logs import output_of_rank, quiet_libraries
 from megatron_oreal.monitor.run_lock import NAME, refuse_where_at_work
@@ -102,6 +102,7 @@ def run_command(
             return 0
         quiet_libraries()
         ask_for_huge_pages()
+        take_all_open_files()
         config = compose(asked.overrides)
         end_with_parent()
         if getattr(config, "parallel", None):  # what a line of its config.json tells must not wait for what a rank imports

@@ -47,6 +47,13 @@ find_master() { # where the ranks meet: on the job's first node, at a port of th
     export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 12000))}
 }
 
+keep_caches_local() { # kernels compiled at the start: on a shared home, nodes would wait for each other or read halves of files
+    local folder=${JIT_CACHE:-${TMPDIR:-/tmp}/megatron_oreal-jit-$(id -u)}
+    export SGLANG_CACHE_DIR=${SGLANG_CACHE_DIR:-$folder/sglang} TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$folder/triton}
+    export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$folder/inductor} CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$folder/nv}
+    export FLASHINFER_WORKSPACE_BASE=${FLASHINFER_WORKSPACE_BASE:-$folder} TVM_FFI_CACHE_DIR=${TVM_FFI_CACHE_DIR:-$folder/tvm-ffi}
+}
+
 ask_to_stop() { # trap: pass it on; what has not begun yet does not begin
     asked=1
     say "asked to stop: the run saves and ends"
@@ -129,6 +136,7 @@ run_job() { # HYDRA OVERRIDES...
     # shellcheck source=site.sh
     source "${SITE:-launch/slurm/site.sh}" || exit 2
     find_master
+    keep_caches_local
     facts=$(step 1 1 -- "$PYTHON" launch/slurm/facts.py "$@" | grep '^RUN_DIR=') || fail 2 "the configuration cannot be used (see above)"
     eval "$facts"
     [[ $PLACEMENT == disaggregated ]] && rank_nodes=$RANK_NODES

@@ -10,6 +10,9 @@ PYTHON=${PYTHON:-python}
 # module load cuda/13.0
 # export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
 
+# Where each node keeps the kernels that it compiles: a folder of its own disks, kept between jobs. Default: below TMPDIR, or /tmp.
+# JIT_CACHE=/local/scratch/$USER/jit
+
 # A container: what srun takes for it (here for pyxis). The checkout, the model, the data and run_dir must be mounted where they are.
 CONTAINER=()
 # CONTAINER=(--container-image=/images/megatron-oreal.sqsh --container-mounts=/shared:/shared --container-workdir="$PWD")

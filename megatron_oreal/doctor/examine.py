@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.doctor import inputs, memory, services, software, storage
+from megatron_oreal.doctor import inputs, limits, memory, services, software, storage
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, Finding, Findings, report
 from megatron_oreal.doctor.network import Absent, Meeting, differing
 
@@ -51,6 +51,7 @@ def examine(config: TrainConfig, wishes: Wishes, place: Place) -> int:
     meeting = _meet(findings, place)
     software.check_software(findings)
     software.check_gpus(findings, wishes.ranks_per_node, config.model.dtype)
+    limits.check_limits(findings, config)
     model = _first_node_alone(findings, config, wishes, len(place.nodes)) if place.index == 0 else None
     try:
         if meeting and meeting.index:

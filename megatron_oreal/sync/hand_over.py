@@ -11,6 +11,7 @@ import torch.multiprocessing
 
 from megatron_oreal.engines.calls import post_all
 from megatron_oreal.engines.endpoint import Endpoint, is_on_this_host
+from megatron_oreal.errors import NotWritten
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.sync.deliver import begin_update
 from megatron_oreal.sync.gather import Bucket
@@ -56,8 +57,7 @@ class HandOver:
             flat = torch.empty(size, dtype=torch.uint8, device=self._device)
         else:
             if self._flat.nbytes < size:
-                with _shared_by_name():
-                    self._flat = torch.empty(size, dtype=torch.uint8).share_memory_()
+                self._flat = _shared(size)
             flat = self._flat
         views, start = [], 0
         for name, t in bucket:
@@ -72,6 +72,16 @@ class HandOver:
     def leave(self) -> None:
         """Gives the memory back."""
         self._flat = torch.empty(0, dtype=torch.uint8)
+
+
+def _shared(size: int) -> torch.Tensor:
+    """Bytes in shared memory of the CPU. Raises NotWritten where it has no room for them."""
+    try:
+        with _shared_by_name():
+            return torch.empty(size, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:
+        text = f"rollout.sync=tensor: {size >> 20} MiB of shared memory for a bucket are not to be had ({error}); enlarge /dev/shm, or use"
+        raise NotWritten(f"{text} rollout.sync=distributed") from error
 
 
 def _handles(views: Bucket) -> str:
