@@ -72,7 +72,7 @@ def ask_for_huge_pages() -> None:
 
 
 def take_all_open_files() -> None:
-    """As many as this process may have, up to MANY_FILES, for itself and those that it starts: often 1,024 are granted, and more may be asked for.
+    """As many as this process may have, up to MANY_FILES, for itself and those that it starts: often 1,024 are granted and more allowed.
 
     A rollout holds a connection for each request in flight.
     """

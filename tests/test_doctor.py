@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import socket
 import threading
@@ -9,6 +10,7 @@ from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from megatron_oreal.doctor import command as doctor
@@ -105,6 +107,19 @@ def test_a_disk_without_room_for_the_checkpoints_and_a_port_that_is_taken(examin
     assert status == 1
     assert lines["room"][0].startswith("error") and "lower checkpoint.keep_last" in lines["room"][0]
     assert lines["port"][0].startswith("error") and "Address already in use" in lines["port"][0]
+
+
+def test_caches_on_a_shared_home_and_too_few_open_files_are_warned_of(examined, monkeypatch, tmp_path):
+    part = namedtuple("part", "mountpoint fstype")
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [part("/", "ext4"), part(str(tmp_path / "home"), "nfs4")])
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 256))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "local"))
+    status, lines = examined()
+    assert status == 0
+    (line,) = lines["JIT caches"]
+    assert line.startswith("warning") and "nfs4" in line and "FLASHINFER_WORKSPACE_BASE" in line and "TRITON_CACHE_DIR" not in line
+    assert lines["open files"][0].startswith("warning") and "may open 256" in lines["open files"][0]
 
 
 class Models(BaseHTTPRequestHandler):

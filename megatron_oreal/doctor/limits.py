@@ -1,4 +1,4 @@
-"""What a node grants a process beside memory: open files, shared memory, and folders of its own for kernels that are compiled at the start."""
+"""What a node grants a process beside memory: open files, shared memory, and folders of its own for kernels compiled at the start."""
 
 import os
 import resource
@@ -70,7 +70,7 @@ def _check_jit_caches(findings: Findings, environment: Mapping[str, str]) -> Non
     kinds = {name: file_system_of(path) for name, path in places.items()}
     shared = [name for name, kind in kinds.items() if kind in BETWEEN_HOSTS]
     if shared:
-        text = f"{places[shared[0]]} is on {kinds[shared[0]]}: nodes that compile at one time wait for each other there, or read halves of files"
+        text = f"{places[shared[0]]} is on {kinds[shared[0]]}: nodes that compile at one time hinder each other there"
         advice = f"set {', '.join(shared)} to a folder of the node's own; the jobs of launch/slurm do (JIT_CACHE in site.sh)"
         findings.add(WARNING, "JIT caches", text, advice)
     else:

@@ -26,7 +26,7 @@ class Job:
             "TORCHDYNAMO_DISABLE": "1",
             "RANK_NODES": "2",
         }
-        flags = [f"--nodes={nodes}", "--ntasks-per-node=2", "--gpus-per-node=0", "--time=30", "--signal=B:USR1@120"]
+        flags = [f"--nodes={nodes}", "--ntasks-per-node=2", "--gpus-per-node=0", "--time=30", "--signal=B:USR1@240"]
         where = [f"--chdir={ROOT}", f"--output={self._log}", "--parsable"]
         script = [str(ROOT / "launch/slurm/oreal_7b.sbatch"), *overrides, f"run_dir={self.run_dir}"]
         self.id = cluster.run("sbatch", *flags, *where, *script, **environment).strip()

@@ -39,8 +39,8 @@ def overrides(task) -> list[str]:
 def test_a_colocated_run_is_stopped_ahead_of_the_time_limit_requeued_and_goes_on_to_its_end(cluster, overrides, tmp_path):
     job = Job(cluster, tmp_path, 2, *overrides, "rollout.engines=2")
     job.wait_for_step(1)
-    minutes = int(job.facts()["RunTime"].split(":")[1]) + 2
-    cluster.run("scontrol", "update", f"JobId={job.id}", f"TimeLimit={minutes}")  # less than two minutes are left: Slurm warns
+    minutes = int(job.facts()["RunTime"].split(":")[1]) + 4
+    cluster.run("scontrol", "update", f"JobId={job.id}", f"TimeLimit={minutes}")  # less than four minutes are left: Slurm warns
     job.wait(lambda job: (job.run_dir / "stopped").exists())
     stopped_at = job.steps[-1]
     job.change(f"steps={stopped_at + 2}")
