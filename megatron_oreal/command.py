@@ -3,11 +3,13 @@
 import argparse
 import ctypes
 import dataclasses
+import errno
 import os
 import re
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -27,6 +29,12 @@ from megatron_oreal.monitor.run_lock import NAME, refuse_where_at_work
 from megatron_oreal.stop import REQUESTS
 
 PR_SET_PDEATHSIG = 1
+PACKAGE = Path(__file__).parent
+OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),  # of file systems
+    *(errno.EMFILE, errno.ENFILE, errno.EADDRINUSE, errno.EADDRNOTAVAIL),
+}
+"""What a file system or a network refuses, and no fault of ours would cause; a traceback says no more than the line."""
 NOBODY_READS = 141
 """Exit status where the reader of our output has gone: what a shell says of SIGPIPE."""
 
@@ -137,9 +145,20 @@ def guarded(work: Callable[[], int]) -> int:
         if not nobody_reads():
             raise
         return NOBODY_READS
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        return fail(1, f"{error.strerror}: {error.filename or 'while writing or connecting'} ({_place_of(error)})")
     finally:
         if nobody_reads():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # what is left in the buffer goes where nothing fails
+
+
+def _place_of(error: Exception) -> str:
+    """The last line of ours that it came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)]
+    return f"{Path(ours[-1].filename).relative_to(PACKAGE.parent)}:{ours[-1].lineno}" if ours else type(error).__name__
 
 
 def nobody_reads() -> bool:

@@ -14,6 +14,7 @@ LIBC = ctypes.CDLL(None)  # loaded once, and early: the child of a process with 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 LARGE = 2 << 20  # bytes: a huge page
 MANY_FILES = 65536
+FEWEST_FILES = 256  # two ranks of the demo and their engine were seen to do with them, and not with 100
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,12 @@ def ask_for_huge_pages() -> None:
 def take_all_open_files() -> None:
     """As many as this process may have, up to MANY_FILES, for itself and those that it starts: often 1,024 are granted and more allowed.
 
-    A rollout holds a connection for each request in flight.
+    A rollout holds a connection for each request in flight. Raises ValueError where fewer than FEWEST_FILES are allowed: gloo would abort.
     """
     granted, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MANY_FILES if most == resource.RLIM_INFINITY else min(most, MANY_FILES)
+    if wanted < FEWEST_FILES:
+        raise ValueError(f"a process may open {wanted} files here, and {FEWEST_FILES} are needed: raise the hard limit (ulimit -Hn)")
     if 0 <= granted < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 

@@ -44,7 +44,8 @@ class ControlWriter:
     def over(self) -> None:
         """The run ends: no engine is needed any more."""
         self._done.set()
-        self._beat(OVER)
+        with suppress(OSError):  # of a run that ends because its disk is full, for example; without a pulse the engines end as well
+            self._beat(OVER)
 
     def _pulse(self) -> None:
         count = 0

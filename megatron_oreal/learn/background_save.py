@@ -5,8 +5,10 @@ safe to fork, and those children outlive a rank that is killed. A thread ends wi
 """
 
 import queue
+import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from megatron.core import dist_checkpointing
@@ -79,7 +81,15 @@ class BackgroundSave:
                 finalize()
         except (RuntimeError, CheckpointException) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-            raise NotWritten(f"checkpoint: {self._folder} could not be written ({reason})") from error
+            room = "" if (free := _free(self._folder)) is None else f"; {free / 1e9:.2f} GB are free there"
+            raise NotWritten(f"checkpoint: {self._folder} could not be written ({reason}){room}") from error
+
+
+def _free(folder: Path) -> int | None:
+    """Bytes: a writer says no more of a full disk than that it stands at another place than it thought."""
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free
+    return None
 
 
 class _LateCopies(filesystem_async.FileSystemWriterAsync):
