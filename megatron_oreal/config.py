@@ -75,6 +75,11 @@ class TrainConfig(Checked):
         padding = f", padded to {padded} for parallel.cp={self.parallel.cp}" if padded > longest else ""
         require(padded <= budget, f"learn.tokens_per_micro_batch={budget} is below rollout.max_total_tokens={longest}{padding}")
 
+    @property
+    def last_step(self) -> int:
+        """With which it ends, unless it stops early."""
+        return self.replay_step or self.steps
+
 
 @dataclass(frozen=True)
 class SftConfig(Checked):
@@ -90,15 +95,29 @@ class SftConfig(Checked):
     parallel: ParallelConfig
     compute: ComputeConfig
     data: SftData
-    stop_word: str
     optimizer: OptimizerConfig
     learn: LearnConfig
+    rollout: RolloutConfig
+    verify: VerifyConfig
+    eval: EvalConfig
+    checkpoint: CheckpointConfig
     monitor: MonitorConfig
+    profile: ProfileConfig
+    resume: FilePath | None
 
     def check(self, require: Require) -> None:
+        require(
+            self.rollout.placement != "disaggregated",
+            "rollout.placement='disaggregated' is of OREAL runs: what a supervised start evaluates with is colocated or external",
+        )
         require(self.steps > self.optimizer.warmup_steps, f"steps={self.steps} must be above optimizer.warmup_steps")
         require(self.log_interval >= 1, f"log_interval={self.log_interval} must be at least 1")
         require(self.examples_per_step >= 1, f"examples_per_step={self.examples_per_step} must be at least 1")
+
+    @property
+    def last_step(self) -> int:
+        """With which it ends, unless it stops early."""
+        return self.steps
 
 
 @dataclass(frozen=True)

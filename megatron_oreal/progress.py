@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from megatron_oreal.config import TrainConfig
-from megatron_oreal.coordinator.coordinator import Coordinator
+from megatron_oreal.config import SftConfig, TrainConfig
+from megatron_oreal.coordinator.conductor import Conductor
 from megatron_oreal.learn.checkpoint import Checkpoints
 from megatron_oreal.learn.export import HFExports
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, StepResult
+from megatron_oreal.learn.supervised import SupervisedLearner
 from megatron_oreal.monitor.meter import Meter
 from megatron_oreal.monitor.profiler import Profiler
 from megatron_oreal.run_state import RunState
@@ -19,8 +20,16 @@ from megatron_oreal.trajectory import Directive, TrainBatch
 class Progress:
     """Steps, from where the run stood to where it ends. Its methods are collective over all ranks."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, coordinator: Coordinator | None, learner: Learner | None, profiler: Profiler):
-        """`coordinator`: rank 0's; `learner`: None where nothing is trained. Only a whole run saves anything (config.mode).
+    def __init__(
+        self,
+        config: TrainConfig | SftConfig,
+        ranks: Ranks,
+        coordinator: Conductor | None,
+        learner: Learner | SupervisedLearner | None,
+        profiler: Profiler,
+        saves: bool = True,
+    ):
+        """`coordinator`: rank 0's; `learner`: None where nothing is trained; `saves`: whether the run can go on later (see debug.py).
 
         Raises:
             ValueError: the checkpoint to go on from cannot be loaded.
@@ -28,7 +37,7 @@ class Progress:
         run_dir = Path(config.run_dir)
         self._config, self._ranks, self._coordinator, self._learner = config, ranks, coordinator, learner
         self._profiler = profiler
-        self._saves = config.mode == "train"
+        self._saves = saves
         self._meter = Meter(ranks, learner.cost, config.model.dtype) if learner else None
         self._state = RunState()
         if learner:
@@ -74,7 +83,7 @@ class Progress:
 
     def steps(self) -> Iterator[int]:
         """The steps that are left, each begun when it is asked for; no more of them once the run is to end."""
-        for step in range(self.step + 1, (self._config.replay_step or self._config.steps) + 1):
+        for step in range(self.step + 1, self._config.last_step + 1):
             if self._ends:
                 return
             if self._meter:

@@ -1,90 +1,67 @@
 """A supervised start on the same engine:
 
     megatron-oreal sft model.path=DIR data.train=FILE.jsonl run_dir=DIR steps=1000
+    megatron-oreal sft model.path=DIR data.train=FILE.jsonl run_dir=DIR eval.data=FILE.jsonl resume=auto
 
-Rows of the set have question and response. The result is a Hugging Face folder, <run_dir>/hf, for `model.path` of a run.
-`python -m megatron_oreal.sft` is the same command.
+Rows of the set have question and response (`megatron-oreal select` makes one of sampled answers). The result is a Hugging Face folder,
+<run_dir>/hf, for `model.path` of a run; beside it metrics.jsonl, checkpoints/ and summary.json, as `train` leaves them. SIGTERM and
+SIGUSR1 make it save and end; resume=auto goes on. Where eval.data, eval.sets or eval.validation name questions, engines are started with
+it, which answer them every eval.interval steps. `python -m megatron_oreal.sft` is the same command.
 """
 
 import sys
-import time
-from contextlib import ExitStack
-from dataclasses import asdict
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import SftConfig
-from megatron_oreal.data.fields import Fields, question_of, text_of
-from megatron_oreal.data.files import files_of
-from megatron_oreal.data.questions import Remarks
-from megatron_oreal.data.rows import read_rows
-from megatron_oreal.monitor.console import Console, step_line
-from megatron_oreal.monitor.trackers import check_trackers, open_trackers
 from megatron_oreal.plan.host.start import refuse_what_cannot_fit
-from megatron_oreal.trajectory import Sample
+from megatron_oreal.trajectory import Directive, TrainBatch, Work
 
-EXPORT_TIMEOUT_S = 1800.0
-"""For writing the folder at the end."""
+if TYPE_CHECKING:
+    from megatron_oreal.coordinator.supervised import SupervisedCoordinator
+
 MAIN_KEYS = (
-    "model.path data.train data.fields run_dir seed steps examples_per_step optimizer.lr optimizer.warmup_steps "
-    "learn.tokens_per_micro_batch stop_word"
+    "model.path data.train data.fields run_dir resume seed steps examples_per_step optimizer.lr optimizer.warmup_steps "
+    "learn.tokens_per_micro_batch rollout.stop_word eval.data eval.interval eval.validation checkpoint.interval"
 )
 COMMAND = Command("sft", "megatron_oreal.sft", __doc__, SftConfig, "sft", MAIN_KEYS)
 
 
-def read_examples(config: SftConfig) -> tuple[list[Sample], list[str]]:
-    """Every row as prompt and response tokens, the stop token at the end, and what is to be said of it; errors name file, row and field."""
-    from megatron_oreal.data.prompts import Template, load_tokenizer, stop_token  # imported late: whoever only starts ranks needs no torch
-    from megatron_oreal.learn.supervised import example
-
-    tokenizer = load_tokenizer(config.model.path)
-    template, stop = Template(tokenizer, config.data.system_prompt), stop_token(tokenizer, config.stop_word)
-    fields, examples, remarks = Fields.named(config.data.fields), [], Remarks()
-    for path in files_of(Path(config.data.train), None, "train"):
-        for row in read_rows(path, fields.columns):
-            question, found = question_of(row, fields)
-            response = text_of(row, *fields.need(row, "response"))
-            examples.append(example(template.tokens(question), [*tokenizer.encode(response, add_special_tokens=False), stop]))
-            for remark in found:
-                remarks.add(remark, row.place)
-    return examples, remarks.lines()
-
-
 def run(config: SftConfig) -> None:
-    """Train, then write <run_dir>/hf."""
-    check_trackers(config.monitor)
-    examples, notes = read_examples(config)
+    """Train to the last step, or until asked to stop; leaves metrics.jsonl, checkpoints/, summary.json and hf/ in config.run_dir.
 
-    from megatron_oreal.learn.export import write_hf
-    from megatron_oreal.learn.parallel import Ranks
-    from megatron_oreal.learn.supervised import SupervisedLearner, epochs
-    from megatron_oreal.model.blueprint import open_model
-    from megatron_oreal.model.compute import Compute
-    from megatron_oreal.model.platform import Platform
+    The loop of train.py with examples in the place of sampled answers: the engines, where there are any, get the weights only to be
+    evaluated. Without a publisher nothing is.
+    """
+    from megatron_oreal.coordinator.conductor import Conductor  # imported late: whoever only starts ranks needs no Megatron
+    from megatron_oreal.parts import open_supervised
 
-    compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
-    open_model(config.model.path, "policy", config.parallel)
-    with Ranks(config.parallel, config.seed, Path(config.run_dir) / "stacks") as ranks:
-        ranks.enter("load")
-        learner = SupervisedLearner(config, ranks)
-        draws = epochs(len(examples), config.seed, config.examples_per_step)
-        ranks.enter("train")
-        with ExitStack() as stack:
-            console = stack.enter_context(Console("supervised", config.steps, quiet=not ranks.conducts))
-            log = None
-            if ranks.conducts:
-                log = stack.enter_context(open_trackers(config.monitor, config.run_dir, asdict(config), console.say))
-            console.say("\n".join([compute.line(), *notes]))
-            for step in range(1, config.steps + 1):
-                started = time.perf_counter()
-                metrics = learner.train([examples[i] for i in next(draws)])
-                metrics["time/step"] = time.perf_counter() - started
-                if log:
-                    log.write(step, metrics)
-                if step % config.log_interval == 0 or step == config.steps:
-                    console.step(step, step_line(metrics))
-            write_hf(learner.policy.gpt, learner.models, config.run_dir, ranks, EXPORT_TIMEOUT_S)
-            console.say(f"wrote {config.run_dir}/hf")
+    with open_supervised(config) as parts:
+        workers, learner, publisher, progress = parts.workers, parts.learner, parts.publisher, parts.progress
+        if publisher:
+            publisher.publish(learner.policy.gpt, progress.version)
+            progress.evaluated(workers.follow("evaluate", Conductor.evaluate, progress.step, progress.version))
+            publisher.make_room()
+
+        for step in progress.steps():
+            drawn = workers.follow("data", draw, step, progress.version, progress.pending)
+            if progress.stopped(drawn):
+                break
+            published, evaluated = {}, Directive()
+            update = learner.train(drawn.batch)
+            progress.trained(step, drawn, update)
+            if publisher and config.eval.wanted(step, config.steps):
+                published = publisher.publish(learner.policy.gpt, progress.version)
+                evaluated = workers.follow("evaluate", Conductor.evaluate, step, progress.version)
+                publisher.make_room()
+            progress.end_step(step, drawn, update, published, evaluated)
+        progress.finish()
+
+
+def draw(coordinator: "SupervisedCoordinator", step: int, version: int, drawn: TrainBatch | None = None) -> Work[Directive]:
+    """Rank 0's part of a step: its examples; `drawn`: they had been drawn when the run was stopped."""
+    yield from ()  # no engine is waited for
+    return Directive(drawn) if drawn else coordinator.draw()
 
 
 def main(arguments: list[str] | None = None) -> int:

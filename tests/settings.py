@@ -113,3 +113,12 @@ def process_group_of(endpoint: Endpoint) -> int:
         if any(words[i : i + 2] == wanted for i in range(len(words))):
             return os.getpgid(process.pid)
     raise AssertionError(f"nobody listens at {endpoint.url}")
+
+
+def write_hf(chunks, models, run_dir, ranks, timeout_s: float) -> None:
+    """The final export, <run_dir>/hf, of models without a run. Collective."""
+    from megatron_oreal.learn.export import HFExports
+
+    export = HFExports(run_dir, checkpoint_config(timeout_s=timeout_s), models, ranks)
+    export.begin(chunks)
+    export.finish()

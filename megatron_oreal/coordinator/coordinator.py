@@ -1,4 +1,4 @@
-"""What rank 0 alone has; other ranks have no such object."""
+"""What rank 0 alone has in an OREAL run; other ranks have no such object."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from megatron_oreal.coordinator.conductor import Conductor
 from megatron_oreal.coordinator.selector import Selector
 from megatron_oreal.evaluation.evaluator import Evaluator
 from megatron_oreal.evaluation.history import EvaluationHistory
@@ -32,8 +33,8 @@ class Source(Protocol):
     def take_up(self, state: RunState) -> None: ...
 
 
-class Coordinator:
-    """Prompts, rollout, verification and selection make a batch; an evaluation makes figures; all of it is reported."""
+class Coordinator(Conductor):
+    """Prompts, rollout, verification and selection make a batch, beside what rank 0 does in any run."""
 
     def __init__(
         self,
@@ -46,8 +47,8 @@ class Coordinator:
         record_to: Path | None,
     ):
         """`evaluator`: None where nothing is evaluated; `record_to`: the run's folder, where it records its trajectories."""
-        self.history, self.reporter = history, reporter
-        self._source, self._selector, self._evaluator, self._tokenizer = source, selector, evaluator, tokenizer
+        super().__init__(history, reporter, evaluator)
+        self._source, self._selector, self._tokenizer = source, selector, tokenizer
         self._folder = record_to / FOLDER if record_to else None
         self._begun = 0.0  # the step in progress, on time.perf_counter()
 
@@ -72,19 +73,6 @@ class Coordinator:
         metrics = rollout_metrics(groups, batch.counts) | origin_metrics(groups, batch)
         return Directive(batch, metrics | self._source.metrics(groups, time.perf_counter() - self._begun))
 
-    def evaluate(self, step: int, version: int) -> Work[Directive]:
-        """Figures of the weights that the engines hold, where they are due after this step (0: before training) and unknown.
-
-        Says whether the step is the best so far on the validation set, and whether that has not improved for long enough to end.
-        """
-        metrics, fresh = {}, self._evaluator is not None and self.history.is_due(step)
-        if fresh:
-            found = yield from self._evaluator.evaluate(version)
-            self.history.add(step, found)
-            metrics = found.metrics()
-        best = fresh and self.history.early_stopping.best == step
-        return Directive(metrics=metrics, best=best, end=self.history.run_is_to_end)
-
     def record(self, step: int, batch: TrainBatch, token_weights: list[list[float]] | None) -> None:
         """Keep what the token RM said of the trained trajectories, where trajectories are recorded."""
         if self._folder and token_weights:
@@ -92,36 +80,11 @@ class Coordinator:
 
     def fill(self, state: RunState) -> RunState:
         """With what rank 0 knows of where the run stands."""
-        past = self.history
-        state = replace(state, evaluations=past.evaluations, validation=past.validation, validation_set=past.validation_set)
-        return self._source.fill(replace(state, selector=self._selector.state))
+        return self._source.fill(replace(super().fill(state), selector=self._selector.state))
 
     def take_up(self, state: RunState) -> None:
         """Go on with a run where it stood; a fresh state begins one."""
         self._source.take_up(state)
         if state.selector:
             self._selector.state = state.selector
-        if self.history.restore(state.evaluations, state.validation, state.validation_set):
-            self.reporter.say("eval.validation: other questions than before; what the earlier ones said is forgotten")
-        sampled = f"; step {state.step + 1} is sampled already" if state.pending else ""
-        said = f"resumed after step {state.step}, policy version {state.version}{sampled}"
-        self.reporter.open(state.step if state.seconds else None, state.seconds, said)
-        if state.unwritten:  # its engines went away after the step was trained, before it was over
-            self.reporter.write(state.step, state.noted)
-
-    def report_evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Of an evaluation while no step is in progress."""
-        for name, figures in self.history.evaluations[step].items():
-            self.reporter.say(f"{name}: pass@1 at step {step}: {figures.pass_at_1:.1%} of {figures.problems}")
-        self.reporter.write(step, metrics)
-
-    def report_end(self, step: int, steps: int) -> None:
-        """Of a run that ends after `step` of `steps`: why, where it is early."""
-        if step < steps:
-            now = self.history.early_stopping
-            line = f"stopped early after step {step}: {now.without} evaluations without improvement since step {now.improved}"
-            self.reporter.say(line)
-
-    def summarize(self, step: int, seconds: float) -> None:
-        """Write summary.json and show it. The run ended after `step`, `seconds` old."""
-        self.reporter.summary({"steps": step, "seconds": round(seconds, 1)} | self.history.summary(step))
+        super().take_up(state)

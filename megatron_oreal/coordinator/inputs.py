@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_oreal.config import TrainConfig
+from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.data.prompts import PromptSource, Template, fitting, load_tokenizer, stop_token
-from megatron_oreal.data.questions import balance
+from megatron_oreal.data.questions import Question, balance
 from megatron_oreal.data.training import read_training
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.evaluation.validation import HeldOut, hold_out, overlaps, validation_set
@@ -55,15 +55,21 @@ def read_inputs(config: TrainConfig) -> Inputs:
         f"{kept - asked} too long; {len(fit)} prompts an epoch with repeats",
         *_mix_lines(fit, config.data.weights),
     ]
+    sets, more = sets_of_run(config, questions, held_out)
+    return Inputs(tokenizer, fit, sets, notes + more)
+
+
+def sets_of_run(config: TrainConfig | SftConfig, questions: Sequence[Question], held_out: HeldOut) -> tuple[list[ProblemSet], list[str]]:
+    """The sets to be evaluated, the questions held out last, and what is to be said of them; `questions`: all of data.train."""
     sets = read_sets(config.eval.resolved())
-    notes += [note for one in sets for note in one.notes]
+    notes = [note for one in sets for note in one.notes]
     for name, number in overlaps(questions, sets).items():
         notes.append(f"eval: {number} questions of {name} are training questions as well: it says nothing of what the policy never saw")
     if held_out.validation:
         sets.append(validation_set(held_out.validation, config.eval))
     elif sets and config.checkpoint.keep_best:
         notes.append(f"checkpoint.keep_best={config.checkpoint.keep_best} keeps none: test sets pick no checkpoint; see eval.validation")
-    return Inputs(tokenizer, fit, sets, notes)
+    return sets, notes
 
 
 def _mix_lines(prompts: Sequence[Prompt], weights: Mapping[str, float]) -> list[str]:

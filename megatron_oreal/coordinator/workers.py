@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from megatron_oreal.coordinator.coordinator import Coordinator
+from megatron_oreal.coordinator.conductor import Conductor
 from megatron_oreal.engines.engines import EnginesGone
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.stop import StopSignal
@@ -18,7 +18,7 @@ class CoordinatorFailed(RuntimeError):
 class Workers:
     """All ranks of a run, rank 0 among them. One object a process."""
 
-    def __init__(self, ranks: Ranks, coordinator: Coordinator | None, publish: Callable[[int], object], stop: StopSignal):
+    def __init__(self, ranks: Ranks, coordinator: Conductor | None, publish: Callable[[int], object], stop: StopSignal):
         """`coordinator`: rank 0's; `publish`: collective, brings engines that are back into service with the policy of that version."""
         self._ranks, self._coordinator, self._publish, self._stop = ranks, coordinator, publish, stop
         self._publishing = False

@@ -12,15 +12,15 @@ Names = dict[str, str | None]
 """What a set calls a field of ours (`reward_model.ground_truth` is a field in a field); None: it has none, whatever stands there."""
 QUESTION = ("question", "gold_answer", "solution", "id", "pass_rate")
 """Our fields of a question; gold_answer or solution, from which the answer is taken."""
-EXAMPLE = ("question", "response")
-"""And of a supervised example."""
+EXAMPLE = ("question", "response", "gold_answer", "solution")
+"""And of a supervised example, which needs the first two."""
 
 
 def check_names(names: Names, known: tuple[str, ...], path: str, require: Require) -> None:
     """Only fields that there are, and none left out that must be there."""
     for field, name in names.items():
         require(field in known, f"{path}{field} is no field of ours; they are {', '.join(known)}")
-        require(name is not None or field not in EXAMPLE, f"{path}{field}=None: there must be one")
+        require(name is not None or field not in EXAMPLE[:2], f"{path}{field}=None: there must be one")
         require(name != "", f"{path}{field} must not be empty")
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from math import ceil, inf
 
-from megatron_oreal.config import EvaluateConfig, PassrateConfig, TrainConfig
-from megatron_oreal.evaluation.config import EvalSetsConfig
+from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, TrainConfig
+from megatron_oreal.evaluation.config import EvalConfig, EvalSetsConfig
 from megatron_oreal.rollout.config import RolloutConfig
 
 Round = tuple[float, int]
@@ -14,8 +14,11 @@ Round = tuple[float, int]
 def of_training(config: TrainConfig) -> int:
     """A step, the questions held out, and the test sets; these one after the other."""
     step = (ceil(config.data.questions_per_step * config.rollout.oversample), config.rollout.samples)
-    held_out = [(config.eval.validation, samples) for samples in (1, config.eval.validation_samples)]
-    return at_one_time(config.rollout, [step, *held_out, *_sets(config.eval)])
+    return at_one_time(config.rollout, [step, *_evaluation(config.eval)])
+
+
+def of_supervised(config: SftConfig) -> int:
+    return at_one_time(config.rollout, _evaluation(config.eval))
 
 
 def of_evaluation(config: EvaluateConfig) -> int:
@@ -24,6 +27,11 @@ def of_evaluation(config: EvaluateConfig) -> int:
 
 def of_passrate(config: PassrateConfig) -> int:
     return at_one_time(config.rollout, [(config.questions_at_once, config.rollout.samples)])
+
+
+def _evaluation(config: EvalConfig) -> list[Round]:
+    """The questions held out, and the test sets."""
+    return [*((config.validation, samples) for samples in (1, config.validation_samples)), *_sets(config)]
 
 
 def _sets(config: EvalSetsConfig) -> list[Round]:

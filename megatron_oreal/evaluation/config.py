@@ -93,6 +93,15 @@ class EvalConfig(EvalSetsConfig):
         require(self.patience is None or self.patience >= 1, f"patience={self.patience} must be null or at least 1")
         require(self.patience is None or self.validation > 0, "patience needs a validation set: set eval.validation")
 
+    def wanted(self, step: int, last_step: int) -> bool:
+        """Whether the weights after this step are to be evaluated; 0: before training."""
+        return step % self.interval == 0 or step == last_step
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to be asked."""
+        return bool(self.resolved()) or self.validation > 0
+
     @property
     def of_validation(self) -> EvalSet:
         """How the questions held out are asked."""

@@ -20,8 +20,7 @@ class EvaluationHistory:
 
     def is_due(self, step: int) -> bool:
         """Whether the weights after this step (0: before training) are to be evaluated, and were not yet."""
-        wanted = step % self._config.interval == 0 or step == self._last_step
-        return wanted and step not in self.evaluations
+        return self._config.wanted(step, self._last_step) and step not in self.evaluations
 
     def add(self, step: int, found: Evaluated) -> None:
         """What one evaluation found."""

@@ -82,7 +82,7 @@ class LearnConfig(Checked):
 
 @dataclass(frozen=True)
 class CheckpointConfig(Checked):
-    """What is kept of a run so that it can go on: conf/train.yaml; see TrainConfig.resume."""
+    """What is kept of a run so that it can go on: conf/checkpoint/; see TrainConfig.resume."""
 
     interval: int
     keep_last: int

@@ -40,16 +40,22 @@ class _Writing:
     deadline: float  # on time.monotonic()
 
 
-class HFExport:
-    """One folder at a time, in the background. All methods are collective over all ranks."""
+class HFExports:
+    """Those of a run: every hf_interval steps, of which the newest hf_keep_last are kept, and the final one.
 
-    def __init__(self, run_dir: str | Path, models: Models, ranks: Ranks, timeout_s: float):
-        """`timeout_s`: for writing one."""
-        self._run_dir, self._models, self._ranks, self._timeout_s = Path(run_dir), models, ranks, timeout_s
+    One folder at a time, in the background. All methods but `due` are collective over all ranks.
+    """
+
+    def __init__(self, run_dir: str | Path, config: CheckpointConfig, models: Models, ranks: Ranks):
+        self._run_dir, self._config, self._models, self._ranks = Path(run_dir), config, models, ranks
         self._writing: _Writing | None = None
         if ranks.conducts:
             for left in self._run_dir.glob(f".{FINAL}*.partial"):  # by a run that was killed
                 shutil.rmtree(left, ignore_errors=True)
+
+    def due(self, step: int) -> bool:
+        """Whether an export is wanted after this step."""
+        return self._config.hf_interval > 0 and step % self._config.hf_interval == 0
 
     def begin(self, chunks: Sequence[GPTModel], step: int | None = None) -> dict[str, float]:
         """Copy the weights and write them in the background: as of this step, or the final ones. The export before is finished first.
@@ -72,7 +78,7 @@ class HFExport:
         files = self._ranks.total(files)
         thread = _Writer(aside, shards, tensors, first=int(files[:stage].sum()), total=int(files.sum()))
         thread.start()
-        self._writing = _Writing(final, aside, thread, time.monotonic() + self._timeout_s)
+        self._writing = _Writing(final, aside, thread, time.monotonic() + self._config.timeout_s)
         return {"time/export": time.perf_counter() - started}
 
     def poll(self) -> None:
@@ -86,7 +92,7 @@ class HFExport:
         """Wait for the export that is being written.
 
         Raises:
-            NotWritten: it could not be written, or not within `timeout_s`.
+            NotWritten: it could not be written, or not within checkpoint.timeout_s.
         """
         if self._writing:
             self._writing.thread.join(max(self._writing.deadline - time.monotonic(), 0))
@@ -102,7 +108,7 @@ class HFExport:
     def _put_in_place(self) -> None:
         writing, self._writing = self._writing, None
         late = writing.thread.is_alive()
-        failure = f"not within {self._timeout_s:.0f} s" if late else writing.thread.failure
+        failure = f"not within {self._config.timeout_s:.0f} s" if late else writing.thread.failure
         failures, writers = self._ranks.total(torch.tensor([int(failure is not None), int(late)])).tolist()
         try:
             if failures:
@@ -121,6 +127,10 @@ class HFExport:
             writing.final.rename(old)
         writing.aside.rename(writing.final)
         shutil.rmtree(old, ignore_errors=True)
+        # Those of later steps are from a stretch that a resumed run goes over again; and hf/ comes before all of them.
+        steps = [path for path in sorted(self._run_dir.glob(f"{FINAL}-step-*")) if path.name <= writing.final.name]
+        for unwanted in steps[: -self._config.hf_keep_last]:
+            shutil.rmtree(unwanted)
 
     def _conduct(self, final: Path, act: Callable[[], None]) -> None:
         """Rank 0 does something on the disk.
@@ -136,25 +146,6 @@ class HFExport:
                 failure = f"{type(error).__name__}: {error}"
         if int(self._ranks.total(torch.tensor([int(failure is not None)]))):
             raise NotWritten(_line(final, failure))
-
-
-class HFExports(HFExport):
-    """Those of a run (checkpoint.timeout_s): every hf_interval steps, of which the newest hf_keep_last are kept, and the final one."""
-
-    def __init__(self, run_dir: str | Path, config: CheckpointConfig, models: Models, ranks: Ranks):
-        super().__init__(run_dir, models, ranks, config.timeout_s)
-        self._config = config
-
-    def due(self, step: int) -> bool:
-        """Whether an export is wanted after this step. Not collective."""
-        return self._config.hf_interval > 0 and step % self._config.hf_interval == 0
-
-    def _complete(self, writing: _Writing) -> None:
-        super()._complete(writing)
-        # Those of later steps are from a stretch that a resumed run goes over again; and hf/ comes before all of them.
-        steps = [path for path in sorted(self._run_dir.glob(f"{FINAL}-step-*")) if path.name <= writing.final.name]
-        for unwanted in steps[: -self._config.hf_keep_last]:
-            shutil.rmtree(unwanted)
 
 
 def _line(final: Path, failure: str | None) -> str:
@@ -176,15 +167,3 @@ class _Writer(threading.Thread):
             self.failure = f"{type(error).__name__}: {error}".splitlines()[0]
         finally:
             self._arguments = ()
-
-
-def write_hf(chunks: Sequence[GPTModel], models: Models, run_dir: str | Path, ranks: Ranks, timeout_s: float) -> Path:
-    """Write <run_dir>/hf, a folder that transformers loads, and wait for it. Collective.
-
-    Raises:
-        NotWritten: it could not be written, or not within `timeout_s`.
-    """
-    export = HFExport(run_dir, models, ranks, timeout_s)
-    export.begin(chunks)
-    export.finish()
-    return Path(run_dir) / FINAL

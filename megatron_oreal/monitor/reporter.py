@@ -16,10 +16,11 @@ STOPPED = "stopped"
 class Reporter:
     """Use as a context manager around a run; between, `open` before the first step."""
 
-    def __init__(self, title: str, steps: int, config: MonitorConfig, run_dir: Path, settings: dict):
-        """`settings`: the run's configuration, for the trackers."""
+    def __init__(self, title: str, steps: int, config: MonitorConfig, run_dir: Path, settings: dict, line_every: int = 1):
+        """`settings`: the run's configuration, for the trackers; `line_every`: steps between their lines on the console."""
         self.console = Console(title, steps)
         self._title, self._steps, self._config, self._run_dir, self._settings = title, steps, config, run_dir, settings
+        self._line_every = line_every
         self._log: Trackers | None = None
         self._stack = ExitStack()
 
@@ -48,8 +49,9 @@ class Reporter:
         self._log.write(step, dict(metrics))
 
     def step(self, step: int, metrics: Mapping[str, float], remark: str = "") -> None:
-        """A step is over: its line and its metrics."""
-        self.console.step(step, step_line(metrics) + remark)
+        """A step is over: its line, where that is wanted, and its metrics."""
+        if step % self._line_every == 0 or step == self._steps:
+            self.console.step(step, step_line(metrics) + remark)
         self.write(step, metrics)
 
     def stopped(self, step: int) -> None:

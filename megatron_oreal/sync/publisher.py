@@ -16,7 +16,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 
-from megatron_oreal.config import TrainConfig
+from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import Engines, EnginesGone
 from megatron_oreal.errors import ServerError
@@ -34,7 +34,14 @@ ATTEMPTS = 4
 class Publisher:
     """Collective over all ranks; `engines` is known to rank 0 alone (None elsewhere), which decides who gets the weights."""
 
-    def __init__(self, config: TrainConfig, models: Models, ranks: Ranks, engines: Engines | None, memory_is_shared: bool = False):
+    def __init__(
+        self,
+        config: TrainConfig | SftConfig,
+        models: Models,
+        ranks: Ranks,
+        engines: Engines | None,
+        memory_is_shared: bool = False,
+    ):
         """`memory_is_shared`: the engines give up the GPUs' memory while the models train."""
         self._config, self._models, self._ranks, self._engines = config.rollout, models, ranks, engines
         self._folder, self._model = Path(config.run_dir) / "sync", Path(config.model.path)

@@ -5,7 +5,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal.learn import batch, pipeline
-from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.packing import partition
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
@@ -15,7 +14,7 @@ from megatron_oreal.model.gpt import check_architecture
 from megatron_oreal.model.hf_files import HFFolder, check_folder, read_config
 from megatron_oreal.model.hf_writer import read_size
 from megatron_oreal.trajectory import Sample
-from tests.settings import compute_config, parallel_config
+from tests.settings import compute_config, parallel_config, write_hf
 
 SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], 1, 0.0, 0.5, 0), Sample("b", [1], [2, 3], 1, 0.0, 0.5, 0)]
 LAYOUTS = {"tp1": (1, {}), "tp2-sp": (2, {"tp": 2, "sequence_parallel": True}), "pp2": (2, {"pp": 2}), "tp2-pp2": (4, {"tp": 2, "pp": 2})}

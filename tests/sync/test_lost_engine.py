@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 
 from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.engines.engines import Engines, open_engines
-from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.oreal.objective import Objective
@@ -22,7 +21,7 @@ from megatron_oreal.sync.disk import Disk
 from megatron_oreal.sync.hand_over import HandOver
 from megatron_oreal.sync.publisher import Publisher
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
-from tests.settings import engines_at, process_group_of, rollout_config, tiny_run
+from tests.settings import engines_at, process_group_of, rollout_config, tiny_run, write_hf
 
 CONFIG = rollout_config(
     max_new_tokens=24, max_total_tokens=60, engines=2, ready_timeout_s=300, sync_timeout_s=30, lost_after_s=10, sync_bucket_mb=1

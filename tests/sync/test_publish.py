@@ -12,7 +12,6 @@ from megatron_oreal.config import TrainConfig
 from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.engines.server import Server
 from megatron_oreal.learn import batch, pipeline
-from megatron_oreal.learn.export import write_hf
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model.config import ModelConfig
@@ -24,7 +23,7 @@ from megatron_oreal.sync.broadcast import TicketLock
 from megatron_oreal.sync.carry import WeightSender
 from megatron_oreal.sync.publisher import Publisher
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
-from tests.settings import engines_at, optimizer_config, parallel_config, policy_config, rollout_config, tiny_run
+from tests.settings import engines_at, optimizer_config, parallel_config, policy_config, rollout_config, tiny_run, write_hf
 
 PROMPTS = [Prompt("a", "q", "a", [7, 8, 9, 10]), Prompt("b", "q", "a", [300, 20])]
 SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], r, r * 0.5, 0.5, 0) for r in (1, -1)]

@@ -63,7 +63,7 @@ def _need(config: Config, hf: Shape, places: Places, free: int) -> Need:
     if isinstance(config, EvaluateConfig | PassrateConfig):
         return need_of_sampling(config, hf, free)
     place = places(config.parallel)
-    return need_of_sft(config, hf, place) if isinstance(config, SftConfig) else need_of_run(config, hf, place, free)
+    return (need_of_sft if isinstance(config, SftConfig) else need_of_run)(config, hf, place, free)
 
 
 def _by_whom(need: Need) -> str:

@@ -168,9 +168,14 @@ def need_of_run(config: TrainConfig, hf: Shape, place: Place, free: int) -> Need
     return Need(ranks, [engine] * engines, _workers(config) if samples else 0, _launcher(place))
 
 
-def need_of_sft(config: SftConfig, hf: Shape, place: Place) -> Need:
-    """Of a supervised start: ranks with a policy alone. Arguments and errors as need_of_run."""
-    return Need(_ranks(config, hf, place, ("policy",)), [], 0, _launcher(place))
+def need_of_sft(config: SftConfig, hf: Shape, place: Place, free: int) -> Need:
+    """Of a supervised start: ranks with a policy alone, and engines where it is evaluated. Arguments and errors as need_of_run."""
+    ranks = _ranks(config, hf, place, ("policy",))
+    if not config.eval.any:
+        return Need(ranks, [], 0, _launcher(place))
+    engines = config.rollout.engines // place.hosts if config.rollout.placement == "colocated" else 0
+    engine = _engine(config.model.dtype, config.rollout, hf, demand.of_supervised(config), free)
+    return Need(ranks, [engine] * engines, _workers(config), _launcher(place))
 
 
 def need_of_sampling(config: EvaluateConfig | PassrateConfig, hf: Shape, free: int) -> Need:
@@ -214,9 +219,9 @@ def _rank(formula: CpuFormula, stage: int, wanted: Sequence[Role], config: Train
     if not wanted:
         return RankNeed(stage, round(RANK_GIB * GIB))
     models = [formula.stage(role, stage) for role in wanted]
-    weights, sent, written = models[0].weights * formula.work.parallel.tp, 0, 0  # of the whole stage
-    if isinstance(config, TrainConfig):
-        sent, written = _buckets(formula, weights, config.rollout), weights * (config.checkpoint.hf_interval > 0)
+    weights = models[0].weights * formula.work.parallel.tp  # of the whole stage
+    sends = isinstance(config, TrainConfig) or config.eval.any
+    sent, written = _buckets(formula, weights, config.rollout) if sends else 0, weights * (config.checkpoint.hf_interval > 0)
     return RankNeed(stage, round(RANK_GIB * GIB), models, round(formula.logprobs(stage)), sent, weights, written)
 
 
@@ -245,7 +250,7 @@ def _engine(dtype: str, rollout: RolloutConfig, hf: Shape, asked: int, free: int
     )
 
 
-def _workers(config: TrainConfig | EvaluateConfig | PassrateConfig) -> int:
+def _workers(config: TrainConfig | SftConfig | EvaluateConfig | PassrateConfig) -> int:
     return round(config.verify.workers * WORKER_GIB * GIB)
 
 

@@ -32,7 +32,7 @@ def remedy(config: Config, need: Asks, memory: int) -> tuple[str, int] | None:
 def _ways(config: Config) -> list[Callable[[Config, Need], Smaller]]:
     """In the order in which they are to be taken."""
     training = [_micro_batches, _recompute] if hasattr(config, "learn") else []
-    sampling = [_cache, _engines] if hasattr(config, "rollout") and config.rollout.placement == "colocated" else []
+    sampling = [_cache, _engines] if config.rollout.placement == "colocated" else []
     layout = [_ranks] if hasattr(config, "parallel") else []
     return [*training, *sampling, *layout, *([_token_rm] if isinstance(config, TrainConfig) else [])]
 
