@@ -20,6 +20,8 @@ from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.verify.config import VerifyConfig
 
 MODES = ("train", "rollout_only", "train_only", "replay")
+CHOICES = ("shortest", "nearest", "random")
+"""Of select.by."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class PassrateConfig(Checked):
     split: str | None
     fields: Names
     out: FilePath
+    answers: FilePath | None
     questions_at_once: int
     system_prompt: str
 
@@ -155,6 +158,29 @@ class PassrateConfig(Checked):
         _answers_fit(self.rollout, require)
         check_names(self.fields, QUESTION, "fields.", require)
         require(self.questions_at_once >= 1, f"questions_at_once={self.questions_at_once} must be at least 1")
+        require(self.answers != self.out, f"answers={self.answers} must be another file than out")
+
+
+@dataclass(frozen=True)
+class SelectConfig(Checked):
+    """Everything a selection of sampled answers needs: conf/select.yaml."""
+
+    answers: FilePath
+    out: FilePath
+    per_question: int
+    by: str
+    length: int | None
+    longest: int | None
+    seed: int
+
+    def check(self, require: Require) -> None:
+        require(self.out != self.answers, f"out={self.out} must be another file than answers")
+        require(self.per_question >= 1, f"per_question={self.per_question} must be at least 1")
+        require(self.by in CHOICES, f"by={self.by!r} is not one of {', '.join(CHOICES)}")
+        require((self.length is not None) == (self.by == "nearest"), f"length={self.length} is given if and only if by=nearest")
+        for name in ("length", "longest"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name}={value} must be at least 1")
 
 
 def _answers_fit(rollout: RolloutConfig, require: Require) -> None:

@@ -76,9 +76,9 @@ def metrics_of(run_dir: Path) -> list[dict]:
 class Run:
     """A training run in processes of its own, in a process group of its own."""
 
-    def __init__(self, run_dir: Path, *overrides: str, deadline_s: float = RUN_DEADLINE_S):
+    def __init__(self, run_dir: Path, *overrides: str, deadline_s: float = RUN_DEADLINE_S, module: str = "megatron_oreal.train"):
         self.run_dir, self._deadline_s = run_dir, deadline_s
-        self.process = start(f"run_dir={run_dir}", *overrides, start_new_session=True)
+        self.process = start(f"run_dir={run_dir}", *overrides, module=module, start_new_session=True)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         wait_for(self.process, condition, self._deadline_s)

@@ -13,6 +13,7 @@ from tests import runs
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "megatron_oreal.cli.main"]
 CONFIGURED = [name for name in main.COMMANDS if name not in ("convert", "report", "bench")]
+WITH_MODEL = [name for name in CONFIGURED if name != "select"]
 
 
 def test_no_help_needs_torch():
@@ -22,7 +23,7 @@ def test_no_help_needs_torch():
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("name", CONFIGURED)
+@pytest.mark.parametrize("name", WITH_MODEL)
 def test_help_has_examples_main_keys_and_the_way_to_all(capsys, name):
     assert main.main([name, "--help", "model.path=MINE"]) == 0
     said = capsys.readouterr().out
@@ -30,6 +31,13 @@ def test_help_has_examples_main_keys_and_the_way_to_all(capsys, name):
     assert "  model.path=MINE " in said and "a Hugging Face folder" in said and f"megatron-oreal {name} --keys" in said
     assert main.main([name, "--keys"]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 40
+
+
+def test_help_of_select_has_examples_and_all_of_its_keys(capsys):
+    assert main.main(["select", "--help", "by=nearest", "length=600"]) == 0
+    said = capsys.readouterr().out
+    assert "usage: megatron-oreal select" in said and "megatron-oreal select answers=ANSWERS.jsonl out=SFT.jsonl" in said
+    assert "  by=nearest " in said and "  length=600 " in said and "the most responses to one question" in said
 
 
 def test_help_is_of_the_experiment_that_is_given(capsys):
@@ -118,7 +126,9 @@ def test_a_training_run_whose_output_nobody_reads_goes_on_to_its_end(task, tmp_p
         ("pl", {"plan"}),
         ("train exp", {"experiment="}),
         ("train experiment=oreal_3", {"experiment=oreal_32b"}),
-        ("sft experiment=", {"experiment=demo_sft"}),
+        ("sft experiment=demo_s", {"experiment=demo_sft"}),
+        ("sel", {"select"}),
+        ("select per", {"per_question="}),
         ("train objective=", {"objective=paper", "objective=released"}),
         ("train experiment=demo steps=", {"steps=30"}),
         ("train rollout.server_args.own=1 policy.opt", {"policy.optimizer."}),

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from megatron_oreal import sft, train
-from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, TrainConfig, load
+from megatron_oreal.config import EvaluateConfig, PassrateConfig, SelectConfig, SftConfig, TrainConfig, load
 from megatron_oreal.data.config import TrainSet
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.keys.files import conf_dir
@@ -57,7 +57,7 @@ def parts_of(schema: type) -> set[type]:
 
 
 def test_a_default_stands_in_conf_alone():
-    parts = set().union(*map(parts_of, (TrainConfig, SftConfig, EvaluateConfig, PassrateConfig, Planned)))
+    parts = set().union(*map(parts_of, (TrainConfig, SftConfig, EvaluateConfig, PassrateConfig, SelectConfig, Planned)))
     assert {"OptimizerConfig", "JudgeConfig", "WandbConfig", "EvalSet", "Lengths", "SftData"} <= {kind.__name__ for kind in parts}
     with_default = {
         kind: {f.name: f.default for f in fields(kind) if (f.default, f.default_factory) != (MISSING, MISSING)} for kind in parts

@@ -13,6 +13,7 @@ COMMANDS = {  # name -> its module, which has `main`; and what it is for
     "sft": ("megatron_oreal.sft", "makes a supervised start"),
     "evaluate": ("megatron_oreal.evaluate", "evaluates a checkpoint or running servers on any sets"),
     "passrate": ("megatron_oreal.passrate.command", "measures how hard each question is for a model"),
+    "select": ("megatron_oreal.passrate.select", "makes a supervised set of the right ones of sampled answers"),
     "convert": ("megatron_oreal.convert.command", "converts checkpoints between Hugging Face and Megatron"),
     "plan": ("megatron_oreal.plan.command", "says what memory and seconds a run will take; needs no GPU"),
     "doctor": ("megatron_oreal.doctor.command", "looks at what would stop a run before it starts"),

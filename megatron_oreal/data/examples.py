@@ -34,7 +34,7 @@ class Longest:
         if tokens > self.positions:
             return f"more than the model's {self.positions} positions (max_position_embeddings)"
         padded = tokens + -tokens % self.multiple
-        return f"more than learn.tokens_per_micro_batch={self.budget} holds" if padded > self.budget else ""
+        return f"more than learn.tokens_per_micro_batch={self.budget} holds, which may be raised" if padded > self.budget else ""
 
 
 class Reader:
@@ -85,7 +85,7 @@ class Reader:
         more = f"; {len(too_long)} rows are too long, the longest has {most}" if len(too_long) > 1 else ""
         return (
             f"{first.prompt_id}: field {field!r}: {first.length} tokens with question and stop word, {self._longest.too_long(first.length)}"
-            f"{more}; shorten or drop them (`megatron-oreal select longest=N` does), or take a larger budget"
+            f"{more}; leave such rows out, as `megatron-oreal select longest=N` does"
         )
 
 

@@ -32,7 +32,7 @@ class SavedRows(Generic[Row]):
         Raises:
             ValueError: the file belongs to something else than `of`, or holds what is no row.
         """
-        self._path, self._lock, self._name = path, Lock(), name
+        self.path, self._lock, self._name = path, Lock(), name
         self.rows: dict[object, Row] = {}
         whole = self._read(of, kind) if path.exists() else 0
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the work)
@@ -55,12 +55,12 @@ class SavedRows(Generic[Row]):
     def remove(self) -> None:
         """It is not needed any more."""
         self.close()
-        self._path.unlink()
+        self.path.unlink()
 
     def _read(self, of: dict, kind: type[Row]) -> int:
         """Take up the whole lines. Returns their size in bytes."""
         size = 0
-        with open(self._path, "rb") as lines:
+        with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
                     break
@@ -71,7 +71,7 @@ class SavedRows(Generic[Row]):
                         continue
                     row = msgspec.json.decode(line, type=kind)
                 except (msgspec.MsgspecError, json.JSONDecodeError) as error:
-                    raise ValueError(f"{self._name}: {self._path}:{number}: {error}; delete the file to start again") from error
+                    raise ValueError(f"{self._name}: {self.path}:{number}: {error}; delete the file to start again") from error
                 self.rows[row.key] = row
         return size
 
@@ -81,4 +81,4 @@ class SavedRows(Generic[Row]):
         if differ:
             was = "; ".join(f"{name} was {begun.get(name)!r}, is {of.get(name)!r}" for name in differ)
             advice = f"delete it to start again, or choose another {self._name}"
-            raise ValueError(f"{self._name}: {self._path} is of another measurement ({was}); {advice}")
+            raise ValueError(f"{self._name}: {self.path} is of another measurement ({was}); {advice}")

@@ -1,1 +1,2 @@
-"""How often a model answers each question right: command is `megatron-oreal passrate`, measure does it."""
+"""How often a model answers each question right (`megatron-oreal passrate`, done by measure), and supervised examples of its answers
+(`megatron-oreal select`, done by rejection)."""

@@ -1,6 +1,7 @@
 """Measures how often a model answers each question right, and writes the questions with their pass_rate:
 
     megatron-oreal passrate model.path=DIR questions=PATH out=FILE.jsonl
+    megatron-oreal passrate model.path=DIR questions=PATH out=FILE.jsonl answers=ANSWERS.jsonl      # for megatron-oreal select
 
 It samples rollout.samples answers a question (at the rollout's temperature) from servers that it starts, or from running ones
 (rollout.placement=external), and verifies them. Every row of the input stands in the output, in order, with all its fields. Answers that
@@ -16,7 +17,7 @@ from megatron_oreal.config import PassrateConfig
 from megatron_oreal.plan.host.start import refuse_what_cannot_fit
 
 MAIN_KEYS = (
-    "model.path questions split fields out rollout.samples rollout.temperature rollout.top_p rollout.max_new_tokens system_prompt "
+    "model.path questions split fields out answers rollout.samples rollout.temperature rollout.top_p rollout.max_new_tokens system_prompt "
     "questions_at_once rollout.engines rollout.placement rollout.urls verify.mode verify.undecided"
 )
 COMMAND = Command("passrate", "megatron_oreal.passrate.command", __doc__, PassrateConfig, "passrate", MAIN_KEYS)

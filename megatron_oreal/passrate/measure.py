@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.monitor.console import Console
 from megatron_oreal.monitor.run_lock import NAME, alone
+from megatron_oreal.passrate.answers import answers_of
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Prompt
 from megatron_oreal.verify import Verifier
@@ -40,9 +41,27 @@ class Partial(SavedRows[Rated]):
     def __init__(self, path: Path, of: dict):
         super().__init__(path, of, Rated, "out")
 
-    def note(self, group: Group) -> None:
+    def note(self, group: Group, with_answers: bool = False) -> None:
         """A question is finished (it may be said twice). From any thread."""
-        self.add(Rated(group.prompt.id, group.pass_rate, sum(not v.decided for v in group.verdicts)))
+        prompt, more = group.prompt, {}
+        if with_answers:
+            answers = [asdict(answer) for answer in answers_of(group)]
+            more = {"question": prompt.question, "gold_answer": prompt.gold_answer, "answers": answers}
+        self.add(Rated(prompt.id, group.pass_rate, sum(not v.decided for v in group.verdicts)), **more)
+
+    def write_answers(self, ids: Sequence[str], path: Path) -> None:
+        """The answers to these questions in their order, which is not that in which they came. Whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written, places = path.with_name(path.name + ".new"), {}
+        with open(self.path, "rb") as lines, open(written, "wb") as file:
+            at = len(lines.readline())
+            for line in lines:
+                places[msgspec.json.decode(line, type=Rated).id] = at
+                at += len(line)
+            for one in ids:
+                lines.seek(places[one])
+                file.write(lines.readline())
+        written.rename(path)
 
 
 def measure(config: PassrateConfig) -> None:
@@ -74,13 +93,15 @@ def _measured(config: PassrateConfig, tokenizer, asked: QuestionSet, prompts: Se
         print(f"going on: {len(prompts) - len(left)} of {len(prompts)} questions are done", flush=True)
     if left:
         _rate(config, tokenizer, left, partial, len(prompts))
+    if config.answers:
+        partial.write_answers([prompt.id for prompt in prompts], Path(config.answers))
     _write(asked, out, partial.rows)
     partial.remove()
     return partial.rows
 
 
 def settings(config: PassrateConfig, asked: QuestionSet) -> dict:
-    """All that a pass rate depends on."""
+    """All that a pass rate depends on, and whether answers are kept with it."""
     rollout, verify = config.rollout, config.verify
     return {
         "questions": asked.fingerprint(),
@@ -93,6 +114,7 @@ def settings(config: PassrateConfig, asked: QuestionSet) -> dict:
         },
         **{f"verify.{name}": getattr(verify, name) for name in ("mode", "judge_on", "undecided")},
         "verify.judge.model": verify.judge.model,
+        **({"answers": True} if config.answers else {}),
     }
 
 
@@ -107,7 +129,7 @@ def _rate(config: PassrateConfig, tokenizer, prompts: Sequence[Prompt], partial:
         console = stack.enter_context(Console("pass rates", total))
 
         def done(group: Group) -> None:
-            partial.note(group)
+            partial.note(group, with_answers=config.answers is not None)
             console.advance(len(partial.rows))
 
         console.advance(len(partial.rows))

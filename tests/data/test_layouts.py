@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -9,12 +10,13 @@ import pytest
 from pyarrow import feather, parquet
 
 from megatron_oreal.config import PassrateConfig, SftConfig, TrainConfig, load
+from megatron_oreal.coordinator.supervised import read_supervised
 from megatron_oreal.data import fields as known
 from megatron_oreal.data.config import DataConfig
 from megatron_oreal.data.questions import Question, QuestionSet, Remarks, read_questions
 from megatron_oreal.data.training import REPEATED, read_training
 from megatron_oreal.evaluation.sets import read_problems
-from megatron_oreal.sft import read_examples
+from megatron_oreal.model.config import sequence_multiple
 from tests.settings import shipped
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -229,15 +231,65 @@ def test_several_sets_are_read_together_and_each_question_of_a_set_once(tmp_path
 
 def test_supervised_examples_are_read_from_the_same_files(tmp_path, served_model):
     rows = [{"prompt": [{"role": "user", "content": f"What is {i}?"}], "solution": f"It is {i}."} for i in range(3)]
-    examples = []
+    samples = []
     for file in ("a.jsonl", "a.parquet"):
         given = [f"model.path={served_model}", f"data.train={write(tmp_path / file, rows)}", "data.fields.response=solution"]
-        read, notes = read_examples(load(SftConfig, "sft", given))
-        examples.append(read)
-    assert examples[0] == examples[1] and len(examples[0]) == 3 and not notes
+        read = read_supervised(load(SftConfig, "sft", given))
+        samples.append([replace(sample, prompt_id="") for sample in read.samples])
+    assert samples[0] == samples[1] and len(samples[0]) == 3
     write(tmp_path / "a.parquet", [*rows, {"prompt": rows[0]["prompt"], "solution": None}])
     with pytest.raises(ValueError, match="a.parquet:4: field 'response' is missing"):
-        read_examples(load(SftConfig, "sft", given))
+        read_supervised(load(SftConfig, "sft", given))
+
+
+@pytest.mark.parametrize(
+    ("field", "words", "budget", "said"),
+    [
+        ("response", 30, 100, "learn.tokens_per_micro_batch=100 holds, which may be raised; 2 rows are too long, the longest has"),
+        ("question", 30, 100, "learn.tokens_per_micro_batch=100 holds"),
+        ("response", 200, 10_000, r"the model's 256 positions \(max_position_embeddings\)"),
+    ],
+)
+def test_supervised_examples_that_are_too_long_are_refused_by_file_line_and_field(tmp_path, served_model, field, words, budget, said):
+    rows = [{"question": "What is 2?", "response": "It is 2."} for _ in range(4)]
+    rows[1][field] = "7 + " * words
+    rows[3][field] = "7 + " * (words + 20)
+    data = write(tmp_path / "a.jsonl", rows)
+    given = [f"model.path={served_model}", f"data.train={data}", f"learn.tokens_per_micro_batch={budget}", "parallel.cp=1"]
+    with pytest.raises(ValueError, match=f"a.jsonl:2: field '{field}': .* more than {said}") as error:
+        read_supervised(load(SftConfig, "sft", given))
+    assert "\n" not in str(error.value)
+
+
+def test_examples_that_just_fit_are_read_and_padding_counts(tmp_path, served_model):
+    """Context-parallel ranks pad each example to a multiple of theirs."""
+    data = write(tmp_path / "a.jsonl", [{"question": "What is 2?", "response": "7 + " * 20}])
+    given = [f"model.path={served_model}", f"data.train={data}"]
+    (sample,) = read_supervised(load(SftConfig, "sft", given)).samples
+    length = sample.length
+    assert read_supervised(load(SftConfig, "sft", [*given, f"learn.tokens_per_micro_batch={length}"])).samples == [sample]
+    with pytest.raises(ValueError, match="a.jsonl:1: field 'response'"):
+        read_supervised(load(SftConfig, "sft", [*given, f"learn.tokens_per_micro_batch={length - 1}"]))
+    multiple = sequence_multiple(2)
+    padded = length + -length % multiple
+    fits, not_quite = ([*given, "parallel.cp=2", f"learn.tokens_per_micro_batch={padded - less}"] for less in (0, 1))
+    assert read_supervised(load(SftConfig, "sft", fits)).samples == [sample]
+    with pytest.raises(ValueError, match="a.jsonl:1: field 'response'"):
+        read_supervised(load(SftConfig, "sft", not_quite))
+
+
+def test_questions_held_out_of_supervised_examples_need_answers_and_are_trained_on_nowhere(tmp_path, served_model):
+    rows = [{"question": f"What is {i // 2}?", "response": f"It is {i}.", "gold_answer": str(i // 2)} for i in range(12)]
+    given = [f"model.path={served_model}", f"data.train={write(tmp_path / 'a.jsonl', rows)}", "eval.validation=2"]
+    read = read_supervised(load(SftConfig, "sft", given))
+    (held_out,) = read.sets
+    places = {int(sample.prompt_id.rpartition(":")[2]) - 1 for sample in read.samples}
+    asked = {problem.question.question for problem in held_out.problems}
+    assert len(asked) == 2 and len(places) == 8 and not asked & {rows[place]["question"] for place in places}
+    del rows[3]["gold_answer"]
+    write(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ValueError, match="a.jsonl:4: field 'gold_answer' is missing"):
+        read_supervised(load(SftConfig, "sft", given))
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the shared data sets in {DATA}")

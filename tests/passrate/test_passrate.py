@@ -76,7 +76,9 @@ def test_killed_in_the_middle_it_goes_on_from_there(asking, tmp_path, capsys):
     count = 100
     questions = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7", "id": f"q{i}"} for i in range(count)])
     out, partial = tmp_path / "rated.jsonl", tmp_path / "rated.jsonl.partial"
-    arguments = [*asking, f"questions={questions}", f"out={out}", "rollout.max_new_tokens=60", "rollout.concurrency=2"]
+    answers = tmp_path / "answers.jsonl"
+    kept = [f"out={out}", f"answers={answers}"]
+    arguments = [*asking, f"questions={questions}", *kept, "rollout.max_new_tokens=60", "rollout.concurrency=2"]
     with runs.start(*arguments, module="megatron_oreal.passrate.command", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
         while not partial.exists() or partial.read_bytes().count(b"\n") < 21:
@@ -97,6 +99,8 @@ def test_killed_in_the_middle_it_goes_on_from_there(asking, tmp_path, capsys):
     assert f"going on: {len(before)} of {count} questions are done" in said and f"step {count}/{count}" in said
     assert [r["id"] for r in rows_of(out)] == [f"q{i}" for i in range(count)]
     assert all(0 <= r["pass_rate"] <= 1 for r in rows_of(out))
+    assert [(r["id"], len(r["answers"])) for r in rows_of(answers)] == [(f"q{i}", 4) for i in range(count)]
+    assert [r for r in rows_of(answers) if r["id"] in {r["id"] for r in before}] == sorted(before, key=lambda r: int(r["id"][1:]))
     assert not partial.exists()
 
 
