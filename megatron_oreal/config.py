@@ -82,6 +82,11 @@ class TrainConfig(Checked):
         """With which it ends, unless it stops early."""
         return self.replay_step or self.steps
 
+    @property
+    def has_engines(self) -> bool:
+        """Whether anything is sampled."""
+        return not self.recorded
+
 
 @dataclass(frozen=True)
 class SftConfig(Checked):
@@ -120,6 +125,11 @@ class SftConfig(Checked):
     def last_step(self) -> int:
         """With which it ends, unless it stops early."""
         return self.steps
+
+    @property
+    def has_engines(self) -> bool:
+        """Whether it is evaluated: nothing else is sampled."""
+        return self.eval.any
 
 
 @dataclass(frozen=True)

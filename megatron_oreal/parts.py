@@ -73,7 +73,7 @@ def open_parts(config: TrainConfig) -> AbstractContextManager[Parts]:
     inputs = read_inputs(config)
     if config.recorded:
         check_recorded(config)
-    asked = None if config.recorded else demand.of_training(config)
+    asked = demand.of_training(config) if config.has_engines else None
     learner = None if config.mode == "rollout_only" else Learner
     return _opened(_Run(config, inputs, asked, learner, _open_coordinator, saves=config.mode == "train"))
 
@@ -81,7 +81,7 @@ def open_parts(config: TrainConfig) -> AbstractContextManager[Parts]:
 def open_supervised(config: SftConfig) -> AbstractContextManager[Parts]:
     """Of a supervised start; there are engines where it is evaluated. Raises ValueError as open_parts."""
     inputs = read_supervised(config)
-    asked = demand.of_supervised(config) if config.eval.any else None
+    asked = demand.of_supervised(config) if config.has_engines else None
     return _opened(_Run(config, inputs, asked, SupervisedLearner, _open_supervised, saves=True))
 
 

@@ -63,6 +63,18 @@ def test_alone_it_does_what_one_node_can_says_what_it_left_out_and_leaves_nothin
     assert not list(tmp_path.iterdir())
 
 
+def test_of_a_supervised_start_it_reads_the_examples(capsys, served_model, tmp_path):
+    data = tmp_path / "sft.jsonl"
+    data.write_text("".join(json.dumps({"question": f"What is {i}?", "response": "7 + " * (i + 1)}) + "\n" for i in range(5)))
+    given = ["--of", "sft", "experiment=demo_sft", f"model.path={served_model}", f"data.train={data}", f"run_dir={tmp_path / 'run'}"]
+    assert doctor.main(given) == 0
+    lines = by_check(capsys.readouterr().out)
+    assert "5 for training, none for validation, none in test sets" in lines["examples"][0] and lines["room"][0].startswith("ok")
+    assert doctor.main([*given, "learn.tokens_per_micro_batch=30"]) == 1
+    error, *_ = by_check(capsys.readouterr().out)["examples"]
+    assert error.startswith("error") and "sft.jsonl:" in error and "more than learn.tokens_per_micro_batch=30 holds" in error
+
+
 def copy_of_model(served_model: str, folder: Path) -> Path:
     """In two files, with an index."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -1,21 +1,23 @@
-"""What a batch script must know of a run's configuration, as shell assignments: `python launch/slurm/facts.py [overrides of the run]`."""
+"""What a batch script must know of a run as shell assignments: `python launch/slurm/facts.py train|sft [overrides of the run]`."""
 
 import shlex
 import sys
 
-from megatron_oreal.config import TrainConfig, load
+from megatron_oreal.config import SftConfig, TrainConfig, load
+
+SCHEMAS = {"train": TrainConfig, "sft": SftConfig}
 
 
-def main(overrides: list[str]) -> int:
+def main(command: str, *overrides: str) -> int:
     """Entry point; returns the exit status: 2 where the configuration is wrong."""
     try:
-        config = load(TrainConfig, "train", overrides)
+        config = load(SCHEMAS[command], command, overrides)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"RUN_DIR={shlex.quote(config.run_dir)} PLACEMENT={config.rollout.placement} MODE={config.mode}")
+    print(f"RUN_DIR={shlex.quote(config.run_dir)} PLACEMENT={config.rollout.placement}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

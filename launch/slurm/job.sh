@@ -1,5 +1,5 @@
 # What the sbatch files share: preflight, the ranks' step and the engines' step watched together, requeue. Sourced in a job, whose working
-# directory is the checkout's root. Needs RANK_NODES: how many nodes of a disaggregated run have ranks; the others have its engines.
+# directory is the checkout's root. COMMAND: train, or sft. Needs RANK_NODES: how many nodes of a disaggregated run have ranks; the others have its engines.
 #
 # Asked to stop (USR1 ahead of the time limit, scancel --signal=USR1, SIGTERM at a preemption) the run saves, leaves <run_dir>/stopped and
 # ends with status 0; then the job requeues itself and goes on with resume=auto. A run without that file is finished. A step that fails
@@ -11,6 +11,7 @@ SAVE_S=900          # for the ranks to save and end, once the engines are gone
 SERVERS_END_S=60    # for the engines to end by themselves, once the ranks have
 TASKS_APART_S=60    # between the end of the first and of the last task of a step; a task whose slurmstepd is gone is not waited for longer
 asked=0             # to stop
+COMMAND=train       # of megatron-oreal; an sbatch file may name sft
 
 say() { echo "job ${SLURM_JOB_ID:-}: $*"; }
 fail() { # STATUS WORDS...
@@ -137,7 +138,7 @@ run_job() { # HYDRA OVERRIDES...
     source "${SITE:-launch/slurm/site.sh}" || exit 2
     find_master
     keep_caches_local
-    facts=$(step 1 1 -- "$PYTHON" launch/slurm/facts.py "$@" | grep '^RUN_DIR=') || fail 2 "the configuration cannot be used (see above)"
+    facts=$(step 1 1 -- "$PYTHON" launch/slurm/facts.py "$COMMAND" "$@" | grep '^RUN_DIR=') || fail 2 "the configuration cannot be used (see above)"
     eval "$facts"
     [[ $PLACEMENT == disaggregated ]] && rank_nodes=$RANK_NODES
     ((SLURM_NNODES > rank_nodes)) || [[ $PLACEMENT != disaggregated ]] ||
@@ -148,12 +149,12 @@ run_job() { # HYDRA OVERRIDES...
     rm -f "$RUN_DIR/stopped"
     say "$SLURM_JOB_NODELIST, rank 0 at $MASTER_ADDR:$MASTER_PORT, logs of each node in $LOGS"
 
-    (step "$SLURM_NNODES" 1 -- "$PYTHON" tools/doctor.py --ranks $((rank_nodes * tasks)) --ranks-per-node "$tasks" \
+    (step "$SLURM_NNODES" 1 -- "$PYTHON" tools/doctor.py --of "$COMMAND" --ranks $((rank_nodes * tasks)) --ranks-per-node "$tasks" \
         --nodes "$(IFS=,; echo "${nodes[*]}")" "${DOCTOR[@]}" "$@") ||
         ((asked)) || fail 1 "the preflight check found errors (see above)"
     ranks='' servers='' status=1 servers_status=0
     if ! ((asked)); then
-        (step "$rank_nodes" "$tasks" --relative=0 --output="$LOGS/ranks-%n-%N.log" -- "$PYTHON" -m megatron_oreal.train "$@") &
+        (step "$rank_nodes" "$tasks" --relative=0 --output="$LOGS/ranks-%n-%N.log" -- "$PYTHON" -m "megatron_oreal.$COMMAND" "$@") &
         ranks=$!
         if [[ $PLACEMENT == disaggregated ]]; then
             (step $((SLURM_NNODES - rank_nodes)) 1 --relative="$rank_nodes" --output="$LOGS/engines-%n-%N.log" -- \

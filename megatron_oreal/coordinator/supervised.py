@@ -10,14 +10,13 @@ import torch
 from megatron_oreal.config import SftConfig
 from megatron_oreal.coordinator.conductor import Conductor
 from megatron_oreal.coordinator.inputs import sets_of_run
-from megatron_oreal.data.examples import Example, Longest, Reader, without
-from megatron_oreal.data.prompts import load_tokenizer, stop_token
+from megatron_oreal.data.examples import Example, reader_of, without
+from megatron_oreal.data.prompts import load_tokenizer
 from megatron_oreal.evaluation.sets import ProblemSet
 from megatron_oreal.evaluation.validation import hold_out
 from megatron_oreal.learn.checkpoint import find_checkpoint
 from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
-from megatron_oreal.model.config import sequence_multiple
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.trackers import check_trackers
 from megatron_oreal.run_state import RunState
@@ -43,9 +42,7 @@ def read_supervised(config: SftConfig) -> SupervisedInputs:
     hf, *_ = open_model(config.model.path, "policy", config.parallel)
     read_key(config.verify.judge)
     tokenizer = load_tokenizer(config.model.path)
-    longest = Longest(hf.max_position_embeddings, config.learn.tokens_per_micro_batch, sequence_multiple(config.parallel.cp))
-    reader = Reader(config.data, tokenizer, stop_token(tokenizer, config.rollout.stop_word), longest)
-    examples, notes = reader.read(with_answers=config.eval.validation > 0)
+    examples, notes = reader_of(config, tokenizer, hf.max_position_embeddings).read(with_answers=config.eval.validation > 0)
     held_out = hold_out([example.question for example in examples], config.eval.validation, config.seed)
     trained = without(examples, held_out.train)
     sets, more = sets_of_run(config, [example.question for example in examples], held_out)

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_oreal.config import SftConfig
 from megatron_oreal.data.config import SftData
 from megatron_oreal.data.fields import UNANSWERED, Fields, gold_answer_of, question_of, text_of
 from megatron_oreal.data.files import files_of
-from megatron_oreal.data.prompts import Template
+from megatron_oreal.data.prompts import Template, stop_token
 from megatron_oreal.data.questions import Question, Remarks
 from megatron_oreal.data.rows import Row, read_rows
+from megatron_oreal.model.config import sequence_multiple
 from megatron_oreal.trajectory import Sample
 
 
@@ -35,6 +37,12 @@ class Longest:
             return f"more than the model's {self.positions} positions (max_position_embeddings)"
         padded = tokens + -tokens % self.multiple
         return f"more than learn.tokens_per_micro_batch={self.budget} holds, which may be raised" if padded > self.budget else ""
+
+
+def reader_of(config: SftConfig, tokenizer, positions: int) -> "Reader":
+    """Of a supervised start's rows; `positions`: of its model. Raises ValueError where the stop word is not one token."""
+    longest = Longest(positions, config.learn.tokens_per_micro_batch, sequence_multiple(config.parallel.cp))
+    return Reader(config.data, tokenizer, stop_token(tokenizer, config.rollout.stop_word), longest)
 
 
 class Reader:

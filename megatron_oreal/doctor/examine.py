@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_oreal.config import TrainConfig
+from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.doctor import inputs, limits, memory, services, software, storage
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, Finding, Findings, report
 from megatron_oreal.doctor.network import Absent, Meeting, differing
@@ -45,7 +45,7 @@ class Wishes:
     slowest_disk: float  # MB/s
 
 
-def examine(config: TrainConfig, wishes: Wishes, place: Place) -> int:
+def examine(config: TrainConfig | SftConfig, wishes: Wishes, place: Place) -> int:
     """Look at everything; the first node prints one line each. The exit status: 1 where there is an error."""
     findings = Findings()
     meeting = _meet(findings, place)
@@ -64,7 +64,7 @@ def examine(config: TrainConfig, wishes: Wishes, place: Place) -> int:
     return _print([place.nodes[place.index]], [findings.all])
 
 
-def _first_node_alone(findings: Findings, config: TrainConfig, wishes: Wishes, nodes: int):
+def _first_node_alone(findings: Findings, config: TrainConfig | SftConfig, wishes: Wishes, nodes: int):
     """What one node finds out for all; the transformers config of the model."""
     model = inputs.check_inputs(findings, config)
     inputs.check_layout(findings, config, wishes.ranks, wishes.ranks_per_node, nodes)
@@ -92,7 +92,7 @@ def _meet(findings: Findings, place: Place) -> Meeting | None:
     return None
 
 
-def _check_storage(findings: Findings, config: TrainConfig, wishes: Wishes, meeting: Meeting | None, model) -> None:
+def _check_storage(findings: Findings, config: TrainConfig | SftConfig, wishes: Wishes, meeting: Meeting | None, model) -> None:
     """In a folder beside what the run writes, gone afterwards."""
     folder = Path(config.run_dir) / f".doctor-{secrets.token_hex(4)}"
     if meeting:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from megatron_oreal.config import TrainConfig
+from megatron_oreal.config import SftConfig, TrainConfig
+from megatron_oreal.data.examples import reader_of
 from megatron_oreal.data.prompts import PromptSource, Template, fitting, load_tokenizer, stop_token
 from megatron_oreal.data.questions import balance
 from megatron_oreal.data.training import read_training
@@ -18,7 +19,7 @@ from megatron_oreal.model.platform import Platform
 from megatron_oreal.sync.deliver import check_way
 
 
-def check_inputs(findings: Findings, config: TrainConfig):
+def check_inputs(findings: Findings, config: TrainConfig | SftConfig):
     """All that a run reads at its start. Returns the transformers config of the model, None where it cannot be used."""
     rollout, path = config.rollout, config.model.path
     model = _noted(
@@ -38,7 +39,11 @@ def check_inputs(findings: Findings, config: TrainConfig):
     if tokenizer:
         advice = "set it to the token with which the chat template ends an answer"
         _noted(findings, "stop word", advice, lambda: (stop_token(tokenizer, rollout.stop_word),), _stop_word(rollout.stop_word))
-        _noted(findings, "questions", "correct that line", lambda: _prompts(config, tokenizer), _questions)
+        if isinstance(config, TrainConfig):
+            _noted(findings, "questions", "correct that line", lambda: _prompts(config, tokenizer), _questions)
+        elif model:
+            positions = model[0].max_position_embeddings
+            _noted(findings, "examples", "correct that line", lambda: _read_examples(config, tokenizer, positions), _examples)
     _noted(
         findings,
         "checkpoint",
@@ -51,7 +56,7 @@ def check_inputs(findings: Findings, config: TrainConfig):
     return model[0] if model else None
 
 
-def check_layout(findings: Findings, config: TrainConfig, ranks: int | None, ranks_per_node: int, nodes: int) -> None:
+def check_layout(findings: Findings, config: TrainConfig | SftConfig, ranks: int | None, ranks_per_node: int, nodes: int) -> None:
     """Whether the parallel layout divides the ranks, and the engines can be shared out among their nodes.
 
     Args:
@@ -72,8 +77,10 @@ def check_layout(findings: Findings, config: TrainConfig, ranks: int | None, ran
     findings.add(OK, "layout", f"{ranks} ranks: TP {parallel.tp} x PP {parallel.pp} x CP {parallel.cp} x DP {dp}")
 
 
-def _engines_fit(config: TrainConfig, rank_hosts: int, other_hosts: int) -> None:
+def _engines_fit(config: TrainConfig | SftConfig, rank_hosts: int, other_hosts: int) -> None:
     """Raises ValueError where they do not."""
+    if not config.has_engines:
+        return
     if config.rollout.placement == "colocated":
         check_way(config.rollout, rank_hosts, Platform.detect().is_cpu)
     elif config.rollout.placement == "disaggregated" and other_hosts > 0:
@@ -109,6 +116,19 @@ def _prompts(config: TrainConfig, tokenizer) -> tuple[list[int], list[str]]:
     tests = sum(len(one.problems) for one in sets)
     notes = read.notes + [note for one in sets for note in one.notes]
     return [len(held_out.train), len(prompts), len(held_out.validation), tests], notes
+
+
+def _read_examples(config: SftConfig, tokenizer, positions: int) -> tuple[list[int], list[str]]:
+    """Examples, questions held out and in test sets; and what is to be said of how they are read."""
+    examples, notes = reader_of(config, tokenizer, positions).read(with_answers=config.eval.validation > 0)
+    held_out, sets = hold_out([one.question for one in examples], config.eval.validation, config.seed), read_sets(config.eval.resolved())
+    tests = sum(len(one.problems) for one in sets)
+    return [len(held_out.train), len(held_out.validation), tests], notes + [note for one in sets for note in one.notes]
+
+
+def _examples(found: tuple[list[int], list[str]]) -> str:
+    (examples, validation, tests), notes = found
+    return "; ".join([f"{examples} for training, {validation or 'none'} for validation, {tests or 'none'} in test sets", *notes])
 
 
 def _questions(found: tuple[list[int], list[str]]) -> str:

@@ -1,6 +1,6 @@
 """Whether the run fits into this node's memory, where it has no GPUs."""
 
-from megatron_oreal.config import TrainConfig
+from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, OK, WARNING, Findings
 from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.model.platform import Platform
@@ -9,7 +9,7 @@ from megatron_oreal.plan.host.fit import fit_of
 from megatron_oreal.plan.host.need import Place
 
 
-def check_memory(findings: Findings, config: TrainConfig, ranks: int | None, ranks_per_node: int) -> None:
+def check_memory(findings: Findings, config: TrainConfig | SftConfig, ranks: int | None, ranks_per_node: int) -> None:
     """The model can be used. `ranks`: of the job; None: as many as the layout wants, all here."""
     if not Platform.detect().is_cpu:
         findings.add(LEFT_OUT, "memory", "on GPUs it is for the planner to say", "megatron-oreal plan with the same overrides")

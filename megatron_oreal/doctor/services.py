@@ -5,7 +5,7 @@ import os
 import socket
 from dataclasses import replace
 
-from megatron_oreal.config import TrainConfig
+from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, OK, WARNING, Findings
 from megatron_oreal.engines.engines import external_engines
 from megatron_oreal.verify.config import JudgeConfig
@@ -14,7 +14,7 @@ from megatron_oreal.verify.judge.hosts import Hosts, read_key
 ANSWERS_WITHIN_S = 10.0
 
 
-def check_judge(findings: Findings, config: TrainConfig) -> None:
+def check_judge(findings: Findings, config: TrainConfig | SftConfig) -> None:
     """Whether its hosts list their models: none is an error, some is a warning."""
     if not config.verify.asks_judge:
         findings.add(OK, "judge", "none is asked (verify.mode=rule)")
@@ -46,9 +46,9 @@ async def _silent_hosts(judge: JudgeConfig, key: str | None) -> list[str]:
     return await asyncio.gather(*(reason(url) for url in judge.urls))
 
 
-def check_engines(findings: Findings, config: TrainConfig) -> None:
+def check_engines(findings: Findings, config: TrainConfig | SftConfig) -> None:
     """Whether engines that somebody else runs answer; a run needs all of them at its start."""
-    if config.rollout.placement != "external":
+    if config.rollout.placement != "external" or not config.has_engines:
         return
     engines = findings.try_out("engines", "see rollout.admin_key_file", external_engines, config.rollout)
     if engines is None:

@@ -6,7 +6,7 @@ import time
 from math import prod
 from pathlib import Path
 
-from megatron_oreal.config import TrainConfig
+from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.doctor.findings import ERROR, OK, WARNING, Findings
 from megatron_oreal.model.blueprint import hf_shapes
 
@@ -17,7 +17,7 @@ OPTIMIZER_BYTES = 12
 """A parameter, in a checkpoint: float32 master weight and Adam's two moments."""
 
 
-def check_room(findings: Findings, config: TrainConfig, model) -> None:
+def check_room(findings: Findings, config: TrainConfig | SftConfig, model) -> None:
     """Whether what the run will keep finds room beside what it has written already.
 
     Args:
@@ -38,20 +38,20 @@ def check_room(findings: Findings, config: TrainConfig, model) -> None:
         findings.add(OK, "room", text)
 
 
-def sizes(config: TrainConfig, model) -> tuple[int, int]:
+def sizes(config: TrainConfig | SftConfig, model) -> tuple[int, int]:
     """Bytes of one checkpoint (each trained model: weights, master weights, Adam's moments), and of one Hugging Face export."""
-    roles = ("policy", "token_rm") if config.objective.token_rm else ("policy",)
+    roles = ("policy", "token_rm") if isinstance(config, TrainConfig) and config.objective.token_rm else ("policy",)
     parameters = {role: sum(map(prod, hf_shapes(model, role).values())) for role in roles}
     weight = WEIGHT_BYTES[config.model.dtype]
     return sum(parameters.values()) * (weight + OPTIMIZER_BYTES), parameters["policy"] * weight
 
 
-def counts(config: TrainConfig) -> tuple[int, int]:
+def counts(config: TrainConfig | SftConfig) -> tuple[int, int]:
     """The most checkpoints, and the most folders of weights, that lie there at one time; each with the one being written."""
     keeps = config.checkpoint
     written = config.steps // keeps.interval + 1  # and one where the run is asked to stop
     exported = config.steps // keeps.hf_interval if keeps.hf_interval else 0
-    on_their_way = 1 if config.rollout.sync == "disk" else 0
+    on_their_way = 1 if config.has_engines and config.rollout.sync == "disk" else 0
     return min(written, keeps.keep_last + keeps.keep_best + 1), 1 + on_their_way + min(exported, keeps.hf_keep_last + 1)
 
 

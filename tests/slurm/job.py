@@ -16,7 +16,7 @@ DEADLINE_S = 400
 class Job:
     """Submitted when made, over `nodes` x 2 tasks."""
 
-    def __init__(self, cluster: Cluster, folder: Path, nodes: int, *overrides: str):
+    def __init__(self, cluster: Cluster, folder: Path, nodes: int, *overrides: str, script: str = "oreal_7b.sbatch"):
         self.cluster, self.run_dir, self._log, self._site = cluster, folder / "run", folder / "job.log", folder / "site.sh"
         self._site.write_text(f"PYTHON={sys.executable}\nCONTAINER=()\nDOCTOR=(--slowest-disk 1)\nMAX_REQUEUES=5\nTASKS_APART_S=15\n")
         environment = {
@@ -28,8 +28,8 @@ class Job:
         }
         flags = [f"--nodes={nodes}", "--ntasks-per-node=2", "--gpus-per-node=0", "--time=30", "--signal=B:USR1@240"]
         where = [f"--chdir={ROOT}", f"--output={self._log}", "--parsable"]
-        script = [str(ROOT / "launch/slurm/oreal_7b.sbatch"), *overrides, f"run_dir={self.run_dir}"]
-        self.id = cluster.run("sbatch", *flags, *where, *script, **environment).strip()
+        given = [str(ROOT / "launch/slurm" / script), *overrides, f"run_dir={self.run_dir}"]
+        self.id = cluster.run("sbatch", *flags, *where, *given, **environment).strip()
 
     def change(self, override: str) -> None:
         """From its next start on."""

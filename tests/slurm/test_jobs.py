@@ -92,6 +92,21 @@ def test_a_disaggregated_run_is_signalled_requeued_and_ends_when_a_node_loses_it
 
 
 @pytest.mark.slow
+def test_a_supervised_start_is_signalled_requeued_and_goes_on_to_its_end(cluster, task, tmp_path):
+    given = [f"model.path={task / 'base'}", f"data.train={task / 'sft.jsonl'}", "optimizer.warmup_steps=1", "examples_per_step=4"]
+    job = Job(cluster, tmp_path, 1, "experiment=demo_sft", *given, "steps=100000", script="sft_7b.sbatch")
+    job.wait_for_step(1)
+    cluster.run("scancel", "--signal=USR1", job.id)
+    job.wait(lambda job: (job.run_dir / "stopped").exists())
+    stopped_at = job.steps[-1]
+    job.change(f"steps={stopped_at + 2}")
+    assert job.end() == "COMPLETED", job.said
+    assert job.facts()["Restarts"] == "1" and job.steps == list(range(1, stopped_at + 3))
+    assert f"resumed after step {stopped_at}" in job.said and "16 for training, none for validation, none in test sets" in job.said
+    assert (job.run_dir / "hf" / "model.safetensors").exists() and not (job.run_dir / "stopped").exists()
+
+
+@pytest.mark.slow
 def test_engines_that_are_killed_end_the_job_and_the_run_is_saved(cluster, overrides, tmp_path):
     job = Job(
         cluster,

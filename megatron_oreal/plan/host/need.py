@@ -171,7 +171,7 @@ def need_of_run(config: TrainConfig, hf: Shape, place: Place, free: int) -> Need
 def need_of_sft(config: SftConfig, hf: Shape, place: Place, free: int) -> Need:
     """Of a supervised start: ranks with a policy alone, and engines where it is evaluated. Arguments and errors as need_of_run."""
     ranks = _ranks(config, hf, place, ("policy",))
-    if not config.eval.any:
+    if not config.has_engines:
         return Need(ranks, [], 0, _launcher(place))
     engines = config.rollout.engines // place.hosts if config.rollout.placement == "colocated" else 0
     engine = _engine(config.model.dtype, config.rollout, hf, demand.of_supervised(config), free)
@@ -220,8 +220,7 @@ def _rank(formula: CpuFormula, stage: int, wanted: Sequence[Role], config: Train
         return RankNeed(stage, round(RANK_GIB * GIB))
     models = [formula.stage(role, stage) for role in wanted]
     weights = models[0].weights * formula.work.parallel.tp  # of the whole stage
-    sends = isinstance(config, TrainConfig) or config.eval.any
-    sent, written = _buckets(formula, weights, config.rollout) if sends else 0, weights * (config.checkpoint.hf_interval > 0)
+    sent, written = _buckets(formula, weights, config.rollout) if config.has_engines else 0, weights * (config.checkpoint.hf_interval > 0)
     return RankNeed(stage, round(RANK_GIB * GIB), models, round(formula.logprobs(stage)), sent, weights, written)
 
 
