@@ -18,8 +18,9 @@ def main_keys(name: str, overrides: Sequence[str], known: Sequence[str], main: I
     """The keys named, in that order, with the values that the overrides leave them; and what there is to choose."""
     composed, made_of = compose(name, overrides, known), taken(name, overrides)
     keys = {key.name: key for key in keys_with_meanings(composed, made_of.files)}
-    rows = [_row(keys[one]) for one in main]
-    return f"main keys:\n{_table(rows)}\n\nfiles of conf/ to choose, the one that is taken first:\n{_table(_choosable(made_of, known))}"
+    said = f"main keys:\n{_table([_row(keys[one]) for one in main])}"
+    there = _choosable(made_of, known)
+    return f"{said}\n\nfiles of conf/ to choose, the one that is taken first:\n{_table(there)}" if there else said
 
 
 def all_keys(name: str, overrides: Sequence[str], known: Sequence[str]) -> str:

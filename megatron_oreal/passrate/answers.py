@@ -1,11 +1,14 @@
 """Sampled answers with their verdicts: what `passrate answers=FILE` writes, a question a line, and `select` reads."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
+from megatron_oreal.errors import NotWritten
 from megatron_oreal.trajectory import Group
 
 
@@ -35,6 +38,30 @@ def answers_of(group: Group) -> list[Answer]:
     """Of a verified question."""
     pairs = zip(group.trajectories, group.verdicts, strict=True)
     return [Answer(t.text, len(t.token_ids), v.right, v.decided, v.reason) for t, v in pairs]
+
+
+@contextmanager
+def whole_file(name: str, path: Path) -> Iterator[BinaryIO]:
+    """To be written in the block, whole or not at all.
+
+    Raises:
+        NotWritten: it cannot be; with the configuration's key `name` that leads to it.
+    """
+    written = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(written, "wb") as file:
+            yield file
+        written.rename(path)
+    except OSError as error:
+        raise NotWritten(f"{name}: {path} cannot be written ({type(error).__name__}: {error.strerror})") from error
+
+
+def try_to_write(name: str, path: Path) -> None:
+    """Without touching what may be there. Raises NotWritten as whole_file."""
+    with whole_file(name, path.with_name(f".{path.name}.trial")):
+        pass
+    path.with_name(f".{path.name}.trial").unlink()
 
 
 def read_answers(path: Path) -> Iterator[Answers]:

@@ -16,7 +16,7 @@ from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.monitor.console import Console
 from megatron_oreal.monitor.run_lock import NAME, alone
-from megatron_oreal.passrate.answers import answers_of
+from megatron_oreal.passrate.answers import answers_of, try_to_write, whole_file
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Prompt
 from megatron_oreal.verify import Verifier
@@ -50,10 +50,9 @@ class Partial(SavedRows[Rated]):
         self.add(Rated(prompt.id, group.pass_rate, sum(not v.decided for v in group.verdicts)), **more)
 
     def write_answers(self, ids: Sequence[str], path: Path) -> None:
-        """The answers to these questions in their order, which is not that in which they came. Whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written, places = path.with_name(path.name + ".new"), {}
-        with open(self.path, "rb") as lines, open(written, "wb") as file:
+        """The answers to these questions in their order, which is not that in which they came. Raises NotWritten as whole_file."""
+        places: dict[str, int] = {}
+        with open(self.path, "rb") as lines, whole_file("answers", path) as file:
             at = len(lines.readline())
             for line in lines:
                 places[msgspec.json.decode(line, type=Rated).id] = at
@@ -61,7 +60,6 @@ class Partial(SavedRows[Rated]):
             for one in ids:
                 lines.seek(places[one])
                 file.write(lines.readline())
-        written.rename(path)
 
 
 def measure(config: PassrateConfig) -> None:
@@ -91,6 +89,8 @@ def _measured(config: PassrateConfig, tokenizer, asked: QuestionSet, prompts: Se
     left = [p for p in prompts if p.id not in partial.rows]
     if len(left) < len(prompts):
         print(f"going on: {len(prompts) - len(left)} of {len(prompts)} questions are done", flush=True)
+    if config.answers and left:
+        try_to_write("answers", Path(config.answers))  # now, not after hours of sampling
     if left:
         _rate(config, tokenizer, left, partial, len(prompts))
     if config.answers:

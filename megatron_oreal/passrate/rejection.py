@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from megatron_oreal.config import SelectConfig
-from megatron_oreal.passrate.answers import Answer, read_answers
+from megatron_oreal.passrate.answers import Answer, read_answers, whole_file
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,11 @@ def _digest(text: str) -> bytes:
 
 
 def select(config: SelectConfig) -> list[str]:
-    """Choose and write config.out, whole or not at all; what is to be said of it, a line each."""
+    """Choose and write config.out, whole or not at all; what is to be said of it, a line each. Raises NotWritten, or as Selection."""
     selection, out = Selection(config), Path(config.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    written = out.with_name(out.name + ".new")
-    with open(written, "wb") as file:
+    with whole_file("out", out) as file:
         for row in selection.rows():
             file.write(msgspec.json.encode(row) + b"\n")
-    written.rename(out)
     asked, without = selection.questions, selection.without
     return [
         f"wrote {config.out}: {len(selection.chosen):,} responses to {asked - without:,} of {asked:,} questions",

@@ -93,6 +93,19 @@ def test_wrong_input_is_one_line(tmp_path, capsys, content, overrides, said):
     assert said in error and error.count("\n") == 1 and not out.exists()
 
 
+def test_a_place_that_cannot_be_written_to_is_one_line_before_anything_is_sampled(asking, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "answers.jsonl"
+    questions = write(tmp_path / "in.jsonl", [{"question": "What is 1?", "gold_answer": "1"}])
+    capsys.readouterr()
+    assert passrate.main([*asking, f"questions={questions}", f"out={tmp_path / 'rated.jsonl'}", f"answers={place}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: answers: {tmp_path / 'file'}") and "cannot be written" in error and error.count("\n") == 1
+    answers = write(tmp_path / "answers.jsonl", [asked("q", answer("x"))])
+    assert command.main([f"answers={answers}", f"out={place}"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: out: {tmp_path / 'file'}")
+
+
 def test_answers_that_passrate_wrote_become_examples_that_sft_reads(asking, served_model, tmp_path, capsys):
     """The model has random weights, so its answers are made right here; an earlier start's questions are among them."""
     questions = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7", "id": f"q{i}"} for i in range(5)])
