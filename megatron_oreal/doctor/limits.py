@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from megatron_oreal.config import TrainConfig
+from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.doctor.findings import OK, WARNING, Findings
 
 FILES_OF_A_RANK = 512
@@ -29,14 +29,14 @@ JIT_CACHES = {
 """Variable -> where the library writes without it. launch/slurm/job.sh sets them all."""
 
 
-def check_limits(findings: Findings, config: TrainConfig) -> None:
+def check_limits(findings: Findings, config: TrainConfig | SftConfig) -> None:
     """As the module says; none of it is an error, for each depends on how much of it a run comes to use."""
     _check_open_files(findings, config)
     _check_shared_memory(findings, config)
     _check_jit_caches(findings, os.environ)
 
 
-def _check_open_files(findings: Findings, config: TrainConfig) -> None:
+def _check_open_files(findings: Findings, config: TrainConfig | SftConfig) -> None:
     granted = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     needed = FILES_OF_A_RANK + config.rollout.concurrency * max(config.rollout.engines, len(config.rollout.urls))
     if granted != resource.RLIM_INFINITY and granted < needed:
@@ -48,7 +48,7 @@ def _check_open_files(findings: Findings, config: TrainConfig) -> None:
         findings.add(OK, "open files", f"{needed} of {'any number' if granted == resource.RLIM_INFINITY else granted} are needed at most")
 
 
-def _check_shared_memory(findings: Findings, config: TrainConfig) -> None:
+def _check_shared_memory(findings: Findings, config: TrainConfig | SftConfig) -> None:
     on_gpus = torch.cuda.is_available() and torch.cuda.device_count() > 1
     if on_gpus:
         needed, by = SHARED_BY_GPUS, "NCCL and engines of several GPUs"
