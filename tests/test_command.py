@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from megatron_oreal import machine
 from megatron_oreal.command import guarded
 from megatron_oreal.engines.registry import write_privately
 
