@@ -54,7 +54,7 @@ def make_demo(folder: Path) -> tuple[Path, Path]:
     model, task = folder / "sft" / "hf", folder / "task"
     if not model.exists():
         sft = ["-m", "megatron_oreal.sft", "experiment=demo_sft", f"model.path={task / 'base'}", f"data.train={task / 'sft.jsonl'}"]
-        for words in (["tools/make_demo.py", "--out", task], [*sft, f"run_dir={folder / 'sft'}"]):
+        for words in (["tools/make_demo.py", "--out", task], [*sft, f"run_dir={folder / 'sft'}", "resume=auto"]):
             command = [sys.executable, *words]
             run_watched(command, folder / "made.log", environment(1, TORCHDYNAMO_DISABLE="1"), lambda: "", ROOT, DEADLINE_S)
     return model, task / "train.jsonl"
