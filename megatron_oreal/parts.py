@@ -13,7 +13,8 @@ from megatron_oreal.coordinator.sampler import Sampler
 from megatron_oreal.coordinator.selector import Selector
 from megatron_oreal.coordinator.supervised import SupervisedCoordinator, SupervisedInputs, read_supervised
 from megatron_oreal.coordinator.workers import Workers
-from megatron_oreal.data.prompts import PromptSource, Template
+from megatron_oreal.data.prompts import PromptSource
+from megatron_oreal.data.tokenizer import Template
 from megatron_oreal.debug import RecordedSteps, check_recorded
 from megatron_oreal.engines import demand
 from megatron_oreal.engines.engines import Engines, external_engines, supervised_here

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from megatron_oreal import evaluate
-from megatron_oreal.data.prompts import Template, load_tokenizer
 from megatron_oreal.data.questions import Question
+from megatron_oreal.data.tokenizer import Template, load_tokenizer
 from megatron_oreal.evaluation.checkpoint import fingerprint
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.evaluator import Evaluator, askings

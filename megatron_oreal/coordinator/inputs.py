@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_oreal.config import SftConfig, TrainConfig
-from megatron_oreal.data.prompts import PromptSource, Template, fitting, load_tokenizer, stop_token
+from megatron_oreal.data.prompts import PromptSource, fitting
 from megatron_oreal.data.questions import Question, balance
+from megatron_oreal.data.tokenizer import Template, load_tokenizer, stop_token
 from megatron_oreal.data.training import read_training
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.evaluation.validation import HeldOut, hold_out, overlaps, validation_set
@@ -42,6 +43,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
     template = Template(tokenizer, config.data.system_prompt)
     read = read_training(config.data)
     questions = read.questions
+    template.check([q.question for q in questions])
     held_out = hold_out(questions, config.eval.validation, config.seed)
     balanced = balance(held_out.train, config.data.balance)
     prompts = [template.prompt(q) for q in balanced]

@@ -8,9 +8,9 @@ from megatron_oreal.config import SftConfig
 from megatron_oreal.data.config import SftData
 from megatron_oreal.data.fields import UNANSWERED, Fields, gold_answer_of, question_of, text_of
 from megatron_oreal.data.files import files_of
-from megatron_oreal.data.prompts import Template, stop_token
 from megatron_oreal.data.questions import Question, Remarks
 from megatron_oreal.data.rows import Row, read_rows
+from megatron_oreal.data.tokenizer import Template, stop_token
 from megatron_oreal.model.config import sequence_multiple
 from megatron_oreal.trajectory import Sample
 
@@ -51,7 +51,7 @@ class Reader:
     def __init__(self, data: SftData, tokenizer, stop: int, longest: Longest):
         """`stop`: the token that ends every response."""
         self._data, self._fields = data, Fields.named(data.fields)
-        self._tokenizer, self._template, self._stop = tokenizer, Template(tokenizer, data.system_prompt), stop
+        self._template, self._stop = Template(tokenizer, data.system_prompt), stop
         self._longest = longest
 
     def read(self, with_answers: bool) -> tuple[list[Example], list[str]]:
@@ -61,7 +61,7 @@ class Reader:
             with_answers: questions must have answers, and those that the set says have none are left out.
 
         Raises:
-            ValueError: file, line (or row) and field of the first row that is wrong, or of the first that is too long.
+            ValueError: file, line (or row) and field of the first row that is wrong, or of the first that is too long; or as Template.check.
         """
         examples, remarks, too_long = [], Remarks(), []
         for path in files_of(Path(self._data.train), None, "train"):
@@ -74,6 +74,7 @@ class Reader:
                     too_long.append(example.sample)
         if too_long:
             raise ValueError(self._line(too_long))
+        self._template.check([example.question.question for example in examples])
         return examples, [f"data: {line}" for line in remarks.lines()]
 
     def _example(self, row: Row, with_answers: bool, remarks: Remarks) -> Example | None:
@@ -84,7 +85,7 @@ class Reader:
             remarks.add(remark, row.place)
         if gold is None:
             return None
-        tokens = [*self._tokenizer.encode(response, add_special_tokens=False), self._stop]
+        tokens = [*self._template.encode(response), self._stop]
         return Example(Question(row.place, text, gold), supervised(self._template.tokens(text), tokens, row.place))
 
     def _line(self, too_long: Sequence[Sample]) -> str:

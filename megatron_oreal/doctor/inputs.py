@@ -5,8 +5,9 @@ from pathlib import Path
 
 from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.data.examples import reader_of
-from megatron_oreal.data.prompts import PromptSource, Template, fitting, load_tokenizer, stop_token
+from megatron_oreal.data.prompts import PromptSource, fitting
 from megatron_oreal.data.questions import balance
+from megatron_oreal.data.tokenizer import Template, load_tokenizer, stop_token
 from megatron_oreal.data.training import read_training
 from megatron_oreal.doctor.findings import LEFT_OUT, OK, Findings
 from megatron_oreal.evaluation.sets import read_sets
@@ -110,6 +111,7 @@ def _prompts(config: TrainConfig, tokenizer) -> tuple[list[int], list[str]]:
     """Questions to train on, prompts of an epoch, questions held out and in test sets; and what is to be said of how they are read."""
     template = Template(tokenizer, config.data.system_prompt)
     read, sets = read_training(config.data), read_sets(config.eval.resolved())
+    template.check([q.question for q in read.questions])
     held_out = hold_out(read.questions, config.eval.validation, config.seed)
     prompts = fitting([template.prompt(q) for q in balance(held_out.train, config.data.balance)], config.rollout.max_total_tokens)
     PromptSource(prompts, config.seed, weights=config.data.weights)

@@ -46,10 +46,9 @@ class Server:
 
         `asked`: answers that it is asked for at one time (see demand); None: as many as it may be.
         """
-        self._config = config
+        self._config, self._stopped = config, False
         name = f"sglang{f'-{number}' if number else ''}{f'-restart{start}' if start else ''}"
         self._log = run_dir / f"{name}.log"
-        self._stopped = False
         port = launcher.free_port()
         self.endpoint = Endpoint(f"http://{_reached_at(config.bind)}:{port}", secrets.token_hex(24), str(self._log))
         cpu = _cpu_share(config, Path(model_path), dtype, asked) if _no_cuda() else None
@@ -60,6 +59,7 @@ class Server:
             "dtype": dtype,
             "context-length": config.max_total_tokens + 1,
             "config": _write_key(run_dir / f"{name}_key.yaml", self.endpoint.key),
+            "skip-tokenizer-init": True,  # tokens in, tokens out: text is rank 0's, by the one tokenizer of the run
             "sleep-on-idle": True,  # an idle server would burn a core that training could use
             "tp-size": config.tp,
             "enable-deterministic-inference": config.deterministic,

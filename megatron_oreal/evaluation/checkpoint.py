@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from megatron_oreal.config import EvaluateConfig
-from megatron_oreal.data.prompts import Template, load_tokenizer, stop_token
+from megatron_oreal.data.tokenizer import Template, load_tokenizer, stop_token
 from megatron_oreal.engines.demand import at_one_time
 from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.evaluation.answers import Answered
@@ -36,7 +36,9 @@ def evaluate(config: EvaluateConfig) -> None:
     tokenizer = load_tokenizer(config.model.path)
     stop_token(tokenizer, config.rollout.stop_word)
     sets = read_sets(config.eval.resolved())
-    asked = askings(sets, Template(tokenizer, config.system_prompt), config.eval.max_new_tokens, config.rollout.max_total_tokens)
+    template = Template(tokenizer, config.system_prompt)
+    template.check([p.question.question for one in sets for p in one.problems])
+    asked = askings(sets, template, config.eval.max_new_tokens, config.rollout.max_total_tokens)
     with (
         alone(f"run_dir={config.run_dir}", run_dir / NAME),
         closing(SavedRows(run_dir / ANSWERS, settings(config, sets, asked), Answered, "run_dir")) as kept,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from operator import length_hint
 from statistics import fmean
 
-from megatron_oreal.data.prompts import Template, fitting
+from megatron_oreal.data.prompts import fitting
+from megatron_oreal.data.tokenizer import Template
 from megatron_oreal.evaluation.answers import Answered, Key, Way, answered
 from megatron_oreal.evaluation.config import VALIDATION
 from megatron_oreal.evaluation.figures import Evaluation, metrics, report, scores

@@ -9,8 +9,9 @@ import msgspec
 
 from megatron_oreal.config import PassrateConfig
 from megatron_oreal.data.fields import Fields
-from megatron_oreal.data.prompts import Template, fitting, load_tokenizer, stop_token
+from megatron_oreal.data.prompts import fitting
 from megatron_oreal.data.questions import QuestionSet, Remarks
+from megatron_oreal.data.tokenizer import Template, load_tokenizer, stop_token
 from megatron_oreal.engines import demand
 from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.evaluation.saved_rows import SavedRows
@@ -70,6 +71,7 @@ def measure(config: PassrateConfig) -> None:
     asked, remarks = QuestionSet(config.questions, config.split, Fields.named(config.fields)), Remarks()
     questions = [question for _, question in asked.read(remarks) if question]
     print(*remarks.lines(), sep="\n", end="\n" * bool(remarks.lines()), flush=True)
+    template.check([q.question for q in questions])
     prompts = fitting([template.prompt(q) for q in questions], config.rollout.max_total_tokens)
     out = Path(config.out).resolve()
     with alone(f"out={config.out}", out.with_name(f"{out.name}.{NAME}")):

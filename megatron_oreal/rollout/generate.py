@@ -17,6 +17,8 @@ from megatron_oreal.rollout.dispatch import ATTEMPTS, Dispatch, Request, RetryCo
 from megatron_oreal.trajectory import NoEngine, Prompt, Span, Trajectory, Unfinished
 
 JOIN_S = 10.0
+NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "min_new_tokens": 0}
+"""What answers are not sampled by, whatever a server (its preferred-sampling-params) or a model's generation_config.json recommends."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,11 @@ class Rollout:
 
     def _body(self, prompt: Prompt, index: int, sampling: Sampling, begun: Sequence[int] = ()) -> dict:
         room = min(sampling.max_new_tokens, self.config.max_total_tokens - len(prompt.token_ids)) - len(begun)
-        parameters = {
+        parameters = NEUTRAL | {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_new_tokens": room,
             "stop_token_ids": [self._stop],
-            "skip_special_tokens": True,
         }
         if self.config.deterministic:
             name = hashlib.sha256(f"{self._seed}/{prompt.id}/{index}".encode())  # a prompt's id is that of its draw
@@ -97,15 +98,21 @@ class Rollout:
         return self._joined(begun[0], new) if begun else new
 
     def _trajectory(self, prompt: Prompt, index: int, version: int, answer: dict) -> Trajectory:
+        token_ids, finish = answer["output_ids"], self._finish(answer["meta_info"]["finish_reason"])
         return Trajectory(
             prompt=prompt,
             index=index,
-            token_ids=answer["output_ids"],
+            token_ids=token_ids,
             logprobs=[entry[0] for entry in answer["meta_info"]["output_token_logprobs"]],
-            text=answer["text"],
-            finish=self._finish(answer["meta_info"]["finish_reason"]),
+            text=self._text(token_ids, finish),
+            finish=finish,
             version=version,
         )
+
+    def _text(self, token_ids: Sequence[int], finish: str) -> str:
+        """Decoded here, not by the engine: it would load a tokenizer by itself. Without the end token, special or not."""
+        ended = finish in ("stop", "abort")
+        return self._tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=True)
 
     def _joined(self, begun: Trajectory, new: Trajectory) -> Trajectory:
         before = Span(begun.version, len(begun.token_ids) - sum(span.tokens for span in begun.earlier))
@@ -114,7 +121,7 @@ class Rollout:
             new,
             token_ids=token_ids,
             logprobs=begun.logprobs + new.logprobs,
-            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            text=self._text(token_ids, new.finish),
             earlier=[*begun.earlier, before] if before.tokens else begun.earlier,
         )
 

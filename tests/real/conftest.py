@@ -9,7 +9,7 @@ import pytest
 from transformers import GenerationConfig
 
 from megatron_oreal import launcher
-from megatron_oreal.data.prompts import Template, load_tokenizer
+from megatron_oreal.data.tokenizer import Template, load_tokenizer
 from megatron_oreal.trajectory import Prompt
 from tests.forked import BY_HAND
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_oreal.data.prompts import load_tokenizer, stop_token
+from megatron_oreal.data.tokenizer import load_tokenizer, stop_token
 from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.packing import partition

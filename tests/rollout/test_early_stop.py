@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal.coordinator.sampler import RolloutCutoff
-from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Prompt, Span, Verdict
 from tests.settings import rollout_config

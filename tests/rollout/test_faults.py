@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.rollout.generate import Rollout

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal.data.prompts import load_tokenizer, stop_token
+from megatron_oreal.data.tokenizer import load_tokenizer, stop_token
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import EnginesGone
 from megatron_oreal.errors import ServerError

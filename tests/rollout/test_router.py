@@ -8,7 +8,7 @@ import pytest
 import requests
 import torch
 
-from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.launcher import free_port

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.engines.server import Server
 from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.model.hf_files import HFFolder

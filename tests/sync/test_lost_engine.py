@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.engines.engines import Engines, open_engines
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner

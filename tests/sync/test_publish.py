@@ -9,7 +9,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.engines.server import Server
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.parallel import Ranks

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.errors import ServerError
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.rollout.generate import Rollout, Sampling

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server process that is slow, refuses, breaks off or talks nonsense: `python judge_server.py KIND [SECONDS]`.
 
-KIND honest: says CORRECT if the answer between the tags is "good"; compares: if it is the reference, letter by letter. Prints its port;
-GET /seen says what it was asked.
+KIND honest: says CORRECT if the answer between the tags is "good"; compares: if it is the reference, letter by letter; strict: refuses
+fields that are not OpenAI's. Prints its port; GET /seen says what it was asked.
 """
 
 import json
@@ -47,8 +47,10 @@ class Handler(BaseHTTPRequestHandler):
         text = body["messages"][-1]["content"]
         reference, answer = (text.partition(f"<{tag}>\n")[2].partition(f"\n</{tag}>")[0] for tag in ("reference", "answer"))
         verdict = "CORRECT" if answer == (reference if KIND == "compares" else "good") else "INCORRECT"
-        if (
-            KIND in ("honest", "compares", "keyed")
+        if KIND == "strict" and not set(body) <= {"model", "messages", "temperature", "max_tokens", "top_p"}:
+            self.reply(400, {"error": "unrecognized argument"})
+        elif (
+            KIND in ("honest", "strict", "compares", "keyed")
             or (KIND == "recovers" and count > 2)
             or (KIND == "mumbles first" and "one word only" in text)
         ):

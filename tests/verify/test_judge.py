@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.errors import ServerError
 from megatron_oreal.launcher import free_port
 from megatron_oreal.monitor.metrics import rollout_metrics
@@ -92,6 +92,14 @@ def test_disagreements_are_written_once_a_case_in_whole_lines(tmp_path):
     assert tally.disagreements >= len(rows) == len({r["answer"] for r in rows})
 
 
+def test_a_host_that_refuses_what_openai_does_not_have_is_asked_without_it():
+    with judge_server("strict") as url:
+        groups, tally = verified(settings(url, concurrency=1), trajectories("5", "good", "6", "7"))
+        asked = seen(url)["bodies"]
+    assert groups[0].rewards == [1, -1, -1] and tally.requests.failures == 0
+    assert ["repetition_penalty" in body for body in asked] == [True, False, False, False]
+
+
 @pytest.mark.parametrize(
     ("kind", "reason", "failures", "unclear", "requests_sent"),
     [
@@ -102,7 +110,7 @@ def test_disagreements_are_written_once_a_case_in_whole_lines(tmp_path):
         ("breaks off", "judge: failed, ClientPayloadError", 3, 0, 3),
         ("overloaded", "judge: failed, status 429", 3, 0, 3),
         ("broken", "judge: failed, status 500", 3, 0, 3),
-        ("too long", "judge: refused, status 400", 1, 0, 1),
+        ("too long", "judge: refused, status 400", 1, 0, 2),  # once without what OpenAI's protocol does not have
     ],
 )
 def test_what_brings_no_verdict_is_asked_again_and_then_undecided(kind, reason, failures, unclear, requests_sent):

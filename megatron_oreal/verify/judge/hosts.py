@@ -16,6 +16,8 @@ LOOK_AGAIN_S = 1.0
 OVERLOADED = 429
 ITS_OWN_FAULT = (400, 413, 422)
 """Statuses that another attempt would bring again, on any host: the request is too long, or not understood."""
+NEUTRAL = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+"""Said in so many words, because SGLang and vLLM take what is left open from the model's generation_config.json."""
 
 
 class HostFailed(Exception):
@@ -38,6 +40,7 @@ class Host:
     running: int = 0  # requests
     failures: int = 0  # in a row
     alone_until: float = 0.0  # time.monotonic(); 0: in use
+    plain: bool = False  # it refuses NEUTRAL: some of it is no part of OpenAI's protocol
 
 
 class Hosts:
@@ -83,8 +86,7 @@ class Hosts:
         body = {"model": config.model, "messages": messages, "temperature": config.temperature, "max_tokens": config.max_tokens}
         async with self._host() as host:
             try:
-                answer = await self._json("POST", f"{host.url}/v1/chat/completions", config.timeout_s, body)
-                reply = _reply(answer)
+                reply = _reply(await self._completion(host, body))
             except Refused:
                 self._note(host, well=True)
                 raise
@@ -93,6 +95,15 @@ class Hosts:
                 raise
             self._note(host, well=True)
             return reply
+
+    async def _completion(self, host: Host, body: dict) -> object:
+        url, timeout_s = f"{host.url}/v1/chat/completions", self._config.timeout_s
+        if not host.plain:
+            with suppress(Refused):  # for its length, or for a field that the host does not know
+                return await self._json("POST", url, timeout_s, body | NEUTRAL)
+        answer = await self._json("POST", url, timeout_s, body)
+        host.plain = True
+        return answer
 
     @asynccontextmanager
     async def _host(self) -> AsyncIterator[Host]:
