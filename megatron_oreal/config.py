@@ -64,9 +64,11 @@ class TrainConfig(Checked):
             "policy.freeze_steps must be 0 where objective.token_rm is false: nothing would be trained in those steps",
         )
         _answers_fit(self.rollout, require)
-        trained = {"policy": self.policy.optimizer} | ({"token_rm": self.token_rm.optimizer} if self.objective.token_rm else {})
-        for name, optimizer in trained.items():
-            require(optimizer.warmup_steps < self.steps, f"{name}.optimizer.warmup_steps={optimizer.warmup_steps} >= steps={self.steps}")
+        warmup, scheduled = self.policy.optimizer.warmup_steps, self.policy.scheduled(self.steps)
+        without = "" if scheduled == self.steps else f" without the {frozen} frozen ones (policy.warmup_counts_frozen=false)"
+        require(warmup < scheduled, f"policy.optimizer.warmup_steps={warmup} must be below steps={self.steps}{without}")
+        warmup = self.token_rm.optimizer.warmup_steps if self.objective.token_rm else 0
+        require(warmup < self.steps, f"token_rm.optimizer.warmup_steps={warmup} must be below steps={self.steps}")
         require(
             self.objective.importance_cap is None or self.rollout.temperature == 1,
             f"objective.importance_cap compares with the engine's log-probabilities, which are of rollout.temperature="

@@ -48,7 +48,7 @@ def run(config: SftConfig) -> None:
             if progress.stopped(drawn):
                 break
             published, evaluated = {}, Directive()
-            update = learner.train(drawn.batch)
+            update = learner.train(drawn.batch, step)
             progress.trained(step, drawn, update)
             if publisher and config.eval.wanted(step, config.steps):
                 published = publisher.publish(learner.policy.gpt, progress.version)

@@ -11,7 +11,7 @@ from megatron_oreal.config import SftConfig
 from megatron_oreal.coordinator.conductor import Conductor
 from megatron_oreal.coordinator.inputs import sets_of_run
 from megatron_oreal.data.examples import Example, reader_of, without
-from megatron_oreal.data.prompts import load_tokenizer
+from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.evaluation.sets import ProblemSet
 from megatron_oreal.evaluation.validation import hold_out
 from megatron_oreal.learn.checkpoint import find_checkpoint

@@ -163,7 +163,6 @@ class Checkpoints(Generic[State]):
         metadata = _metadata()
         state = {f"chunk{i}": chunk.sharded_state_dict(metadata=metadata) for i, chunk in enumerate(model.gpt)}
         state["optimizer"] = model.optimizer.sharded_state_dict(state, is_loading=loading, metadata=metadata)
-        state["schedule"] = model.schedule.state_dict()
         return state | {"rng": self._rng(_rng_state())}
 
     def _rng(self, state: dict | None) -> ShardedObject:
@@ -178,9 +177,7 @@ class Checkpoints(Generic[State]):
         state = dist_checkpointing.load(wanted, str(folder))
         for i, chunk in enumerate(model.gpt):
             chunk.load_state_dict(state[f"chunk{i}"])
-        with torch.no_grad():
-            model.optimizer.load_state_dict(state["optimizer"])
-        model.schedule.load_state_dict(state["schedule"])
+        model.load_optimizer(state["optimizer"])
         if "rng" in state:
             torch.set_rng_state(state["rng"]["default"])
             get_cuda_rng_tracker().set_states(state["rng"]["model_parallel"])

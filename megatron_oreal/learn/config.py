@@ -55,12 +55,19 @@ class OptimizerConfig(Checked):
 
 
 @dataclass(frozen=True)
-class PolicyConfig:
+class PolicyConfig(Checked):
     """How the policy is updated: conf/policy/."""
 
     optimizer: OptimizerConfig
     freeze_steps: int
     warmup_counts_frozen: bool
+
+    def check(self, require: Require) -> None:
+        require(self.freeze_steps >= 0, f"freeze_steps={self.freeze_steps} must not be negative")
+
+    def scheduled(self, step: int) -> int:
+        """The step of the policy's schedule that a step of the run is."""
+        return step if self.warmup_counts_frozen else step - self.freeze_steps
 
 
 @dataclass(frozen=True)

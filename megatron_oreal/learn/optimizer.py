@@ -15,6 +15,9 @@ from megatron_oreal.learn.batch import MicroBatch
 from megatron_oreal.learn.config import OptimizerConfig
 from megatron_oreal.learn.live_state import save_in_place
 
+OF_A_RUN = ("params", "step")
+"""What of an optimizer's group of parameters is no setting."""
+
 
 def sum_gradients(model: list, num_tokens=None, **kwargs) -> None:
     """Megatron's end of a backward pass without its division by tokens: our losses carry global denominators."""
@@ -41,7 +44,7 @@ class Trainable:
         for one in self.optimizer.chained_optimizers:
             one.init_state_fn(one.optimizer)  # Adam's state would come with its first step; a frozen policy is saved before that
         save_in_place(self.optimizer.chained_optimizers)
-        self.schedule = OptimizerParamScheduler(
+        self._schedule = OptimizerParamScheduler(
             self.optimizer,
             init_lr=0.0,
             max_lr=config.lr,
@@ -57,6 +60,14 @@ class Trainable:
         transformer.finalize_model_grads_func = sum_gradients
         transformer.grad_scale_func = self.optimizer.scale_loss
 
+    def load_optimizer(self, state: dict) -> None:
+        """Moments and step counts of a checkpoint. Its learning rates, betas and the like are replaced by those that are configured now."""
+        given = [{name: value for name, value in group.items() if name not in OF_A_RUN} for group in self.optimizer.param_groups]
+        with torch.no_grad():
+            self.optimizer.load_state_dict(state)
+        for group, values in zip(self.optimizer.param_groups, given, strict=True):
+            group.update(values)
+
     def backward(self, micro_batches: Sequence[MicroBatch], reading: str, loss: pipeline.Loss) -> list:
         """Forward and backward of a whole batch from zero gradients; see pipeline.run."""
         for chunk in self.model:
@@ -64,9 +75,12 @@ class Trainable:
         self.optimizer.zero_grad()
         return pipeline.run(self.model, micro_batches, reading, loss, backward=True)
 
-    def tick(self) -> None:
-        """Move the schedule on by a step; called before each update, so the first has lr / warmup_steps, not 0."""
-        self.schedule.step(increment=1)
+    def go_to(self, step: int) -> None:
+        """Set the learning rate of the update that is number `step` (from 1) of the schedule, whatever was updated before it.
+
+        So a step that trained nothing passes in the schedule as in the run, and a resumed run needs no other memory of it.
+        """
+        self._schedule.step(increment=step - self._schedule.num_steps)
 
     def update(self) -> float:
         """Clip and step; returns the gradient norm before clipping.

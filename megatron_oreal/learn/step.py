@@ -65,8 +65,7 @@ class Learner:
     def __init__(self, config: TrainConfig, ranks: Ranks):
         self.config, self.objective, self.ranks = config, config.objective, ranks
         self.models = Models(config.model, config.parallel, config.compute, ranks)
-        scheduled = config.steps if config.policy.warmup_counts_frozen else config.steps - config.policy.freeze_steps
-        self.policy = Trainable(self.models.build("policy"), config.policy.optimizer, scheduled)
+        self.policy = Trainable(self.models.build("policy"), config.policy.optimizer, config.policy.scheduled(config.steps))
         self.token_rm = None
         if self.objective.token_rm:
             self.token_rm = Trainable(self.models.build("token_rm"), config.token_rm.optimizer, config.steps)
@@ -89,16 +88,14 @@ class Learner:
         sums, weights, recorded = Sums(), None, None
         if self.token_rm:
             self.ranks.enter("token_rm")
-            weights = self._train_token_rm(micro_batches, counts, sums)
+            weights = self._train_token_rm(micro_batches, step, counts, sums)
             if self.config.record:
                 recorded = weights_of_batch(train_batch.samples, micro_batches, weights, self.ranks)
         if not frozen:
             self.ranks.enter("reference")
             ref_logprobs = self._reference_logprobs(micro_batches)
             self.ranks.enter("policy")
-            self._train_policy(micro_batches, counts, weights, ref_logprobs, sums)
-        elif self.config.policy.warmup_counts_frozen:
-            self.policy.tick()
+            self._train_policy(micro_batches, self.config.policy.scheduled(step), counts, weights, ref_logprobs, sums)
         metrics = sums.local
         if self.token_rm:
             metrics |= sums.token_rm_metrics(self.ranks, counts)
@@ -106,7 +103,7 @@ class Learner:
             metrics |= sums.policy_metrics(self.ranks, counts)
         return StepResult(metrics, not frozen, recorded)
 
-    def _train_token_rm(self, micro_batches: list[MicroBatch], counts: Counts, sums: Sums) -> list[TokenWeights]:
+    def _train_token_rm(self, micro_batches: list[MicroBatch], step: int, counts: Counts, sums: Sums) -> list[TokenWeights]:
         """Backward and update; returns the token weights of its scores before the update, one a micro-batch (last stage)."""
 
         def loss(micro: MicroBatch, scores: Tensor):
@@ -119,7 +116,7 @@ class Learner:
 
         weights = self.token_rm.backward(micro_batches, "scores", loss)
         self.ranks.enter("optimizer")
-        self.token_rm.tick()
+        self.token_rm.go_to(step)
         sums.local |= {"grad_norm/token_rm": self.token_rm.update(), "lr/token_rm": self.token_rm.lr}
         return weights
 
@@ -127,8 +124,8 @@ class Learner:
         """Log-probabilities [R] of the frozen starting model, one tensor a micro-batch (last stage); None where beta is 0."""
         return self.reference.logprobs(micro_batches) if self.reference else [None] * len(micro_batches)
 
-    def _train_policy(self, micro_batches, counts: Counts, weights, ref_logprobs, sums: Sums) -> None:
-        """Backward and update of the policy under the token weights."""
+    def _train_policy(self, micro_batches, step: int, counts: Counts, weights, ref_logprobs, sums: Sums) -> None:
+        """Backward and update of the policy under the token weights; `step` of its schedule."""
 
         def loss(micro: MicroBatch, output: Tensor):
             logprobs, entropy, cap = output[0], output[1].detach(), self.objective.importance_cap
@@ -152,7 +149,7 @@ class Learner:
 
         self.policy.backward(micro_batches, "logprobs", loss)
         self.ranks.enter("optimizer")
-        self.policy.tick()
+        self.policy.go_to(step)
         sums.local |= {"grad_norm/policy": self.policy.update(), "lr/policy": self.policy.lr}
 
 

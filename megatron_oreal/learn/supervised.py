@@ -24,8 +24,8 @@ class SupervisedLearner:
         self.policy = Trainable(self.models.build("policy"), config.optimizer, config.steps)
         self.cost = StepCost.of(self.models.hf, self.models.cost, token_rm=False, reference=False)
 
-    def train(self, train_batch: TrainBatch) -> StepResult:
-        """One optimizer step; metrics are the same on every rank."""
+    def train(self, train_batch: TrainBatch, step: int) -> StepResult:
+        """One optimizer step, number `step` from 1; metrics are the same on every rank."""
         self.ranks.enter("policy")
         tokens = sum(len(s.response_ids) for s in train_batch.samples)
         micro_batches = batch.of_rank(
@@ -44,7 +44,7 @@ class SupervisedLearner:
 
         values = self.policy.backward(micro_batches, "logprobs", loss)
         self.ranks.enter("optimizer")
-        self.policy.tick()
+        self.policy.go_to(step)
         norm = self.policy.update()
         total = last_stage_total([sum(float(v) for v in values)], self.ranks)[0]
         return StepResult({"loss/sft": total, "grad_norm/policy": norm, "lr/policy": self.policy.lr, "sft/tokens": tokens}, True)

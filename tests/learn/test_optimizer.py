@@ -51,7 +51,7 @@ def update_on_given_gradients(model: str, settings: OptimizerConfig) -> list[tup
         for name, gradient in gradients.items():
             parameters[name].main_grad.copy_(gradient * scale)
             copies[name].grad = gradient * scale
-        trainable.tick()
+        trainable.go_to(step)
         found = trainable.update()
         expected = torch.nn.utils.clip_grad_norm_(copies.values(), settings.clip_grad)
         assert found == pytest.approx(float(expected), rel=1e-6)
@@ -79,8 +79,8 @@ def schedule(model: str, settings: OptimizerConfig, total: int) -> list[float]:
     ranks = Ranks(parallel, seed=0)
     trainable = Trainable(Models(ModelConfig(model, "float32"), parallel, compute_config(), ranks).build("token_rm"), settings, total)
     rates = []
-    for _ in range(total + 1):
-        trainable.tick()
+    for step in range(1, total + 2):
+        trainable.go_to(step)
         rates.append(trainable.lr)
     ranks.stop()
     return rates
@@ -94,22 +94,26 @@ def test_learning_rates_of_warm_up_and_cosine(ranks, tiny_model):
     assert rates[:90] == pytest.approx([learning_rate(step, 90, PAPER) for step in range(1, 91)], rel=1e-9)
 
 
-def policy_rates(model: str, counts_frozen: bool) -> list[float | None]:
-    """The policy's learning rate at each step of a run that is frozen for two; None where it was not updated."""
+def policy_rates(model: str, counts_frozen: bool, without: int) -> list[float | None]:
+    """The policy's learning rate at each step of a run that is frozen for two; None where it was not updated.
+
+    `without`: a step in which no question was of use.
+    """
     policy = policy_config(optimizer=options(warmup_steps=3), freeze_steps=2, warmup_counts_frozen=counts_frozen)
     settings = tiny_run(model, steps=STEPS, objective=Objective(), policy=policy)
     ranks = Ranks(settings.parallel, settings.seed)
     learner = Learner(settings, ranks)
     batch = TrainBatch([Sample("q", [1, 2], [3, 4, 5], 1, 1.0, 0.5, 0), Sample("q", [1, 2], [6, 7], -1, -1.0, 0.5, 0)])
-    rates = [learner.train(batch, step).metrics.get("lr/policy") for step in range(1, STEPS + 1)]
+    rates = [learner.train(batch, step).metrics.get("lr/policy") if step != without else None for step in range(1, STEPS + 1)]
     ranks.stop()
     return rates
 
 
-@pytest.mark.parametrize("counts_frozen", [True, False])
-def test_whether_frozen_steps_count_in_the_policys_schedule(ranks, tiny_model, counts_frozen):
-    (rates,) = ranks(1, policy_rates, tiny_model(), counts_frozen)
-    total, skipped = (STEPS, 0) if counts_frozen else (STEPS - 2, 2)
-    assert rates[:2] == [None, None]
-    expected = [learning_rate(step - skipped, total, options(warmup_steps=3)) for step in range(3, STEPS + 1)]
-    assert rates[2:] == pytest.approx(expected, rel=1e-9)
+@pytest.mark.parametrize(("counts_frozen", "without"), [(True, 4), (False, 0), (False, 1)])
+def test_every_step_has_its_learning_rate_whether_the_ones_before_trained_or_not(ranks, tiny_model, counts_frozen, without):
+    """Whether frozen steps count in the policy's schedule is configured; one without a batch counts as it does in `steps`."""
+    (rates,) = ranks(1, policy_rates, tiny_model(), counts_frozen, without)
+    total, frozen = (STEPS, 0) if counts_frozen else (STEPS - 2, 2)
+    assert [step for step, rate in enumerate(rates, 1) if rate is None] == sorted({1, 2, without} - {0})
+    for step, rate in enumerate(rates, 1):
+        assert rate in (None, pytest.approx(learning_rate(step - frozen, total, options(warmup_steps=3)), rel=1e-9)), step
