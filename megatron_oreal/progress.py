@@ -11,9 +11,10 @@ from megatron_oreal.learn.export import HFExports
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, StepResult
 from megatron_oreal.learn.supervised import SupervisedLearner
+from megatron_oreal.model.hf_files import fingerprint
 from megatron_oreal.monitor.meter import Meter
 from megatron_oreal.monitor.profiler import Profiler
-from megatron_oreal.run_state import RunState
+from megatron_oreal.run_state import RunState, settings_of
 from megatron_oreal.trajectory import Directive, TrainBatch
 
 
@@ -38,6 +39,7 @@ class Progress:
         self._config, self._ranks, self._coordinator, self._learner = config, ranks, coordinator, learner
         self._profiler = profiler
         self._saves = saves
+        self._start = {"settings": settings_of(config), "model": fingerprint(config.model.path)} if coordinator else {}
         self._meter = Meter(ranks, learner.cost, config.model.dtype) if learner else None
         self._state = RunState()
         if learner:
@@ -132,7 +134,7 @@ class Progress:
 
     def _stand(self, step: int, version: int, pending: TrainBatch | None = None, unwritten: bool = False) -> RunState:
         seconds = time.perf_counter() - self._born
-        state = RunState(step, version, seconds=seconds, pending=pending, noted=self._noted, unwritten=unwritten)
+        state = RunState(step, version, seconds=seconds, pending=pending, noted=self._noted, unwritten=unwritten, **self._start)
         return self._coordinator.fill(state) if self._coordinator else state
 
     def save(self) -> None:

@@ -17,6 +17,7 @@ from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.trackers import check_trackers
+from megatron_oreal.run_state import changed_since
 from megatron_oreal.trajectory import Prompt
 from megatron_oreal.verify.judge.hosts import read_key
 
@@ -35,7 +36,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
     """Model folder, tokenizer, stop word and data files. Raises ValueError, one line, for the first thing wrong."""
     compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
     check_trackers(config.monitor)
-    find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
+    changed = changed_since(find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume), config)
     open_model(config.model.path, "policy", config.parallel)
     read_key(config.verify.judge)
     tokenizer = load_tokenizer(config.model.path)
@@ -52,6 +53,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
     kept, asked = len({q.id for q in balanced}), len({p.id for p in fit})
     notes = [
         compute.line(),
+        *changed,
         *read.notes,
         f"data: {len(questions)} questions, {_held_out_line(held_out)}{len(held_out.train) - kept} dropped by difficulty, "
         f"{kept - asked} too long; {len(fit)} prompts an epoch with repeats",

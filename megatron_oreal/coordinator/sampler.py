@@ -28,12 +28,13 @@ class Sampler:
         self._needed = config.data.questions_per_step
         self._asked = ceil(self._needed * config.rollout.oversample)
         self._config, self._rollout, self._verifier = config.rollout, rollout, verifier
-        self._abandoned = 0  # questions that the last step cut, and that do not go on
+        self._again: list[Prompt] = []  # questions that it cut, and that are asked anew
         self._engine_counts = (0, 0, 0)  # lost, rejoined, restarts of the run so far
 
     def draw(self, step: int) -> list[Prompt]:
-        """Questions for a step, besides those that go on."""
-        return self._prompts.draw(self._asked - len(self._unfinished))
+        """Questions for a step, besides those that go on: first those that the last one gave up, or the slow ones would never be learnt."""
+        again = self._again[: self._asked - len(self._unfinished)]
+        return again + self._prompts.draw(self._asked - len(self._unfinished) - len(again))
 
     def rollout(self, prompts: Sequence[Prompt], version: int) -> InFlight:
         """Their answers as they finish, sampled by the weights of `version`; and those of the questions that go on."""
@@ -51,7 +52,7 @@ class Sampler:
         """Keep what was cut, where it is to go on."""
         resumes = self._config.tail > 0
         self._unfinished = sampling.unfinished if resumes else []
-        self._abandoned = 0 if resumes else len(sampling.unfinished)
+        self._again = [] if resumes else [one.prompt for one in sampling.unfinished]
 
     def metrics(self, groups: Sequence[Group], seconds: float) -> dict[str, float]:
         """What became of the last step's rollout, which took so long, and of the engines."""
@@ -67,7 +68,7 @@ class Sampler:
             "rollout/engine_restarts": restarts,
             "rollout/engines": len(engines.serving),
             "rollout/unfinished": len(self._unfinished),
-            "rollout/abandoned": self._abandoned,
+            "rollout/abandoned": len(self._again),
             "logprob/top_p_bias_bound": -log(self._config.top_p),  # see oreal.mismatch
             "time/rollout": seconds,
             "perf/rollout_tokens_per_second": sampled_tokens(groups) / seconds,
@@ -75,11 +76,11 @@ class Sampler:
 
     def fill(self, state: RunState) -> RunState:
         """With the place in the data."""
-        return replace(state, drawn=self._prompts.drawn, unfinished=self._unfinished)
+        return replace(state, drawn=self._prompts.drawn, unfinished=self._unfinished, again=self._again)
 
     def take_up(self, state: RunState) -> None:
         """Go on from there."""
-        self._prompts.drawn, self._unfinished = state.drawn, list(state.unfinished)
+        self._prompts.drawn, self._unfinished, self._again = state.drawn, list(state.unfinished), list(state.again)
 
     def _since_last_rollout(self, engines: Engines) -> list[int]:
         before, self._engine_counts = self._engine_counts, (engines.lost, engines.rejoined, engines.restarts)

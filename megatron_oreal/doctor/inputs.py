@@ -17,6 +17,7 @@ from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import check_folder
 from megatron_oreal.model.platform import Platform
+from megatron_oreal.run_state import changed_since
 from megatron_oreal.sync.deliver import check_way
 
 
@@ -49,8 +50,8 @@ def check_inputs(findings: Findings, config: TrainConfig | SftConfig):
         findings,
         "checkpoint",
         "see megatron_oreal/learn/README.md, Runs that end, and go on",
-        lambda: (find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume),),
-        lambda found: f"goes on from {found[0]}" if found[0] else "a new run",
+        lambda: _goes_on(config),
+        lambda found: "; ".join(found),
     )
     find_compute = lambda: Compute.find(config.compute, config.model.dtype, Platform.detect())  # noqa: E731
     _noted(findings, "compute", "install it, or turn the setting off", find_compute, lambda found: found.line().removeprefix("compute: "))
@@ -101,6 +102,12 @@ def _noted(findings: Findings, check: str, advice: str, work: Callable, say: Cal
     if value is not None:
         findings.add(OK, check, say(value))
     return value
+
+
+def _goes_on(config: TrainConfig) -> list[str]:
+    """From where the run goes on, and what has changed since."""
+    found = find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
+    return [f"goes on from {found}" if found else "a new run", *changed_since(found, config)]
 
 
 def _stop_word(word: str) -> Callable[[tuple[int]], str]:

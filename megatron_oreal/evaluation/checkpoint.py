@@ -18,6 +18,7 @@ from megatron_oreal.evaluation.figures import Report, report
 from megatron_oreal.evaluation.markdown import as_json, as_markdown
 from megatron_oreal.evaluation.saved_rows import SavedRows
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
+from megatron_oreal.model.hf_files import fingerprint
 from megatron_oreal.monitor.console import Console
 from megatron_oreal.monitor.run_lock import NAME, alone
 from megatron_oreal.rollout.generate import Rollout
@@ -27,7 +28,6 @@ from megatron_oreal.verify.audit import FILE as DISAGREEMENTS
 from megatron_oreal.verify.pool.pool import Pool
 
 ANSWERS = "answers.jsonl"
-TAIL_BYTES = 1 << 16
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -59,7 +59,7 @@ def settings(config: EvaluateConfig, sets: Sequence[ProblemSet], asked: Sequence
     rollout, verify = config.rollout, config.verify
     return {
         "model.path": config.model.path,
-        "model": fingerprint(Path(config.model.path)),
+        "model": fingerprint(config.model.path),
         **{f"set {name}": of for name, of in _settings_of_sets(sets, asked).items()},
         "eval.max_new_tokens": config.eval.max_new_tokens,
         **{f"rollout.{name}": getattr(rollout, name) for name in ("max_total_tokens", "stop_word")},
@@ -78,17 +78,6 @@ def _settings_of_sets(sets: Sequence[ProblemSet], asked: Sequence[Asking]) -> di
         sampled = sampling if one.asked.samples > 1 else {}
         found[one.name] = {"questions": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]} | sampled
     return found
-
-
-def fingerprint(folder: Path) -> str:
-    """Tells checkpoints apart in a moment: of each weight file its size and its last 64 KiB, and the configuration."""
-    found = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            file.seek(max(size - TAIL_BYTES, 0))
-            found.update(f"{path.name} {size} ".encode() + file.read())
-    return found.hexdigest()[:16]
 
 
 def _ask(
