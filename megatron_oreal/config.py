@@ -19,6 +19,8 @@ from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.verify.config import VerifyConfig
 
+SEEDS = 1 << 32
+"""So many there are for torch, Megatron and an engine's samples alike."""
 MODES = ("train", "rollout_only", "train_only", "replay")
 CHOICES = ("shortest", "nearest", "random")
 """Of select.by."""
@@ -53,6 +55,7 @@ class TrainConfig(Checked):
     replay_step: int | None
 
     def check(self, require: Require) -> None:
+        _start_is_sound(self, require)
         require(self.mode in MODES, f"mode={self.mode!r} is not one of {', '.join(MODES)}")
         reads = self.mode in ("train_only", "replay")
         require((self.recorded is not None) == reads, f"recorded={self.recorded}: a folder is given if and only if mode reads one")
@@ -115,6 +118,7 @@ class SftConfig(Checked):
     resume: FilePath | None
 
     def check(self, require: Require) -> None:
+        _start_is_sound(self, require)
         require(
             self.rollout.placement != "disaggregated",
             "rollout.placement='disaggregated' is of OREAL runs: what a supervised start evaluates with is colocated or external",
@@ -147,6 +151,8 @@ class EvaluateConfig(Checked):
     system_prompt: str
 
     def check(self, require: Require) -> None:
+        require(bool(self.run_dir), "run_dir must name a folder")
+        _memory_is_some(self.memory_gib, require)
         require(bool(self.eval.resolved()), "eval.data=FILE or +eval.sets.NAME=FILE must name questions")
 
 
@@ -167,6 +173,8 @@ class PassrateConfig(Checked):
     system_prompt: str
 
     def check(self, require: Require) -> None:
+        require(bool(self.out), "out must name a file")
+        _memory_is_some(self.memory_gib, require)
         _answers_fit(self.rollout, require)
         check_names(self.fields, QUESTION, "fields.", require)
         require(self.questions_at_once >= 1, f"questions_at_once={self.questions_at_once} must be at least 1")
@@ -187,12 +195,24 @@ class SelectConfig(Checked):
 
     def check(self, require: Require) -> None:
         require(self.out != self.answers, f"out={self.out} must be another file than answers")
+        require(0 <= self.seed < SEEDS, f"seed={self.seed} must lie between 0 and {SEEDS - 1}")
         require(self.per_question >= 1, f"per_question={self.per_question} must be at least 1")
         require(self.by in CHOICES, f"by={self.by!r} is not one of {', '.join(CHOICES)}")
         require((self.length is not None) == (self.by == "nearest"), f"length={self.length} is given if and only if by=nearest")
         for name in ("length", "longest"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1")
+
+
+def _start_is_sound(config: "TrainConfig | SftConfig", require: Require) -> None:
+    """Of what all that train have."""
+    require(bool(config.run_dir), "run_dir must name a folder")
+    require(0 <= config.seed < SEEDS, f"seed={config.seed} must lie between 0 and {SEEDS - 1}")
+    _memory_is_some(config.memory_gib, require)
+
+
+def _memory_is_some(memory_gib: float | None, require: Require) -> None:
+    require(memory_gib is None or memory_gib > 0, f"memory_gib={memory_gib} must be null or above 0")
 
 
 def _answers_fit(rollout: RolloutConfig, require: Require) -> None:

@@ -41,6 +41,7 @@ class EvalSetsConfig(Checked):
         require(self.max_new_tokens >= 1, f"max_new_tokens={self.max_new_tokens} must be at least 1")
         require(self.data is None or own_name(self.data) not in self.sets, f"sets.{own_name(self.data)}: eval.data has the same name")
         check_names(self.fields, FIELDS, "fields.", require)
+        self._check_set("", EvalSet("any"), require)
         for name, one in self._given().items():
             self._check_set(f"sets.{name}.", one, require)
 

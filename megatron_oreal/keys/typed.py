@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from typing import get_args, get_origin, get_type_hints
 
 import msgspec
@@ -12,6 +13,10 @@ from omegaconf import MISSING
 from megatron_oreal.checked import FilePath
 from megatron_oreal.keys.nearest import hint
 from megatron_oreal.keys.quoting import pasted, quoted
+
+LONGEST = 1e9
+"""Seconds; keys that end with _s are durations."""
+LARGEST = 1 << 62
 
 
 def keys_of(schema: type, path: str = "") -> Iterator[str]:
@@ -71,6 +76,9 @@ class Reading:
         except msgspec.ValidationError as error:
             self.wrong.append(f"{path}={value!r}: {error}{self._as_meant(kind, value, path)}")
             return None
+        if beyond := _beyond(typed, path.endswith("_s")):
+            self.wrong.append(f"{path}={value!r}: {beyond}")
+            return None
         return os.path.expanduser(typed) if isinstance(typed, str) and FilePath in (kind, *get_args(kind)) else typed
 
     def _as_meant(self, kind: object, value: object, path: str) -> str:
@@ -79,6 +87,17 @@ class Reading:
         if typed and get_origin(kind) is list and isinstance(value, str | int | float):
             return f"; as a list: {pasted(f'{path}=[{typed}]')}"
         return f"; as text: {pasted(f'{path}={quoted(typed)}')}" if typed and (str in kinds or FilePath in kinds) else ""
+
+
+def _beyond(value: object, seconds: bool) -> str:
+    """Why no clock, tensor or process takes a number, or one of a list; empty where they do. `seconds`: it is a duration."""
+    if isinstance(value, list | tuple):
+        return next((why for one in value if (why := _beyond(one, seconds))), "")
+    if not isinstance(value, int | float):
+        return ""
+    if not isfinite(value):
+        return "it must be finite"
+    return f"it must be below {LONGEST:.0e} seconds" if seconds and value >= LONGEST else "it is too large" if abs(value) >= LARGEST else ""
 
 
 def _section_of(kind: object) -> type | None:

@@ -1,6 +1,7 @@
 """The ranks that train, how they train, and what is kept of a run. Defaults and meanings stand in conf/."""
 
 from dataclasses import dataclass
+from math import inf
 
 from megatron_oreal.checked import Checked, Require
 from megatron_oreal.model.config import Layout
@@ -49,8 +50,12 @@ class OptimizerConfig(Checked):
     clip_grad: float
 
     def check(self, require: Require) -> None:
+        require(0 < self.lr < inf, f"lr={self.lr} must be above 0")
         require(0 <= self.min_lr <= self.lr, f"min_lr={self.min_lr} must lie between 0 and lr={self.lr}")
         require(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must not be negative")
+        require(0 <= self.weight_decay < inf, f"weight_decay={self.weight_decay} must not be negative")
+        require(all(0 <= beta < 1 for beta in self.betas), f"betas={list(self.betas)} must be at least 0 and below 1")
+        require(0 < self.eps < inf, f"eps={self.eps} must be above 0")
         require(self.clip_grad > 0, f"clip_grad={self.clip_grad} must be above 0")
 
 
