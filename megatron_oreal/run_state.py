@@ -13,8 +13,8 @@ from megatron_oreal.learn.checkpoint import STATE
 from megatron_oreal.model.hf_files import fingerprint
 from megatron_oreal.trajectory import Prompt, TrainBatch, Unfinished
 
-OF_A_START = ("resume", "run_dir", "memory_gib", "mode", "recorded", "replay_step", "record", "profile.", "monitor.")
-"""Keys that say nothing of what is trained."""
+OF_A_START = ("resume", "run_dir", "memory_gib", "mode", "recorded", "replay_step", "record", "profile", "monitor")
+"""Keys and sections that say nothing of what is trained."""
 SAID = 12
 """Changed settings that are named."""
 
@@ -33,11 +33,11 @@ class RunState:
     validation_set: str = ""  # which questions those are
     pending: TrainBatch | None = None  # sampled and selected for the next step, but not trained on yet
     unfinished: list[Unfinished] = field(default_factory=list)  # questions whose sampling goes on in the next step
-    again: list[Prompt] = field(default_factory=list)  # questions that it cut, and that the next step asks anew
-    settings: dict[str, object] = field(default_factory=dict)  # dotted key -> value, of the configuration that it was saved under
-    model: str = ""  # fingerprint of model.path, from which the reference starts again; empty: unknown
     noted: dict[str, float] = field(default_factory=dict)  # metrics of that step so far
     unwritten: bool = False  # `noted` are those of `step` itself, which has no line in metrics.jsonl yet
+    again: list[Prompt] = field(default_factory=list)  # questions that the step cut, and that the next one asks anew
+    settings: dict[str, object] = field(default_factory=dict)  # dotted key -> value, of the configuration that it was saved under
+    model: str = ""  # fingerprint of model.path, from which the reference starts again; empty: unknown
 
     @property
     def score(self) -> float | None:
@@ -47,7 +47,8 @@ class RunState:
 
 def settings_of(config: TrainConfig) -> dict[str, object]:
     """All leaves of a configuration that say what is trained, as JSON has them."""
-    return {key: value for key, value in _leaves(msgspec.to_builtins(asdict(config))) if not key.startswith(OF_A_START)}
+    leaves = _leaves(msgspec.json.decode(msgspec.json.encode(asdict(config))))
+    return {key: value for key, value in leaves if key.partition(".")[0] not in OF_A_START}
 
 
 def changed_since(checkpoint: Path | None, config: TrainConfig) -> list[str]:

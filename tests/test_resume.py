@@ -47,16 +47,19 @@ def unbroken(task, tmp_path_factory) -> Run:
     return run
 
 
-def test_killed_while_saving_and_resumed_is_the_unbroken_run_bit_for_bit(unbroken, task, tmp_path):
-    run = start(task, tmp_path)
+def test_killed_twice_while_saving_and_resumed_is_the_unbroken_run_bit_for_bit(unbroken, task, tmp_path):
+    """Learning rates and the distance to the model it began with (loss/kl) too."""
     checkpoints = tmp_path / "checkpoints"
-    run.wait_for((checkpoints / ".step-00003.partial").exists)
-    run.kill()
+    for step, resume in ((2, []), (3, ["resume=auto"])):
+        run = start(task, tmp_path, *resume)
+        run.wait_for((checkpoints / f".step-0000{step}.partial").exists)
+        run.kill()
     assert [c.name for c in sorted(checkpoints.glob("step-*"))] == ["step-00001", "step-00002"]
     resumed = start(task, tmp_path, "resume=auto")
     output = resumed.finish()
     assert resumed.process.returncode == 0, output
-    assert "resumed after step 2" in output
+    assert "resumed after step 2" in output and "what is given now counts" not in output
+    assert all(unbroken.metrics()[step]["loss/kl"] > 0 and unbroken.metrics()[step]["lr/policy"] > 0 for step in (3, 4))
     assert resumed.metrics() == unbroken.metrics()
     expected = unbroken.weights()
     assert all((tensor == expected[name]).all() for name, tensor in resumed.weights().items())

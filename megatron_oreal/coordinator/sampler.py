@@ -28,13 +28,14 @@ class Sampler:
         self._needed = config.data.questions_per_step
         self._asked = ceil(self._needed * config.rollout.oversample)
         self._config, self._rollout, self._verifier = config.rollout, rollout, verifier
-        self._again: list[Prompt] = []  # questions that it cut, and that are asked anew
+        self._again: list[Prompt] = []  # questions that were cut, and are asked anew
         self._engine_counts = (0, 0, 0)  # lost, rejoined, restarts of the run so far
 
     def draw(self, step: int) -> list[Prompt]:
         """Questions for a step, besides those that go on: first those that the last one gave up, or the slow ones would never be learnt."""
-        again = self._again[: self._asked - len(self._unfinished)]
-        return again + self._prompts.draw(self._asked - len(self._unfinished) - len(again))
+        wanted = self._asked - len(self._unfinished)
+        again, self._again = self._again[:wanted], self._again[wanted:]
+        return again + self._prompts.draw(wanted - len(again))
 
     def rollout(self, prompts: Sequence[Prompt], version: int) -> InFlight:
         """Their answers as they finish, sampled by the weights of `version`; and those of the questions that go on."""
@@ -52,7 +53,7 @@ class Sampler:
         """Keep what was cut, where it is to go on."""
         resumes = self._config.tail > 0
         self._unfinished = sampling.unfinished if resumes else []
-        self._again = [] if resumes else [one.prompt for one in sampling.unfinished]
+        self._again += [] if resumes else [one.prompt for one in sampling.unfinished]
 
     def metrics(self, groups: Sequence[Group], seconds: float) -> dict[str, float]:
         """What became of the last step's rollout, which took so long, and of the engines."""

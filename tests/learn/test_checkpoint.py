@@ -1,6 +1,8 @@
 """A run that was stopped and resumed gives what the unbroken run gives; damaged checkpoints are one clear line."""
 
+import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
 from megatron_oreal.run_state import RunState
 from megatron_oreal.trajectory import Prompt, Sample, Span, TrainBatch, Trajectory, Unfinished
-from tests.settings import tiny_run
+from tests.settings import optimizer, tiny_run
 
 STEPS, SAVED_AT = 5, 3
 
@@ -92,6 +94,18 @@ def test_resumed_equals_unbroken(ranks, tiny_model, tmp_path, before, after, exa
                 assert (value == whole[name]).all(), name
             else:
                 torch.testing.assert_close(torch.from_numpy(value), torch.from_numpy(whole[name]), rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_a_learning_rate_that_is_given_now_counts_from_now_on(ranks, tiny_model, tmp_path):
+    """And so does the number of steps, to whose end it falls."""
+    run = tiny_run(tiny_model(), {})
+    ranks(1, train, run, str(tmp_path), None, 2, (2,))
+    now = optimizer(lr=6e-3, eps=1e-4)
+    other = replace(run, steps=9, policy=replace(run.policy, optimizer=now))
+    _, metrics, _ = ranks(1, train, other, str(tmp_path), "auto", 5)[0]
+    fallen = {step: (1 - math.cos(math.pi * (step - now.warmup_steps) / (9 - now.warmup_steps))) / 2 for step in metrics}
+    for step in (3, 4, 5):
+        assert metrics[step]["lr/policy"] == pytest.approx(now.lr - (now.lr - now.min_lr) * fallen[step], rel=1e-9)
 
 
 def test_the_newest_and_the_best_are_kept_and_a_half_written_one_is_never_found(ranks, tiny_model, tmp_path):
