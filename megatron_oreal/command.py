@@ -23,7 +23,7 @@ from megatron_oreal.keys.nearest import hint
 from megatron_oreal.launcher import INTERRUPTED, run_local_ranks
 from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.machine import ask_for_huge_pages, take_all_open_files
-from megatron_oreal.model.architecture import check_written
+from megatron_oreal.model.architecture import check_positions, check_written
 from megatron_oreal.monitor.logs import output_of_rank, quiet_libraries
 from megatron_oreal.monitor.run_lock import NAME, refuse_where_at_work
 from megatron_oreal.stop import REQUESTS
@@ -115,6 +115,8 @@ def run_command(
         end_with_parent()
         if getattr(config, "parallel", None):  # what a line of its config.json tells must not wait for what a rank imports
             check_written(config.model.path, config.parallel)
+        if getattr(config, "rollout", None):
+            check_positions(config.model.path, config.rollout.max_total_tokens)
         if check:
             check(config)
         ranks = _ranks_to_start(getattr(config, "parallel", None))

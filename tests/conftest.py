@@ -150,7 +150,7 @@ def _write_model(folder, kind: str, seed: int, changes: dict):
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 8,
-            "max_position_embeddings": 256,
+            "max_position_embeddings": 512,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
             "tie_word_embeddings": False,
             **changes,

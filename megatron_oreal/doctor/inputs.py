@@ -13,6 +13,7 @@ from megatron_oreal.doctor.findings import LEFT_OUT, OK, Findings
 from megatron_oreal.evaluation.sets import read_sets
 from megatron_oreal.evaluation.validation import hold_out
 from megatron_oreal.learn.checkpoint import find_checkpoint
+from megatron_oreal.model.architecture import check_positions
 from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import check_folder
@@ -28,7 +29,7 @@ def check_inputs(findings: Findings, config: TrainConfig | SftConfig):
         findings,
         "model",
         "copy the model folder again, or name another with model.path",
-        lambda: open_model(path, "policy", config.parallel),
+        lambda: _opened(config),
         lambda opened: f"{path}: {opened[0].model_type}, {len(opened[2])} tensors, all there",
     )
     tokenizer = _noted(
@@ -102,6 +103,11 @@ def _noted(findings: Findings, check: str, advice: str, work: Callable, say: Cal
     if value is not None:
         findings.add(OK, check, say(value))
     return value
+
+
+def _opened(config: TrainConfig):
+    check_positions(config.model.path, config.rollout.max_total_tokens)
+    return open_model(config.model.path, "policy", config.parallel)
 
 
 def _goes_on(config: TrainConfig) -> list[str]:

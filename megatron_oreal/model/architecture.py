@@ -11,6 +11,8 @@ FAMILIES = {  # model_type of the HF config -> (bias on q, k, v; norm on q and k
     "qwen3": (False, True),
     "llama": (False, False),
 }
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
 LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Parameters of Llama 3's rope scaling that Megatron fixes; only the factor varies."""
 
@@ -26,7 +28,7 @@ def check_fields(hf: Mapping, layout: Layout) -> None:
     kind = hf.get("model_type")
     if kind is not None and kind not in FAMILIES:
         raise ValueError(f"model: architecture {kind!r} is not one of {', '.join(FAMILIES)}")
-    wrong = [*_not_computed(hf), *_not_divided(hf, layout)]
+    wrong = [*_not_meant(hf)] or [*_not_computed(hf), *_not_divided(hf, layout)]
     if wrong:
         raise ValueError("\n".join(f"model: {line}" for line in wrong))
 
@@ -37,10 +39,15 @@ def check_written(folder: str, layout: Layout) -> None:
     Raises:
         ValueError: also where there is none, or it is no JSON object.
     """
+    check_fields(_written(folder), layout)
+
+
+def _written(folder: str) -> dict:
+    """A config.json. Raises ValueError where there is none, or it is no JSON object."""
     file = config_file(folder, "model.path")
     try:
-        check_fields(dict(json.loads(file.read_text(encoding="utf-8"))), layout)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"model.path: {file} cannot be read ({error})") from error
 
 
@@ -50,6 +57,53 @@ def config_file(folder: str | Path, key: str = "model") -> Path:
     if not file.is_file():
         raise ValueError(f"{key}: {folder} is no Hugging Face model folder (config.json is missing)")
     return file
+
+
+def check_positions(folder: str, longest: int) -> None:
+    """Whether prompt and response fit a model as its config.json is written: engines refuse what does not, and training computes nonsense.
+
+    Args:
+        longest: rollout.max_total_tokens.
+    Raises:
+        ValueError: they do not; or as check_written.
+    """
+    hf = _written(folder)
+    positions, rope = hf.get("max_position_embeddings"), hf.get("rope_scaling") or hf.get("rope_parameters")
+    if not isinstance(positions, int):
+        return
+    factor = rope.get("factor", 1) if isinstance(rope, Mapping) and rope.get("rope_type") != "llama3" else 1
+    if isinstance(factor, int | float) and "original_max_position_embeddings" not in (rope or {}):
+        positions = int(positions * factor)  # as engines count: beside the original number stands that of the scaled rope
+    if longest >= positions:
+        raise ValueError(f"rollout.max_total_tokens={longest} must be below the {positions} positions of the model in {folder}")
+
+
+def _not_meant(hf: Mapping) -> Iterator[str]:
+    """Fields that are no numbers, or no tables, where they have to be: transformers takes some of them as they are."""
+    for name in (*SIZES, "max_position_embeddings"):
+        value = hf.get(name)
+        if not (value is None or (isinstance(value, int) and value >= 1)):
+            yield f"{name} {value!r} must be a whole number, at least 1"
+    for name in ("rope_scaling", "rope_parameters"):
+        if not isinstance(hf.get(name) or {}, Mapping):
+            yield f"{name} {hf[name]!r} must be a table, or null"
+        else:
+            yield from _not_positive(hf.get(name) or {}, f"{name}.")
+    yield from _not_positive(hf, "")
+    for name in ("dtype", "torch_dtype"):
+        if isinstance(hf.get(name), str) and hf[name] not in DTYPES:
+            yield f"{name} {hf[name]!r} must be what the weights are stored in, {', '.join(DTYPES)}"
+    if not isinstance(hf.get("layer_types") or [], list):
+        yield f"layer_types {hf['layer_types']!r} must be a list"
+    if hf.get("quantization_config"):
+        yield "quantization_config: quantized weights cannot be trained; where they are plain, take it out of config.json"
+
+
+def _not_positive(table: Mapping, path: str) -> Iterator[str]:
+    for name in ("rope_theta", "factor"):
+        value = table.get(name, 1)
+        if not (isinstance(value, int | float) and value > 0):
+            yield f"{path}{name} {value!r} must be a number above 0"
 
 
 def _not_divided(hf: Mapping, layout: Layout) -> Iterator[str]:

@@ -26,7 +26,9 @@ class Shape:
     def of(cls, fields: dict[str, Any]) -> "Shape":
         """Of the fields of a config.json. Raises KeyError where one is missing that has no default."""
         optional = {"num_key_value_heads": fields["num_attention_heads"], "head_dim": None, "tie_word_embeddings": False}
-        return cls(**{name: fields.get(name, optional[name]) if name in optional else fields[name] for name in cls.__annotations__})
+        return cls(
+            **{name: optional[name] if name in optional and fields.get(name) is None else fields[name] for name in cls.__annotations__}
+        )
 
 
 def read_shape(folder: str | Path) -> Shape:

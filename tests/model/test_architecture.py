@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_oreal.model.architecture import check_written
+from megatron_oreal.model.architecture import check_positions, check_written
 from megatron_oreal.model.gpt import check_architecture
 from megatron_oreal.model.hf_files import read_config
 from tests.settings import parallel_config
@@ -64,3 +64,41 @@ def test_what_is_no_config_is_one_line(tmp_path: Path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"^model\.path: .*config\.json cannot be read \(.*\)$"):
         check_written(str(tmp_path), parallel_config())
+
+
+@pytest.mark.parametrize(
+    ("change", "said_of_it"),
+    [
+        ({"rope_theta": "10000.0"}, "rope_theta '10000.0' must be a number above 0"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": "1e6"}}, "rope_parameters.rope_theta '1e6' must be a number above 0"),
+        ({"rope_scaling": "yarn"}, "rope_scaling 'yarn' must be a table, or null"),
+        ({"rope_theta": None}, "rope_theta None must be a number above 0"),
+        ({"torch_dtype": "auto"}, "torch_dtype 'auto' must be what the weights are stored in, float64, float32, float16, bfloat16"),
+        ({"head_dim": "16"}, "head_dim '16' must be a whole number, at least 1"),
+        ({"num_attention_heads": 0}, "num_attention_heads 0 must be a whole number, at least 1"),
+        ({"layer_types": "full_attention"}, "layer_types 'full_attention' must be a list"),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            "quantization_config: quantized weights cannot be trained; where they are plain, ",
+        ),
+    ],
+)
+def test_a_field_that_is_not_what_it_should_be_is_one_line(tmp_path, change, said_of_it):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **SIZES, **change}))
+    (line,) = said(check_written, str(tmp_path), parallel_config())
+    assert line.startswith(f"model: {said_of_it}")
+
+
+@pytest.mark.parametrize(
+    ("rope", "positions"),
+    [
+        (None, 1024),
+        ({"rope_type": "linear", "factor": 2.0}, 2048),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
+    ],
+)
+def test_prompts_and_responses_stay_within_the_positions(tmp_path, rope, positions):
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 1024, "rope_scaling": rope}))
+    check_positions(str(tmp_path), positions - 1)
+    with pytest.raises(ValueError, match=f"rollout.max_total_tokens={positions} must be below the {positions} positions of the model in "):
+        check_positions(str(tmp_path), positions)
