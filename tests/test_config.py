@@ -22,6 +22,7 @@ from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.plan.config import Planned
 
 GIVEN = ["model.path=M", "data.train=D"]
+SHORT = {"rollout.max_total_tokens": 200, "rollout.max_new_tokens": 100}  # within a tiny model's positions
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
 OTHER_SCHEMAS = {
     "demo_sft": ("sft", SftConfig, GIVEN),
@@ -117,6 +118,10 @@ def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
         ("monitor.wandb.mode=live", "monitor.wandb.mode='live' is not one of offline, online"),
         ("profile.kind=nsys", "profile.kind='nsys' is not torch or null"),
         ("profile.first=0", "profile.first=0 must be at least 1"),
+        (
+            "policy.warmup_counts_frozen=false steps=20",
+            "policy.optimizer.warmup_steps=10 must be below steps=20 without the 10 frozen ones (policy.warmup_counts_frozen=false)",
+        ),
         ("verify=rule_then_judge verify.judge.model=J", "verify.judge.urls=[] must be given where verify.mode=rule_then_judge"),
     ],
 )
@@ -145,6 +150,7 @@ def test_wrong_files_are_one_line(capsys, tiny_model, tmp_path, changes, message
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"question": "1+1", "gold_answer": "2"}\n{"question": "1+1"}\n')
     values = {"model.path": tiny_model(tokenizer=True, vocab_size=520), "data.train": str(bad), "run_dir": str(tmp_path / "run")}
+    values |= SHORT
     values |= {k: str(bad) if v == "BAD" else v for k, v in changes.items()}
     capsys.readouterr()
     assert train.main([f"{k}={v}" for k, v in values.items()]) == 2
@@ -164,7 +170,8 @@ def test_a_model_that_does_not_fit_its_config_is_one_line_before_any_rank_starts
     data = tmp_path / "data.jsonl"
     data.write_text('{"question": "1+1", "gold_answer": "2", "response": "2"}\n')
     capsys.readouterr()
-    assert command.main([f"model.path={model}", f"data.train={data}", f"run_dir={tmp_path / 'run'}"]) == 2
+    short = [f"{key}={value}" for key, value in SHORT.items()] if command is train else []
+    assert command.main([f"model.path={model}", f"data.train={data}", f"run_dir={tmp_path / 'run'}", *short]) == 2
     error = capsys.readouterr().err
     assert f"model: {model} lacks model.layers.3.mlp.up_proj.weight" in error
     assert error.count("\n") == 1
