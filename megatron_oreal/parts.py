@@ -14,12 +14,11 @@ from megatron_oreal.coordinator.selector import Selector
 from megatron_oreal.coordinator.supervised import SupervisedCoordinator, SupervisedInputs, read_supervised
 from megatron_oreal.coordinator.workers import Workers
 from megatron_oreal.data.prompts import PromptSource
-from megatron_oreal.data.tokenizer import Template
 from megatron_oreal.debug import RecordedSteps, check_recorded
 from megatron_oreal.engines import demand
 from megatron_oreal.engines.engines import Engines, external_engines, supervised_here
 from megatron_oreal.evaluation.config import VALIDATION
-from megatron_oreal.evaluation.evaluator import Evaluator, askings
+from megatron_oreal.evaluation.evaluator import Evaluator
 from megatron_oreal.evaluation.history import EvaluationHistory
 from megatron_oreal.evaluation.validation import digest
 from megatron_oreal.learn.parallel import Ranks
@@ -174,10 +173,7 @@ def _history(run: _Run, frozen_steps: int = 0) -> EvaluationHistory:
 
 
 def _evaluator(run: _Run, rollout: Rollout, verifier: Verifier) -> Evaluator | None:
-    config, inputs = run.config, run.inputs
-    template, longest = Template(inputs.tokenizer, config.data.system_prompt), config.rollout.max_total_tokens
-    asked = askings(inputs.sets, template, config.eval.max_new_tokens, longest)
-    return Evaluator(inputs.sets, asked, rollout, verifier) if inputs.sets else None
+    return Evaluator(run.inputs.sets, run.inputs.asked, rollout, verifier) if run.inputs.sets else None
 
 
 def _make_room(engines: Engines | None, ranks: Ranks) -> None:

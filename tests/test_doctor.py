@@ -93,6 +93,16 @@ def test_a_missing_shard_is_named(examined, served_model, tmp_path):
     assert lines["model"][0].startswith("error") and shard.name in lines["model"][0]
 
 
+def test_a_chat_template_that_refuses_the_system_prompt(examined, served_model, tmp_path):
+    model = copy_of_model(served_model, tmp_path / "model")
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ messages[0].content }}"
+    (model / "chat_template.jinja").write_text(refusing)
+    status, lines = examined(f"model.path={model}", "data.system_prompt=Think.")
+    (line,) = lines["chat template"]
+    assert status == 1 and line.startswith("error") and "no system role; set the system prompt to ''" in line and "questions" not in lines
+    assert examined(f"model.path={model}", "data.system_prompt=''")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("override", "check", "message"),
     [
@@ -101,6 +111,7 @@ def test_a_missing_shard_is_named(examined, served_model, tmp_path):
         ("rollout.engines=2", "layout", "rollout.bind=127.0.0.1 hides the engines of 2 hosts"),
         ("resume=nowhere", "checkpoint", "nowhere is no whole checkpoint"),
         ("data.train=nowhere.jsonl", "questions", "nowhere.jsonl"),
+        ("rollout.max_total_tokens=2000", "model", "rollout.max_total_tokens=2000 must be below the 512 positions of the model"),
     ],
 )
 def test_what_a_run_would_stumble_over_is_an_error_with_advice(examined, override, check, message):

@@ -10,6 +10,7 @@ from megatron_oreal.data.prompts import PromptSource, fitting
 from megatron_oreal.data.questions import Question, balance
 from megatron_oreal.data.tokenizer import Template, load_tokenizer, stop_token
 from megatron_oreal.data.training import read_training
+from megatron_oreal.evaluation.evaluator import Asking, askings
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.evaluation.validation import HeldOut, hold_out, overlaps, validation_set
 from megatron_oreal.learn.checkpoint import find_checkpoint
@@ -29,6 +30,7 @@ class Inputs:
     tokenizer: object
     prompts: list[Prompt]  # balanced; those too long to be answered left out
     sets: list[ProblemSet]  # to be evaluated: test sets, and the questions held out of training as validation set
+    asked: list[Asking]  # their questions as prompts
     notes: list[str]  # what is computed with; how many questions became how many prompts
 
 
@@ -41,8 +43,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
     read_key(config.verify.judge)
     tokenizer = load_tokenizer(config.model.path)
     stop_token(tokenizer, config.rollout.stop_word)
-    template = Template(tokenizer, config.data.system_prompt)
-    read = read_training(config.data)
+    template, read = Template(tokenizer, config.data.system_prompt), read_training(config.data)
     questions = read.questions
     template.check([q.question for q in questions])
     held_out = hold_out(questions, config.eval.validation, config.seed)
@@ -60,7 +61,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
         *_mix_lines(fit, config.data.weights),
     ]
     sets, more = sets_of_run(config, questions, held_out)
-    return Inputs(tokenizer, fit, sets, notes + more)
+    return Inputs(tokenizer, fit, sets, asked_of(config, sets, template), notes + more)
 
 
 def sets_of_run(config: TrainConfig | SftConfig, questions: Sequence[Question], held_out: HeldOut) -> tuple[list[ProblemSet], list[str]]:
@@ -74,6 +75,11 @@ def sets_of_run(config: TrainConfig | SftConfig, questions: Sequence[Question], 
     elif sets and config.checkpoint.keep_best:
         notes.append(f"checkpoint.keep_best={config.checkpoint.keep_best} keeps none: test sets pick no checkpoint; see eval.validation")
     return sets, notes
+
+
+def asked_of(config: TrainConfig | SftConfig, sets: Sequence[ProblemSet], template: Template) -> list[Asking]:
+    """The sets' questions as prompts."""
+    return askings(sets, template, config.eval.max_new_tokens, config.rollout.max_total_tokens)
 
 
 def _mix_lines(prompts: Sequence[Prompt], weights: Mapping[str, float]) -> list[str]:

@@ -9,9 +9,10 @@ import torch
 
 from megatron_oreal.config import SftConfig
 from megatron_oreal.coordinator.conductor import Conductor
-from megatron_oreal.coordinator.inputs import sets_of_run
+from megatron_oreal.coordinator.inputs import asked_of, sets_of_run
 from megatron_oreal.data.examples import Example, reader_of, without
-from megatron_oreal.data.tokenizer import load_tokenizer
+from megatron_oreal.data.tokenizer import Template, load_tokenizer
+from megatron_oreal.evaluation.evaluator import Asking
 from megatron_oreal.evaluation.sets import ProblemSet
 from megatron_oreal.evaluation.validation import hold_out
 from megatron_oreal.learn.checkpoint import find_checkpoint
@@ -19,7 +20,7 @@ from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.trackers import check_trackers
-from megatron_oreal.run_state import RunState
+from megatron_oreal.run_state import RunState, changed_since
 from megatron_oreal.trajectory import Directive, Sample, TrainBatch
 from megatron_oreal.verify.judge.hosts import read_key
 
@@ -31,6 +32,7 @@ class SupervisedInputs:
     tokenizer: object
     samples: list[Sample]  # to be trained on
     sets: list[ProblemSet]  # to be evaluated: test sets, and the questions held out
+    asked: list[Asking]  # their questions as prompts
     notes: list[str]
 
 
@@ -38,7 +40,7 @@ def read_supervised(config: SftConfig) -> SupervisedInputs:
     """Model folder, tokenizer, stop word and data files. Raises ValueError, one line, for the first thing wrong."""
     compute = Compute.find(config.compute, config.model.dtype, Platform.detect())
     check_trackers(config.monitor)
-    find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
+    changed = changed_since(find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume), config)
     hf, *_ = open_model(config.model.path, "policy", config.parallel)
     read_key(config.verify.judge)
     tokenizer = load_tokenizer(config.model.path)
@@ -46,7 +48,9 @@ def read_supervised(config: SftConfig) -> SupervisedInputs:
     held_out = hold_out([example.question for example in examples], config.eval.validation, config.seed)
     trained = without(examples, held_out.train)
     sets, more = sets_of_run(config, [example.question for example in examples], held_out)
-    return SupervisedInputs(tokenizer, [e.sample for e in trained], sets, [compute.line(), *notes, _line(examples, trained), *more])
+    said = [compute.line(), *changed, *notes, _line(examples, trained), *more]
+    asked = asked_of(config, sets, Template(tokenizer, config.data.system_prompt))
+    return SupervisedInputs(tokenizer, [e.sample for e in trained], sets, asked, said)
 
 
 def _line(examples: Sequence[Example], trained: Sequence[Example]) -> str:

@@ -10,6 +10,7 @@ from megatron_oreal.data.questions import balance
 from megatron_oreal.data.tokenizer import Template, load_tokenizer, stop_token
 from megatron_oreal.data.training import read_training
 from megatron_oreal.doctor.findings import LEFT_OUT, OK, Findings
+from megatron_oreal.evaluation.evaluator import askings
 from megatron_oreal.evaluation.sets import read_sets
 from megatron_oreal.evaluation.validation import hold_out
 from megatron_oreal.learn.checkpoint import find_checkpoint
@@ -24,7 +25,7 @@ from megatron_oreal.sync.deliver import check_way
 
 def check_inputs(findings: Findings, config: TrainConfig | SftConfig):
     """All that a run reads at its start. Returns the transformers config of the model, None where it cannot be used."""
-    rollout, path = config.rollout, config.model.path
+    path = config.model.path
     model = _noted(
         findings,
         "model",
@@ -32,21 +33,7 @@ def check_inputs(findings: Findings, config: TrainConfig | SftConfig):
         lambda: _opened(config),
         lambda opened: f"{path}: {opened[0].model_type}, {len(opened[2])} tensors, all there",
     )
-    tokenizer = _noted(
-        findings,
-        "tokenizer",
-        "copy the tokenizer's files and its chat template into the model folder",
-        lambda: load_tokenizer(path),
-        lambda loaded: f"{len(loaded)} tokens, with a chat template",
-    )
-    if tokenizer:
-        advice = "set it to the token with which the chat template ends an answer"
-        _noted(findings, "stop word", advice, lambda: (stop_token(tokenizer, rollout.stop_word),), _stop_word(rollout.stop_word))
-        if isinstance(config, TrainConfig):
-            _noted(findings, "questions", "correct that line", lambda: _prompts(config, tokenizer), _questions)
-        elif model:
-            positions = model[0].max_position_embeddings
-            _noted(findings, "examples", "correct that line", lambda: _read_examples(config, tokenizer, positions), _examples)
+    _check_text(findings, config, model)
     _noted(
         findings,
         "checkpoint",
@@ -57,6 +44,26 @@ def check_inputs(findings: Findings, config: TrainConfig | SftConfig):
     find_compute = lambda: Compute.find(config.compute, config.model.dtype, Platform.detect())  # noqa: E731
     _noted(findings, "compute", "install it, or turn the setting off", find_compute, lambda found: found.line().removeprefix("compute: "))
     return model[0] if model else None
+
+
+def _check_text(findings: Findings, config: TrainConfig | SftConfig, model) -> None:
+    """Tokenizer, chat template and questions, each by means of those before it."""
+    path, word, system = config.model.path, config.rollout.stop_word, config.data.system_prompt
+    advice = "copy the tokenizer's files and its chat template into the model folder"
+    say = lambda loaded: f"{len(loaded)} tokens, with a chat template"  # noqa: E731
+    tokenizer = _noted(findings, "tokenizer", advice, lambda: load_tokenizer(path), say)
+    if not tokenizer:
+        return
+    advice = "set it to the token with which the chat template ends an answer"
+    _noted(findings, "stop word", advice, lambda: (stop_token(tokenizer, word),), _stop_word(word))
+    advice = "set data.system_prompt='', or mend chat_template.jinja"
+    say = lambda _: "asks a question" + (" after the system prompt" if system else "")  # noqa: E731
+    template = _noted(findings, "chat template", advice, lambda: Template(tokenizer, system), say)
+    if template and isinstance(config, TrainConfig):
+        _noted(findings, "questions", "correct that line", lambda: _prompts(config, template), _questions)
+    elif template and model:
+        positions = model[0].max_position_embeddings
+        _noted(findings, "examples", "correct that line", lambda: _read_examples(config, tokenizer, positions), _examples)
 
 
 def check_layout(findings: Findings, config: TrainConfig | SftConfig, ranks: int | None, ranks_per_node: int, nodes: int) -> None:
@@ -106,7 +113,8 @@ def _noted(findings: Findings, check: str, advice: str, work: Callable, say: Cal
 
 
 def _opened(config: TrainConfig):
-    check_positions(config.model.path, config.rollout.max_total_tokens)
+    if config.has_engines:
+        check_positions(config.model.path, config.rollout.max_total_tokens)
     return open_model(config.model.path, "policy", config.parallel)
 
 
@@ -120,14 +128,14 @@ def _stop_word(word: str) -> Callable[[tuple[int]], str]:
     return lambda found: f"{word!r} is token {found[0]}"
 
 
-def _prompts(config: TrainConfig, tokenizer) -> tuple[list[int], list[str]]:
+def _prompts(config: TrainConfig, template: Template) -> tuple[list[int], list[str]]:
     """Questions to train on, prompts of an epoch, questions held out and in test sets; and what is to be said of how they are read."""
-    template = Template(tokenizer, config.data.system_prompt)
     read, sets = read_training(config.data), read_sets(config.eval.resolved())
     template.check([q.question for q in read.questions])
     held_out = hold_out(read.questions, config.eval.validation, config.seed)
     prompts = fitting([template.prompt(q) for q in balance(held_out.train, config.data.balance)], config.rollout.max_total_tokens)
     PromptSource(prompts, config.seed, weights=config.data.weights)
+    askings(sets, template, config.eval.max_new_tokens, config.rollout.max_total_tokens)
     tests = sum(len(one.problems) for one in sets)
     notes = read.notes + [note for one in sets for note in one.notes]
     return [len(held_out.train), len(prompts), len(held_out.validation), tests], notes
