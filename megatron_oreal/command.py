@@ -115,7 +115,7 @@ def run_command(
         end_with_parent()
         if getattr(config, "parallel", None):  # what a line of its config.json tells must not wait for what a rank imports
             check_written(config.model.path, config.parallel)
-        if getattr(config, "rollout", None):
+        if getattr(config, "rollout", None) and getattr(config, "has_engines", True):
             check_positions(config.model.path, config.rollout.max_total_tokens)
         if check:
             check(config)

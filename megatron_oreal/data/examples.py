@@ -61,7 +61,7 @@ class Reader:
             with_answers: questions must have answers, and those that the set says have none are left out.
 
         Raises:
-            ValueError: file, line (or row) and field of the first row that is wrong, or of the first that is too long; or as Template.check.
+            ValueError: file, line (or row) and field of the first row that is wrong, or that is too long; or as Template.check.
         """
         examples, remarks, too_long = [], Remarks(), []
         for path in files_of(Path(self._data.train), None, "train"):
