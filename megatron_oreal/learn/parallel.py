@@ -1,7 +1,7 @@
 """Ranks: who am I, which groups do I belong to, and how rank 0 hands a batch to everyone."""
 
 import os
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -14,30 +14,16 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron_oreal.errors import LostPeer, ServerError
 from megatron_oreal.learn import megatron_cpu
 from megatron_oreal.learn.config import ParallelConfig
+from megatron_oreal.learn.meeting import Met, Placement, meet
 from megatron_oreal.learn.stores import listening_store
-from megatron_oreal.learn.watch import Watch
+from megatron_oreal.learn.watch import LEAVE_S, Watch, end_within, leave_within
 from megatron_oreal.machine import give_back_what_is_freed
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.ranges import StageRanges
+from megatron_oreal.network import LOCALHOST
 
 T = TypeVar("T")
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # as gloo and NCCL put it
-
-
-@dataclass(frozen=True)
-class Placement:
-    """This process among the job's: from torchrun's variables, else from srun's, else alone."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-
-    @classmethod
-    def detect(cls) -> "Placement":
-        for rank, world, local in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
-            if rank in os.environ and world in os.environ:
-                return cls(int(os.environ[rank]), int(os.environ[world]), int(os.environ.get(local, 0)))
-        return cls(0, 1, 0)
 
 
 class Ranks:
@@ -47,7 +33,8 @@ class Ranks:
         """Join the job and build the groups. With `stacks`, a folder, ranks also watch each other (see Watch).
 
         Raises:
-            ValueError: the world size does not fit the layout.
+            ValueError: the world size does not fit the layout, or the ranks cannot meet as the environment says.
+            LostPeer: some rank does not come, or is lost before all groups are built.
         """
         self.placement = Placement.detect()
         self.dp = config.data_parallel(self.placement.world_size)
@@ -60,7 +47,20 @@ class Ranks:
             give_back_what_is_freed()
         else:
             torch.cuda.set_device(self.platform.device)
-        _init_default_group(self.placement, self.platform.backend, timedelta(seconds=config.timeout_s))
+        met = _meet(self.placement, config.timeout_s)
+        self._address = met.address
+        self._watched = bool(stacks) and self.placement.world_size > 1
+        self._watch = self._open_watch(met.store, stacks, config.lost_after_s) if self._watched else None
+        try:
+            self._build_groups(met.store, config, seed)
+        except Exception as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def _build_groups(self, store: dist.Store, config: ParallelConfig, seed: int) -> None:
+        world, timeout = self.placement.world_size, timedelta(seconds=config.timeout_s)
+        if not dist.is_initialized():
+            dist.init_process_group(self.platform.backend, store=store, rank=self.placement.rank, world_size=world, timeout=timeout)
         parallel_state.initialize_model_parallel(
             config.tp,
             config.pp,
@@ -73,23 +73,23 @@ class Ranks:
         self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=config.control_timeout_s))
         tensor_parallel.model_parallel_cuda_manual_seed(seed, inference_rng_tracker=True, force_reset_rng=True)
         torch.manual_seed(seed)
-        self._watch = self._open_watch(stacks, config) if stacks and self.placement.world_size > 1 else None
 
-    def _open_watch(self, stacks: Path, config: ParallelConfig) -> Watch:
-        store = self.open_store(config.timeout_s, config.lost_after_s)
-        watch = Watch(self.placement.rank, self.placement.world_size, store, stacks, config.lost_after_s)
+    def _open_watch(self, met: dist.Store, stacks: Path, lost_after_s: float) -> Watch:
+        """In a store of its own, which goes with rank 0; torchrun's would stay."""
+        if self.conducts:
+            store = listening_store(self._address, lost_after_s)
+            met.set("watch", str(store.port))
+        else:
+            store = dist.TCPStore(self._address, int(met.get("watch")), is_master=False, timeout=timedelta(seconds=lost_after_s))
+        watch = Watch(self.placement.rank, self.placement.world_size, store, stacks, lost_after_s)
         watch.start()
         return watch
 
-    def open_store(self, timeout_s: float, client_timeout_s: float | None = None) -> dist.Store:
-        """A store in which all ranks meet beside their groups; rank 0 keeps it. Collective.
-
-        `client_timeout_s`: deadline of a call from another rank, where it is not `timeout_s`.
-        """
-        address = os.environ["MASTER_ADDR"]
-        store = listening_store(address, timeout_s) if self.conducts else None
+    def open_store(self, timeout_s: float) -> dist.Store:
+        """A store in which all ranks meet beside their groups; rank 0 keeps it. Collective."""
+        store = listening_store(self._address, timeout_s) if self.conducts else None
         port = self.share(store.port if store else None, int)
-        return store or dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=client_timeout_s or timeout_s))
+        return store or dist.TCPStore(self._address, port, is_master=False, timeout=timedelta(seconds=timeout_s))
 
     def enter(self, stage: str) -> None:
         """What this rank does from here on: for the clock, profilers, and the message should it be lost."""
@@ -108,12 +108,19 @@ class Ranks:
         """
         if error is None:
             self.stop()
-        elif _is_lost_peer(error):
+            return
+        if _is_lost_peer(error):
             if self._watch:
                 self._watch.wait_for_verdict()
+            self._leave_soon()
             raise LostPeer(f"lost another rank ({str(error).splitlines()[0][:120]})") from error
         elif self._watch and isinstance(error, Exception):
             self._watch.failed(error)
+        self._leave_soon()
+
+    def _leave_soon(self) -> None:
+        if self._watched:
+            leave_within(LEAVE_S)
 
     @property
     def conducts(self) -> bool:
@@ -191,15 +198,19 @@ class Ranks:
         """From here on each rank may end when it likes, and none is missed. Collective."""
         watch, self._watch = self._watch, None
         if watch:
-            self.barrier()  # nobody's store goes while others still look into it
-            watch.stop()
             self.barrier()
+            watch.stop()
+            with suppress(RuntimeError):  # nobody's store goes while others still look into it; but nothing is lost any more with a rank
+                dist.barrier(group=self._control, async_op=True).wait(timedelta(seconds=LEAVE_S))
 
     def stop(self) -> None:
         """Leave the job in order; all ranks do."""
         self.stop_watching()
+        rank = self.placement.rank
+        deadline = end_within(LEAVE_S, f"error (rank {rank}): lost another rank when all was done: it hangs, or its host is down")
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+        deadline.cancel()
 
 
 def _share_cores() -> None:
@@ -212,13 +223,10 @@ def _share_cores() -> None:
         torch.set_num_threads(max(len(os.sched_getaffinity(0)) // here, 1))
 
 
-def _init_default_group(placement: Placement, backend: str, timeout: timedelta) -> None:
-    if dist.is_initialized():
-        return
-    if placement.world_size == 1 and "MASTER_ADDR" not in os.environ:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-        return
-    dist.init_process_group(backend, rank=placement.rank, world_size=placement.world_size, timeout=timeout)
+def _meet(placement: Placement, timeout_s: float) -> Met:
+    if placement.world_size > 1 and not dist.is_initialized():
+        return meet(placement, timeout_s)
+    return Met(dist.HashStore(), os.environ.get("MASTER_ADDR", LOCALHOST) if placement.world_size > 1 else LOCALHOST)
 
 
 def _is_lost_peer(error: BaseException) -> bool:
