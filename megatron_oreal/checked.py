@@ -2,12 +2,22 @@
 
 from collections.abc import Callable
 from typing import Annotated
+from urllib.parse import urlsplit
 
 Require = Callable[[bool, str], None]
 """What has to hold, and the line that says so where it does not."""
 
 FilePath = Annotated[str, "path"]
 """Type of a field that names a file or a folder of this machine: where it is read (keys.typed), ~ at its beginning becomes the home."""
+
+
+def is_http(url: str) -> bool:
+    """Whether it is the URL of an HTTP server: with its scheme, and a host."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, brackets that do not close
+        return False
 
 
 class Checked:

@@ -13,6 +13,7 @@ ELSEWHERE = ("192.0.2.1", "2001:db8::1")
 """Addresses that are nobody's (RFC 5737, RFC 3849): the way there is the default route. Nothing is ever sent."""
 DISCARD = 9
 LOCALHOST = "127.0.0.1"
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 
 
@@ -42,18 +43,22 @@ def interface_of(address: str) -> str | None:
     return "lo" if is_loopback(address) else None
 
 
-def speak_through(address: str) -> None:
-    """From here on gloo and NCCL use the interface of this address, in this process and those that it starts.
+def interface_variables(address: str) -> dict[str, str]:
+    """What tells gloo and NCCL to use the interface of this address, where the environment does not name one.
 
-    What the user has set stays. Of a loopback address NCCL is not told: its ranks may yet meet engines on other hosts, in a sync.
+    Empty for a loopback address: those that meet there may yet meet others on other hosts, the engines in a sync.
     """
-    if name := interface_of(address):
-        os.environ.setdefault(GLOO, name)
-        if not is_loopback(address):
-            os.environ.setdefault(NCCL, f"={name}")  # this name, not all that begin with it
+    name = None if is_loopback(address) else interface_of(address)
+    named = {GLOO: name, NCCL: f"={name}"} if name else {}  # NCCL: this name, not all that begin with it
+    return {variable: value for variable, value in named.items() if variable not in os.environ}
 
 
-def own_address(ipv6: bool = False) -> str:
+def speak_through(address: str) -> None:
+    """From here on this process, and those that it starts, use that interface."""
+    os.environ.update(interface_variables(address))
+
+
+def address_of_this_host(ipv6: bool = False) -> str:
     """Where others find what listens at every address of this host: at gloo's interface, else on the way to MASTER_ADDR, or to anywhere."""
     family = socket.AF_INET6 if ipv6 else socket.AF_INET
     chosen = os.environ.get(GLOO, "").split(",")[0]
@@ -66,3 +71,14 @@ def own_address(ipv6: bool = False) -> str:
     candidates += [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == family]
     usable = [a for a in candidates if a and (":" in a) == ipv6 and not is_loopback(a) and not a.startswith("fe80")]
     return usable[0] if usable else ("::1" if ipv6 else LOCALHOST)
+
+
+def proxies_of_environment() -> dict[str, str]:
+    """Variable -> value, of those that name a proxy."""
+    return {name: value for name, value in os.environ.items() if name.lower() in PROXIES and value}
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    before, at, host = url.rpartition("@")
+    return f"{before.partition('://')[0]}://...@{host}" if at else host

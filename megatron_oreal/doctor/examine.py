@@ -70,6 +70,7 @@ def _first_node_alone(findings: Findings, config: TrainConfig | SftConfig, wishe
     inputs.check_layout(findings, config, wishes.ranks, wishes.ranks_per_node, nodes)
     if model:
         memory.check_memory(findings, config, wishes.ranks, wishes.ranks_per_node)
+    services.check_proxies(findings, config)
     services.check_judge(findings, config)
     services.check_engines(findings, config)
     return model

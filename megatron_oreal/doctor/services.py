@@ -8,6 +8,7 @@ from dataclasses import replace
 from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, OK, WARNING, Findings
 from megatron_oreal.engines.engines import external_engines
+from megatron_oreal.network import proxies_of_environment, without_password
 from megatron_oreal.verify.config import JudgeConfig
 from megatron_oreal.verify.judge.hosts import Hosts, read_key
 
@@ -29,7 +30,17 @@ def check_judge(findings: Findings, config: TrainConfig | SftConfig) -> None:
         return
     level = ERROR if len(reasons) == len(judge.urls) else WARNING
     text = f"{len(reasons)} of {len(judge.urls)} hosts do not answer: {'; '.join(reasons)}"
-    findings.add(level, "judge", text, "start them, or correct verify.judge.urls")
+    through = "; outside of this network: verify.judge.use_proxy=true" if proxies_of_environment() and not judge.use_proxy else ""
+    findings.add(level, "judge", text, f"start them, or correct verify.judge.urls{through}")
+
+
+def check_proxies(findings: Findings, config: TrainConfig) -> None:
+    """What a proxy of the environment is used for, and what not: it must see no key of an engine."""
+    if not (proxies := proxies_of_environment()):
+        return
+    named = ", ".join(f"{name}={without_password(url)}" for name, url in sorted(proxies.items()))
+    judge = "the judge goes through it" if config.verify.judge.use_proxy else "nor does the judge (verify.judge.use_proxy=false)"
+    findings.add(OK, "proxy", f"{named}: calls to engines never use it, {judge}; trackers may")
 
 
 async def _silent_hosts(judge: JudgeConfig, key: str | None) -> list[str]:

@@ -1,5 +1,6 @@
 """How an engine is reached: one address and its key, or several at once. Every status is looked at; every call has a deadline."""
 
+import os
 import socket
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -35,7 +36,7 @@ class Endpoint:
 
     def _call(self, method: str, path: str, timeout_s: float, **kwargs):
         try:
-            answer = requests.request(method, self.url + path, headers=self.headers, timeout=timeout_s, **kwargs)
+            answer = _directly(method, self.url + path, headers=self.headers, timeout=timeout_s, **kwargs)
         except requests.RequestException as error:
             raise ServerError(f"{self.url}{path}: {type(error).__name__}, deadline {timeout_s:.0f} s{self.where()}") from error
         if answer.status_code != 200:
@@ -56,13 +57,21 @@ class Endpoint:
 
     def _is_ok(self, path: str, timeout_s: float) -> bool:
         try:
-            return requests.get(self.url + path, headers=self.headers, timeout=timeout_s).status_code == 200
+            return _directly("GET", self.url + path, headers=self.headers, timeout=timeout_s).status_code == 200
         except requests.RequestException:
             return False  # not listening, or silent
 
     def where(self) -> str:
         """For the end of an error message."""
         return f" (log: {self.log})" if self.log else ""
+
+
+def _directly(method: str, url: str, **options) -> requests.Response:
+    """Without the environment's proxies, which would see the key, and without ~/.netrc, which would replace it."""
+    with requests.Session() as session:
+        session.trust_env = False
+        session.verify = os.environ.get("REQUESTS_CA_BUNDLE", True)  # for https the environment still says whom to trust
+        return session.request(method, url, **options)
 
 
 def own_address(url: str, timeout_s: float) -> str:

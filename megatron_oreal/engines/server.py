@@ -4,21 +4,19 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import psutil
-
 from megatron_oreal import launcher
 from megatron_oreal.engines.cpu_share import CpuShare
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.machine import LARGE, LIBC, Memory
-from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.network import address_of_this_host, interface_variables, proxies_of_environment, url_of
+from megatron_oreal.rollout.config import EVERY_ADDRESS, RolloutConfig
 
 LOG_TAIL_LINES = 15
 STOP_GRACE_S = 2.0  # SGLang 0.5.21 looks only every 5 s whether it was told to end: often too short, then it is killed
@@ -50,7 +48,8 @@ class Server:
         name = f"sglang{f'-{number}' if number else ''}{f'-restart{start}' if start else ''}"
         self._log = run_dir / f"{name}.log"
         port = launcher.free_port()
-        self.endpoint = Endpoint(f"http://{_reached_at(config.bind)}:{port}", secrets.token_hex(24), str(self._log))
+        address = _reached_at(config.bind)
+        self.endpoint = Endpoint(url_of(address, port), secrets.token_hex(24), str(self._log))
         cpu = _cpu_share(config, Path(model_path), dtype, asked) if _no_cuda() else None
         flags = {
             "model-path": model_path,
@@ -66,7 +65,8 @@ class Server:
             **(_cpu_flags(cpu) if cpu else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory}),
             **config.server_args,
         }
-        self._process = self._start(flags, _own_environment() | (_cpu_environment(config.tp, cpu) if cpu else {}))
+        environment = _own_environment() | (_cpu_environment(config.tp, cpu) if cpu else {})
+        self._process = self._start(flags, interface_variables(address) | environment)
 
     def _start(self, flags: dict, environment: dict[str, str]) -> subprocess.Popen:
         with open(_private(self._log), "ab") as log:
@@ -159,17 +159,18 @@ def _no_cuda() -> bool:
 
 def _reached_at(bind: str) -> str:
     """The address at which others find a server that listens at `bind`."""
-    if bind != "0.0.0.0":
-        return bind
-    named = socket.gethostbyname(socket.gethostname())
-    others = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == socket.AF_INET]
-    return next((a for a in others if not a.startswith("127.")), named) if named.startswith("127.") else named
+    return address_of_this_host(ipv6=bind == "::") if bind in EVERY_ADDRESS else bind
 
 
 def _own_environment() -> dict[str, str]:
-    """Ours without what makes us a rank: under torchrun's variables an engine's own ranks would wait for an agent's store."""
+    """Ours without what makes us a rank: under torchrun's variables an engine's own ranks would wait for an agent's store.
+
+    And without proxies and ~/.netrc: SGLang asks itself over HTTP whether it is up, with its key, which the one would see and the other replace.
+    """
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT")
-    return {name: value for name, value in os.environ.items() if name not in ranks and not name.startswith("TORCHELASTIC_")}
+    without = {*ranks, *proxies_of_environment()}
+    kept = {name: value for name, value in os.environ.items() if name not in without and not name.startswith("TORCHELASTIC_")}
+    return kept | {"NETRC": os.devnull}
 
 
 def _cpu_share(config: RolloutConfig, model: Path, dtype: str, asked: int | None) -> CpuShare:

@@ -12,7 +12,7 @@ from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.engine import EngineMemory, engine_memory
 from megatron_oreal.plan.host.need import roles
 from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload, whole
-from megatron_oreal.rollout.config import LOCALHOST
+from megatron_oreal.rollout.config import LOCAL
 
 PROCESS_GIB = 3.0
 """Of a training process beside tensors: CUDA context (0.5), cuBLAS, cuDNN and Transformer Engine (0.5), NCCL's buffers of some ten
@@ -193,8 +193,8 @@ def _engine_obstacles(config: Planned, hf) -> Iterator[Obstacle]:
     elif rollout.engines % plan.hosts:
         reason = f"rollout.engines={rollout.engines} cannot be shared out evenly among {plan.hosts} hosts"
         yield Obstacle(reason, f"rollout.engines={most}")
-    if plan.hosts > 1 and rollout.bind == LOCALHOST:
-        yield Obstacle(f"rollout.bind={LOCALHOST} hides the engines of {plan.hosts} hosts from rank 0", "rollout.bind=0.0.0.0")
+    if plan.hosts > 1 and rollout.bind in LOCAL:
+        yield Obstacle(f"rollout.bind={rollout.bind} hides the engines of {plan.hosts} hosts from rank 0", "rollout.bind=0.0.0.0")
     if rollout.sync == "distributed":
         reason = "rollout.sync=distributed: NCCL takes no two ranks on one GPU, which colocated engines and ranks share"
         yield Obstacle(reason, "rollout.sync=disk")

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_oreal.checked import Checked, FilePath, Require
+from megatron_oreal.checked import Checked, FilePath, Require, is_http
 
 PLACEMENTS = ("colocated", "disaggregated", "external")
 SYNCS = ("distributed", "tensor", "disk")
-LOCALHOST = "127.0.0.1"
+LOCAL = ("127.0.0.1", "::1", "localhost")
+EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class RolloutConfig(Checked):
         require(self.placement in PLACEMENTS, f"placement={self.placement!r} must be {' or '.join(PLACEMENTS)}")
         require(bool(self.bind), f"bind={self.bind!r} must be an address of this machine")
         require(bool(self.urls) == (self.placement == "external"), f"urls={self.urls} must be given if and only if placement is external")
+        for name, urls in (("urls", self.urls), ("router", [self.router] if self.router else [])):
+            for url in urls:
+                require(is_http(url), f"{name}: {url} is no URL; http://HOST:PORT is")
         require(len(set(self.urls)) == len(self.urls), f"urls={self.urls} must be all different")
         require(self.router is None or bool(self.urls), f"router={self.router!r} must be null where placement is not external")
         require(self.oversample >= 1, f"oversample={self.oversample} must be at least 1")
@@ -73,8 +77,8 @@ class RolloutConfig(Checked):
         Raises:
             ValueError: they would listen where rank 0 does not find them, or cannot be shared out.
         """
-        if hosts > 1 and self.bind == LOCALHOST:
-            raise ValueError(f"rollout.bind={LOCALHOST} hides the engines of {hosts} hosts from rank 0; set rollout.bind=0.0.0.0")
+        if hosts > 1 and self.bind in LOCAL:
+            raise ValueError(f"rollout.bind={self.bind} hides the engines of {hosts} hosts from rank 0; set rollout.bind=0.0.0.0")
         if self.engines % hosts:
             raise ValueError(f"rollout.engines={self.engines} cannot be shared out evenly among {hosts} hosts")
         each = self.engines // hosts

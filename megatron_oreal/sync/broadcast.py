@@ -15,6 +15,7 @@ from megatron_oreal.engines.calls import Background, post_all
 from megatron_oreal.engines.endpoint import Endpoint, is_on_this_host, own_address
 from megatron_oreal.errors import ServerError
 from megatron_oreal.learn.stores import listening_store
+from megatron_oreal.network import speak_through
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.sync.deliver import begin_update
 from megatron_oreal.sync.gather import Bucket, flattened
@@ -71,6 +72,7 @@ class Broadcast:
     def _join_now(self, sizes: Sequence[int], backend: str) -> dist.ProcessGroup:
         far = next((e for e in self._engines if not is_on_this_host(e.url, self._timeout_s)), self._engines[0])
         address = own_address(far.url, self._timeout_s)  # the one that engines on other hosts reach as well
+        speak_through(address)
         store = listening_store(address, self._timeout_s)
         world = 1 + sum(sizes)
         common = {"master_address": address, "master_port": store.port, "world_size": world, "group_name": self._name, "backend": backend}

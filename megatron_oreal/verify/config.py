@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megatron_oreal.checked import Checked, FilePath, Require
+from megatron_oreal.checked import Checked, FilePath, Require, is_http
 
 MODES = ("rule", "judge", "rule_then_judge")
 JUDGE_ON = ("undecided", "not_right")
@@ -17,6 +17,7 @@ class JudgeConfig(Checked):
     urls: list[str]
     model: str | None
     key_file: FilePath | None
+    use_proxy: bool
     temperature: float
     max_tokens: int
     start_timeout_s: float
@@ -31,6 +32,8 @@ class JudgeConfig(Checked):
 
     def check(self, require: Require) -> None:
         require(len(set(self.urls)) == len(self.urls), f"urls={self.urls} must be all different")
+        for url in self.urls:
+            require(is_http(url), f"urls: {url} is no URL; http://HOST:PORT or https://HOST is")
         require(self.temperature >= 0, f"temperature={self.temperature} must be at least 0")
         for name in ("max_tokens", "attempts", "concurrency", "breaker_failures"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -144,7 +146,8 @@ class Hosts:
     async def _json(self, method: str, url: str, timeout_s: float, body: dict | None = None) -> object:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with self._session.request(method, url, json=body, headers=self._headers, timeout=timeout) as response:
+            proxy = _proxy_for(url) if self._config.use_proxy else None
+            async with self._session.request(method, url, json=body, headers=self._headers, timeout=timeout, proxy=proxy) as response:
                 if response.status in ITS_OWN_FAULT:
                     raise Refused(f"status {response.status}")
                 if response.status != 200:
@@ -156,6 +159,12 @@ class Hosts:
             raise HostFailed(type(error).__name__) from error
         except ValueError as error:
             raise HostFailed("no JSON") from error
+
+
+def _proxy_for(url: str) -> str | None:
+    """The environment's. Its no_proxy is heeded, ~/.netrc is not: it would replace the key."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def read_key(config: JudgeConfig) -> str | None:

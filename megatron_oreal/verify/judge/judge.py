@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from megatron_oreal.errors import ServerError
+from megatron_oreal.network import proxies_of_environment
 from megatron_oreal.verify.config import JudgeConfig
 from megatron_oreal.verify.judge.cache import JudgeCache
 from megatron_oreal.verify.judge.hosts import HostFailed, Hosts, NoHost, Refused, read_key
@@ -62,7 +63,8 @@ class Judge:
         self._hosts = self._run(_make_hosts(config, key), CLOSE_S)
         if why := self._run(self._hosts.anyone(), config.start_timeout_s + CLOSE_S):
             self.close()
-            raise ServerError(f"verify.judge.urls: no host answers /v1/models ({why})")
+            past = "; verify.judge.use_proxy=true goes through the environment's proxy" if proxies_of_environment() else ""
+            raise ServerError(f"verify.judge.urls: no host answers /v1/models ({why}){'' if config.use_proxy else past}")
 
     def ask(self, question: str, gold: str, answer: str) -> "Future[Ruling]":
         """Whether the answer agrees with gold; never an exception, undecided where nobody could tell. From any thread."""

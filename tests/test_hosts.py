@@ -1,0 +1,74 @@
+"""Runs on several hosts: what their names resolve to, addresses of either kind, and a host that is cut off without a word."""
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import Hosts, why_none
+
+LOST_AFTER_S = 10
+ENDS_WITHIN_S = LOST_AFTER_S + 30
+STARTS_WITHIN_S = 300
+STAGES = ("rollout", "policy", "sync", "checkpoint")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_none()), reason=why_none())]
+
+
+class TwoHosts:
+    """A run with one rank and one engine a host; `overrides` come after those that keep it small."""
+
+    def __init__(self, hosts: Hosts, task: Path, folder: Path, stage: str, master: str, *overrides: str):
+        """`stage`: see slow_stage."""
+        self.hosts, self.flag, self._logs = hosts, folder / "flag", [folder / f"h{n}.log" for n in (1, 2)]
+        small = ["experiment=demo", "debug=fast", "parallel=dp2", "objective.keep=all", "checkpoint.interval=1", "rollout.engines=2"]
+        inputs = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"eval.data={task / 'heldout.jsonl'}"]
+        arguments = [stage, str(self.flag), *small, *inputs, f"run_dir={folder / 'run'}", *overrides]
+        shared = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": master, "MASTER_PORT": "29500"}
+        self._ranks = [
+            hosts.start_module(rank + 1, "tests.slow_stage", arguments, self._logs[rank], RANK=str(rank), **shared) for rank in range(2)
+        ]
+
+    def wait(self, condition, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"still there: {self.hosts.processes()}, and said: {self.said}"
+            time.sleep(0.1)
+
+    @property
+    def statuses(self) -> list[int | None]:
+        return [rank.poll() for rank in self._ranks]
+
+    @property
+    def said(self) -> list[str]:
+        """By each rank."""
+        return [log.read_text() for log in self._logs]
+
+
+@contextmanager
+def running(task: Path, folder: Path, stage: str, master: str, *overrides: str, **options):
+    with Hosts(2, **options) as hosts:
+        yield TwoHosts(hosts, task, folder, stage, master, *overrides)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_both_sides_of_a_cut_end(task, tmp_path, stage):
+    """What is left after the bound is what hangs."""
+    watched = ["rollout.bind=0.0.0.0", f"parallel.lost_after_s={LOST_AFTER_S}"]
+    with running(task, tmp_path, stage, "h1", *watched) as run:
+        run.wait(lambda: run.flag.exists() or any(s is not None for s in run.statuses), STARTS_WITHIN_S)
+        run.hosts.cut(2)
+        run.wait(lambda: not run.hosts.processes(), ENDS_WITHIN_S)
+        assert run.statuses == [1, 1]
+        for rank, said in enumerate(run.said):
+            lines = [line for line in said.splitlines() if line.startswith("error")]
+            assert len(lines) == 1 and lines[0].startswith(f"error (rank {rank}): lost rank {1 - rank} in stage "), said
+            assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("master", "bind"), [("h1", "0.0.0.0"), ("fd77::1", "::")])
+def test_hosts_whose_names_mean_themselves_alone_find_each_other(task, tmp_path, master, bind):
+    """As Debian and many images have it; and the first interface is one that leads nowhere."""
+    with running(task, tmp_path, "none", master, f"rollout.bind={bind}", "steps=1", own_name_is="127.0.1.1", docker=True) as run:
+        run.wait(lambda: None not in run.statuses or any(run.statuses), STARTS_WITHIN_S)
+        assert run.statuses == [0, 0], run.said
