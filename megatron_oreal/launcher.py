@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 
 from megatron_oreal.memory_watch import MemoryWatch
 from megatron_oreal.stop import REQUESTS
@@ -32,7 +31,7 @@ def run_local_ranks(module: str, arguments: Sequence[str], ranks: int) -> int:
 
     if torch.cuda.is_available() and ranks > torch.cuda.device_count():
         raise ValueError(f"parallel: {ranks} ranks on {torch.cuda.device_count()} GPUs; start the job with srun or torchrun")
-    port = free_port()
+    port = HeldPort()
     processes: list[subprocess.Popen] = []
 
     def pass_on(signum, frame) -> None:
@@ -43,7 +42,7 @@ def run_local_ranks(module: str, arguments: Sequence[str], ranks: int) -> int:
         signal.signal(request, pass_on)
     try:
         for rank in range(ranks):
-            environment = os.environ | _rank_environment(rank, ranks, port)
+            environment = os.environ | _rank_environment(rank, ranks, port.number)
             processes.append(start_module(module, arguments, env=environment))
         return _wait(processes)
     except KeyboardInterrupt:
@@ -51,6 +50,7 @@ def run_local_ranks(module: str, arguments: Sequence[str], ranks: int) -> int:
         return INTERRUPTED
     finally:
         _end(processes, signal.SIGKILL, INTERRUPTED_END_WITHIN_S)
+        port.let_go()
 
 
 def start_module(module: str, arguments: Sequence[str], **options) -> subprocess.Popen:
@@ -84,17 +84,43 @@ def _end(processes: list[subprocess.Popen], how: signal.Signals, seconds: float)
         time.sleep(POLL_S)
 
 
-def free_port() -> int:
-    """A port of this host that a process started now may listen at some seconds later.
+class HeldPort:
+    """A port of this host that nobody else is given, on any of its addresses, until it is let go or this process ends.
 
-    Below the range from which the kernel gives ports to outgoing connections: one of those would take it meanwhile (seen with SGLang,
-    which listens half a minute after its start).
+    It is bound, and not listened at: a process of ours that is told its number may do that, minutes later too. Below the range from which
+    the kernel gives ports to outgoing connections: one of those would keep it from listening (seen with SGLang).
     """
-    while True:
-        port = PORTS.start + secrets.randbelow(len(PORTS))
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+
+    def __init__(self):
+        families = (socket.AF_INET, socket.AF_INET6) if socket.has_dualstack_ipv6() else (socket.AF_INET,)
+        while True:
+            self.number = PORTS.start + secrets.randbelow(len(PORTS))
+            self._sockets = [socket.socket(family) for family in families]
+            try:
+                for one in self._sockets:
+                    _bind(one, self.number)
+                return
+            except OSError:  # taken, or held by another run
+                self.let_go()
+
+    def let_go(self) -> None:
+        """Anybody may have it."""
+        for one in self._sockets:
+            one.close()
+
+
+def free_port() -> int:
+    """A port that somebody whom we start now may listen at some seconds later; see HeldPort, which is safe."""
+    port = HeldPort()
+    port.let_go()
+    return port.number
+
+
+def _bind(one: socket.socket, port: int) -> None:
+    if one.family == socket.AF_INET6:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    one.bind(("", port))  # refused where anybody has it
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # from here on the one that listens there may bind it, too
 
 
 def _rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:

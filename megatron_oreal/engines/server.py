@@ -47,7 +47,8 @@ class Server:
         self._config, self._stopped = config, False
         name = f"sglang{f'-{number}' if number else ''}{f'-restart{start}' if start else ''}"
         self._log = run_dir / f"{name}.log"
-        port = launcher.free_port()
+        self._ports = launcher.HeldPort(), launcher.HeldPort()  # as long as the engine may live
+        port, nccl_port = (held.number for held in self._ports)
         address = _reached_at(config.bind)
         self.endpoint = Endpoint(url_of(address, port), secrets.token_hex(24), str(self._log))
         cpu = _cpu_share(config, Path(model_path), dtype, asked) if _no_cuda() else None
@@ -55,6 +56,7 @@ class Server:
             "model-path": model_path,
             "host": config.bind,
             "port": port,
+            "nccl-port": nccl_port,  # SGLang would take one from which the kernel serves outgoing connections as well
             "dtype": dtype,
             "context-length": config.max_total_tokens + 1,
             "config": _write_key(run_dir / f"{name}_key.yaml", self.endpoint.key),
@@ -128,6 +130,8 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):  # in the kernel, on a GPU or a file system that is away: it ends when it comes back
             self._process.wait(STOP_GRACE_S)
+        for port in self._ports:
+            port.let_go()
         self._stopped = True
 
     def stop(self) -> None:
@@ -165,7 +169,7 @@ def _reached_at(bind: str) -> str:
 def _own_environment() -> dict[str, str]:
     """Ours without what makes us a rank: under torchrun's variables an engine's own ranks would wait for an agent's store.
 
-    And without proxies and ~/.netrc: SGLang asks itself over HTTP whether it is up, with its key, which the one would see and the other replace.
+    And without proxies and ~/.netrc: SGLang asks itself over HTTP whether it is up; those would see its key, and this replace it.
     """
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT")
     without = {*ranks, *proxies_of_environment()}
