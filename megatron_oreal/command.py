@@ -195,7 +195,8 @@ def _first_of_its_host() -> bool:
 
 
 def _is_task_of_srun() -> bool:
-    return int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    """A shell of salloc has no number among the tasks."""
+    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
 def end_with_parent() -> None:

@@ -69,6 +69,6 @@ def test_both_sides_of_a_cut_end(task, tmp_path, stage):
 @pytest.mark.parametrize(("master", "bind"), [("h1", "0.0.0.0"), ("fd77::1", "::")])
 def test_hosts_whose_names_mean_themselves_alone_find_each_other(task, tmp_path, master, bind):
     """As Debian and many images have it; and the first interface is one that leads nowhere."""
-    with running(task, tmp_path, "none", master, f"rollout.bind={bind}", "steps=1", own_name_is="127.0.1.1", docker=True) as run:
+    with running(task, tmp_path, "none", master, f"rollout.bind={bind}", "steps=2", own_name_is="127.0.1.1", docker=True) as run:
         run.wait(lambda: None not in run.statuses or any(run.statuses), STARTS_WITHIN_S)
         assert run.statuses == [0, 0], run.said

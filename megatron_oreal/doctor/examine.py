@@ -29,7 +29,7 @@ class Place:
             nodes: their names, where known.
         """
         count = int(os.environ.get("SLURM_NTASKS", 1))
-        if count == 1:
+        if count == 1 or "SLURM_PROCID" not in os.environ:  # a shell of salloc is no task
             return cls(0, [socket.gethostname()])
         nodes = nodes if nodes and len(nodes) == count else [f"node {i}" for i in range(count)]
         return cls(int(os.environ["SLURM_PROCID"]), nodes)

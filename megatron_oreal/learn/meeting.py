@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -27,6 +28,11 @@ class Placement:
     world_size: int
     local_rank: int
     variables: tuple[str, ...] = field(default=(), compare=False)  # that say so
+
+    @property
+    def because(self) -> str:
+        """For the end of an error message: what says that this is a job of so many ranks."""
+        return f"; {_said(self.variables)}; {LEFT_OVER}" if self.variables else ""
 
     @classmethod
     def detect(cls) -> "Placement":
@@ -58,7 +64,7 @@ def meet(placement: Placement, timeout_s: float) -> Met:
     if absent := [name for name in NEEDED if not os.environ.get(name)]:
         raise ValueError(f"{_said(placement.variables)}, but not {' and '.join(absent)}: where the ranks meet; {LEFT_OVER}")
     place = _Place(placement, os.environ["MASTER_ADDR"], _number("MASTER_PORT"), timeout_s)
-    deadline = end_within(timeout_s + 10 * BEAT_S, f"error (rank {placement.rank}): {place.waits_for('rank 0')}")  # a cut link says nothing
+    deadline = end_within(timeout_s + 10 * BEAT_S, f"error (rank {placement.rank}): {place.missed('rank 0')}")  # a cut link says nothing
     try:
         return place.meet()
     finally:
@@ -81,7 +87,7 @@ class _Place:
             seen = [store.get(f"sees/{other}").decode() for other in range(world)]
             store.set("address", _own_among(seen))
         else:
-            self._wait(lambda: store.check(["address"]), lambda: self.waits_for("the other ranks"))
+            self._wait(lambda: store.check(["address"]), lambda: "the other ranks")
         address = store.get("address").decode()
         speak_through(ends_towards(address)[0])
         return Met(dist.PrefixStore("ranks", store), address)
@@ -98,7 +104,7 @@ class _Place:
         except RuntimeError as error:
             if keeps:
                 raise ValueError(f"MASTER_PORT={self._port} cannot be listened at here ({_reason(error)}); export another one") from error
-            raise LostPeer(f"{self.waits_for('rank 0')} ({_reason(error)})") from error
+            raise LostPeer(self.missed("rank 0")) from error
         finally:
             waiting.cancel()
 
@@ -106,15 +112,15 @@ class _Place:
         def absent() -> list[int]:
             return [other for other in range(self._placement.world_size) if not store.check([f"sees/{other}"])]
 
-        self._wait(lambda: not absent(), lambda: self.waits_for(_named(absent())))
+        self._wait(lambda: not absent(), lambda: _named(absent()))
 
-    def _wait(self, met, waited_for) -> None:
+    def _wait(self, met: Callable[[], bool], whom: Callable[[], str]) -> None:
         said = time.monotonic() + SAY_AFTER_S
         while not met():
             if time.monotonic() > self._deadline:
-                raise LostPeer(waited_for())
+                raise LostPeer(self.missed(whom()))
             if time.monotonic() > said:
-                _say(waited_for())
+                _say(self.waits_for(whom()))
                 said = self._deadline
             time.sleep(LOOK_S)
 
@@ -124,10 +130,15 @@ class _Place:
 
     def waits_for(self, whom: str) -> str:
         """In words."""
-        here = (
-            f"rank {self._placement.rank} waits at {self._host}:{self._port} for {whom}, at most parallel.timeout_s={self._timeout_s:.0f} s"
-        )
-        return f"{here}: {_said(self._variables)}; {LEFT_OVER}"
+        return f"rank {self._placement.rank} waits for {whom}{self._where}"
+
+    def missed(self, whom: str) -> str:
+        """In words."""
+        return f"rank {self._placement.rank} waited in vain for {whom}{self._where}"
+
+    @property
+    def _where(self) -> str:
+        return f" at {self._host}:{self._port}, parallel.timeout_s={self._timeout_s:.0f} at most: {_said(self._variables)}; {LEFT_OVER}"
 
 
 def _own_among(seen: list[str]) -> str:
@@ -152,7 +163,8 @@ def _named(ranks: list[int]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:160]
+    """Of a port that cannot be listened at; torch's own words run over a line."""
+    return "it is in use" if "EADDRINUSE" in str(error) else str(error).splitlines()[0][:160]
 
 
 def _say(line: str) -> None:

@@ -37,7 +37,10 @@ class Ranks:
             LostPeer: some rank does not come, or is lost before all groups are built.
         """
         self.placement = Placement.detect()
-        self.dp = config.data_parallel(self.placement.world_size)
+        try:
+            self.dp = config.data_parallel(self.placement.world_size)
+        except ValueError as error:
+            raise ValueError(f"{error}{self.placement.because}") from error
         self.layout = f"tp{config.tp}-pp{config.pp}-vpp{config.vpp or 1}-cp{config.cp}-dp{self.dp}"
         self.platform = Platform.detect(self.placement.local_rank)
         self.ranges = StageRanges(self.platform)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from megatron_oreal.engines.server import Server
 from megatron_oreal.errors import ServerError
+from megatron_oreal.launcher import HeldPort
 from tests.settings import rollout_config
 
 pytestmark = pytest.mark.usefixtures("by_hand")
@@ -87,3 +89,18 @@ def test_only_who_has_the_key_may_sample_and_only_our_user_may_read_it(server):
     folder = Path(server.endpoint.log).parent
     with_key = [f for f in folder.iterdir() if server.endpoint.key in f.read_text(errors="replace")]
     assert with_key and all(stat.S_IMODE(f.stat().st_mode) == 0o600 for f in with_key)
+
+
+def test_held_ports_are_all_different_and_only_for_whom_they_are_held():
+    """Eight engines with two ports each, thirty times: by chance alone two of them would have the same nearly always."""
+    held = [HeldPort() for _ in range(8 * 2 * 30)]
+    try:
+        assert len({port.number for port in held}) == len(held)
+        with socket.socket() as another, pytest.raises(OSError, match="in use"):
+            another.bind(("127.0.0.1", held[0].number))
+        for address, family in (("127.0.0.1", socket.AF_INET), ("0.0.0.0", socket.AF_INET), ("::1", socket.AF_INET6)):
+            with socket.create_server((address, held[0].number), family=family):
+                pass
+    finally:
+        for port in held:
+            port.let_go()

@@ -15,6 +15,7 @@ from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import open_engines
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Prompt
+from tests.runs import wait_until_gone
 from tests.settings import engines_at, process_group_of, rollout_config
 
 CONFIG = rollout_config(
@@ -65,6 +66,21 @@ def test_what_a_lost_engine_leaves_is_made_by_the_other_and_it_comes_back(pair, 
     assert victim not in pair.serving and len(pair.serving) == 2
     assert pair.rejoined
     assert not psutil.pid_exists(pid)
+
+
+def test_two_hundred_requests_outlive_a_launcher_and_its_other_processes_do_not(pair, served_model):
+    """The launcher alone is killed, as the kernel does where memory is short; each answer comes once."""
+    rollout = Rollout(dataclasses.replace(CONFIG, samples=2, concurrency=100, max_new_tokens=60), pair, load_tokenizer(served_model))
+    prompts = [Prompt(f"p{i}", "q", "a", [5 + i, 7, 9, 11]) for i in range(200)]
+    launcher = process_group_of(pair.serving[0])
+    arriving = iter(rollout.generate(prompts, 0))
+    arrived, family = [next(arriving)], psutil.Process(launcher).children(recursive=True)
+    os.kill(launcher, signal.SIGKILL)
+    wait_until_gone(family, 30)
+    arrived += arriving
+    assert sorted((t.prompt.id, t.index) for t in arrived) == sorted((p.id, k) for p in prompts for k in range(2))
+    assert rollout.retry_counts.moved > 100
+    whole(pair)
 
 
 def test_the_last_engine_lost_is_waited_for(pair, served_model):
