@@ -20,7 +20,7 @@ from megatron_oreal.config import load
 from megatron_oreal.errors import LostPeer, NotWritten, ServerError
 from megatron_oreal.keys import text
 from megatron_oreal.keys.nearest import hint
-from megatron_oreal.launcher import INTERRUPTED, run_local_ranks
+from megatron_oreal.launcher import INTERRUPTED, Placement, run_local_ranks
 from megatron_oreal.learn.config import ParallelConfig
 from megatron_oreal.machine import ask_for_huge_pages, take_all_open_files
 from megatron_oreal.model.architecture import check_positions, check_written
@@ -117,9 +117,9 @@ def run_command(
             check_written(config.model.path, config.parallel)
         if getattr(config, "rollout", None) and getattr(config, "has_engines", True):
             check_positions(config.model.path, config.rollout.max_total_tokens)
+        ranks = _ranks_to_start(getattr(config, "parallel", None))
         if check:
             check(config)
-        ranks = _ranks_to_start(getattr(config, "parallel", None))
         if ranks:
             refuse_where_at_work(f"run_dir={config.run_dir}", Path(config.run_dir) / NAME)
         if ranks > 1:
@@ -173,9 +173,21 @@ def nobody_reads() -> bool:
 
 
 def _ranks_to_start(parallel: ParallelConfig | None) -> int:
-    """How many ranks the layout needs, or 0 where this process is one of a job's ranks already."""
-    started_by_a_launcher = "RANK" in os.environ or _is_task_of_srun()
-    return 0 if parallel is None or started_by_a_launcher else parallel.ranks
+    """How many ranks the layout needs, or 0 where this process is one of a job's ranks already.
+
+    Raises:
+        ValueError: it is one of a job of which the layout can make nothing, or of none that can be.
+    """
+    if parallel is None:
+        return 0
+    placement = Placement.detect()
+    if "RANK" not in placement.variables and placement.world_size == 1:
+        return parallel.ranks
+    try:
+        parallel.data_parallel(placement.world_size)
+    except ValueError as error:
+        raise ValueError(f"{error}{placement.because}") from error
+    return 0
 
 
 def _own_log(config) -> AbstractContextManager:

@@ -1,4 +1,5 @@
-"""The ranks of a job on this host, for whoever starts a run by hand: as many processes as the layout needs, and their end."""
+"""Which of a job's ranks this process is, as its launcher says in the environment; and a launcher for whoever starts a run by hand:
+as many processes on this host as the layout needs, and their end."""
 
 import os
 import secrets
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from megatron_oreal.memory_watch import MemoryWatch
 from megatron_oreal.stop import REQUESTS
@@ -17,6 +19,50 @@ SURVIVORS_END_WITHIN_S = 40  # after a rank has failed: the others find out by t
 INTERRUPTED_END_WITHIN_S = 15  # after Ctrl-C; then SIGKILL
 INTERRUPTED = 130
 PORTS = range(20000, 32000)
+LEFT_OVER = "left over from another job they are to be unset: then as many ranks as `parallel` needs start here"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """This process among the job's: from torchrun's variables, else from srun's, else alone."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    variables: tuple[str, ...] = field(default=(), compare=False)  # that say so; empty: no launcher does
+
+    @property
+    def because(self) -> str:
+        """For the end of an error message: what says that this is a job of so many ranks."""
+        return f"; {said(self.variables)}; {LEFT_OVER}" if self.variables else ""
+
+    @classmethod
+    def detect(cls) -> "Placement":
+        """Raises ValueError where they are no numbers, or no such rank can be."""
+        for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
+            there = [name for name in names[:2] if name in os.environ]
+            if there == ["RANK"]:
+                raise ValueError(f"{said(there)}, but not WORLD_SIZE; {LEFT_OVER}")
+            if len(there) < 2:  # a shell of salloc knows how many tasks there are, and is none; a batch script may know the opposite
+                continue
+            rank, world, local = (number(name) for name in names)
+            if rank >= world:
+                raise ValueError(f"{names[0]}={rank} must be below {names[1]}={world}; {LEFT_OVER}")
+            return cls(rank, world, local, names[:2])
+        return cls(0, 1, 0)
+
+
+def number(name: str) -> int:
+    """The value of a variable, 0 where it is not set. Raises ValueError where it is no number."""
+    text = os.environ.get(name, "0")
+    if not text.isdecimal():
+        raise ValueError(f"{name}={text} is set, and no number; {LEFT_OVER}")
+    return int(text)
+
+
+def said(variables: Sequence[str]) -> str:
+    """Which they are, and their values."""
+    return f"{', '.join(f'{name}={os.environ[name]}' for name in variables)} {'are' if len(variables) > 1 else 'is'} set"
 
 
 def run_local_ranks(module: str, arguments: Sequence[str], ranks: int) -> int:

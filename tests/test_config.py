@@ -17,7 +17,7 @@ from megatron_oreal.config import EvaluateConfig, PassrateConfig, SelectConfig, 
 from megatron_oreal.data.config import TrainSet
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.keys.files import conf_dir
-from megatron_oreal.learn.meeting import Placement
+from megatron_oreal.launcher import Placement
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.plan.config import Planned
 

@@ -48,27 +48,30 @@ class Server:
         name = f"sglang{f'-{number}' if number else ''}{f'-restart{start}' if start else ''}"
         self._log = run_dir / f"{name}.log"
         self._ports = launcher.HeldPort(), launcher.HeldPort()  # as long as the engine may live
-        port, nccl_port = (held.number for held in self._ports)
         address = _reached_at(config.bind)
-        self.endpoint = Endpoint(url_of(address, port), secrets.token_hex(24), str(self._log))
+        self.endpoint = Endpoint(url_of(address, self._ports[0].number), secrets.token_hex(24), str(self._log))
+        key = _write_key(run_dir / f"{name}_key.yaml", self.endpoint.key)
         cpu = _cpu_share(config, Path(model_path), dtype, asked) if _no_cuda() else None
-        flags = {
+        here = _cpu_flags(cpu) if cpu else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory}
+        environment = _own_environment() | (_cpu_environment(config.tp, cpu) if cpu else {})
+        flags = self._flags(model_path, dtype, key) | here | config.server_args
+        self._process = self._start(flags, interface_variables(address) | environment)
+
+    def _flags(self, model_path: str, dtype: str, key: Path) -> dict:
+        config, (port, nccl_port) = self._config, (held.number for held in self._ports)
+        return {
             "model-path": model_path,
             "host": config.bind,
             "port": port,
             "nccl-port": nccl_port,  # SGLang would take one from which the kernel serves outgoing connections as well
             "dtype": dtype,
             "context-length": config.max_total_tokens + 1,
-            "config": _write_key(run_dir / f"{name}_key.yaml", self.endpoint.key),
+            "config": key,
             "skip-tokenizer-init": True,  # tokens in, tokens out: text is rank 0's, by the one tokenizer of the run
             "sleep-on-idle": True,  # an idle server would burn a core that training could use
             "tp-size": config.tp,
             "enable-deterministic-inference": config.deterministic,
-            **(_cpu_flags(cpu) if cpu else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory}),
-            **config.server_args,
         }
-        environment = _own_environment() | (_cpu_environment(config.tp, cpu) if cpu else {})
-        self._process = self._start(flags, interface_variables(address) | environment)
 
     def _start(self, flags: dict, environment: dict[str, str]) -> subprocess.Popen:
         with open(_private(self._log), "ab") as log:

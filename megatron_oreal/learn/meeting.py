@@ -1,49 +1,24 @@
 """Where the ranks of a job find each other: at MASTER_ADDR and MASTER_PORT, not in silence, and not for ever."""
 
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
 
 from megatron_oreal.errors import LostPeer
+from megatron_oreal.launcher import LEFT_OVER, Placement, number, said
 from megatron_oreal.learn.watch import BEAT_S, end_within
 from megatron_oreal.network import ends_towards, interface_of, is_loopback, speak_through
 
 SAY_AFTER_S = 10.0
 LOOK_S = 0.05
 NEEDED = ("MASTER_ADDR", "MASTER_PORT")
-LEFT_OVER = "left over from another job they are to be unset: then as many ranks as `parallel` needs start here"
-
-
-@dataclass(frozen=True)
-class Placement:
-    """This process among the job's: from torchrun's variables, else from srun's, else alone."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    variables: tuple[str, ...] = field(default=(), compare=False)  # that say so
-
-    @property
-    def because(self) -> str:
-        """For the end of an error message: what says that this is a job of so many ranks."""
-        return f"; {_said(self.variables)}; {LEFT_OVER}" if self.variables else ""
-
-    @classmethod
-    def detect(cls) -> "Placement":
-        """Raises ValueError where they are no numbers, or no such rank can be."""
-        for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
-            if all(name in os.environ for name in names[:2]):
-                rank, world, local = (_number(name) for name in names)
-                if rank >= world:
-                    raise ValueError(f"{names[0]}={rank} must be below {names[1]}={world}; {LEFT_OVER}")
-                return cls(rank, world, local, names[:2])
-        return cls(0, 1, 0)
 
 
 @dataclass(frozen=True)
@@ -62,13 +37,27 @@ def meet(placement: Placement, timeout_s: float) -> Met:
         LostPeer: some rank did not come within `timeout_s`.
     """
     if absent := [name for name in NEEDED if not os.environ.get(name)]:
-        raise ValueError(f"{_said(placement.variables)}, but not {' and '.join(absent)}: where the ranks meet; {LEFT_OVER}")
-    place = _Place(placement, os.environ["MASTER_ADDR"], _number("MASTER_PORT"), timeout_s)
+        raise ValueError(f"{said(placement.variables)}, but not {' and '.join(absent)}: where the ranks meet; {LEFT_OVER}")
+    place = _Place(placement, os.environ["MASTER_ADDR"], number("MASTER_PORT"), timeout_s)
     deadline = end_within(timeout_s + 10 * BEAT_S, f"error (rank {placement.rank}): {place.missed('rank 0')}")  # a cut link says nothing
     try:
         return place.meet()
     finally:
         deadline.cancel()
+
+
+def listening_store(address: str, timeout_s: float) -> dist.TCPStore:
+    """The store of a new group, listening at this address alone; by itself it would listen at every address of this host."""
+    listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    port = listener.getsockname()[1]
+    return dist.TCPStore(
+        address,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=timeout_s),
+        master_listen_fd=listener.detach(),  # the store's to close
+    )
 
 
 class _Place:
@@ -80,7 +69,7 @@ class _Place:
         rank, world = self._placement.rank, self._placement.world_size
         store = self._open()
         if store.add(f"came/{rank}", 1) > 1:
-            raise ValueError(f"two processes say that they are rank {rank} at {self._host}:{self._port}; {_said(self._variables)}")
+            raise ValueError(f"two processes say that they are rank {rank} at {self._host}:{self._port}; {said(self._variables)}")
         store.set(f"sees/{rank}", ends_towards(self._host)[1])
         if rank == 0:
             self._wait_for_all(store)
@@ -115,13 +104,13 @@ class _Place:
         self._wait(lambda: not absent(), lambda: _named(absent()))
 
     def _wait(self, met: Callable[[], bool], whom: Callable[[], str]) -> None:
-        said = time.monotonic() + SAY_AFTER_S
+        say_at = time.monotonic() + SAY_AFTER_S
         while not met():
             if time.monotonic() > self._deadline:
                 raise LostPeer(self.missed(whom()))
-            if time.monotonic() > said:
+            if time.monotonic() > say_at:
                 _say(self.waits_for(whom()))
-                said = self._deadline
+                say_at = self._deadline
             time.sleep(LOOK_S)
 
     @property
@@ -138,24 +127,13 @@ class _Place:
 
     @property
     def _where(self) -> str:
-        return f" at {self._host}:{self._port}, parallel.timeout_s={self._timeout_s:.0f} at most: {_said(self._variables)}; {LEFT_OVER}"
+        return f" at {self._host}:{self._port}, parallel.timeout_s={self._timeout_s:.0f} at most: {said(self._variables)}; {LEFT_OVER}"
 
 
 def _own_among(seen: list[str]) -> str:
     """Rank 0's own address, by those that MASTER_ADDR means on each rank's host: here it may mean 127.0.1.1, elsewhere a gateway's."""
     address = next((a for a in seen if not is_loopback(a)), seen[0])
     return address if interface_of(address) else ends_towards(address)[0]
-
-
-def _number(name: str) -> int:
-    text = os.environ.get(name, "0")
-    if not text.isdecimal():
-        raise ValueError(f"{name}={text} is set, and no number; {LEFT_OVER}")
-    return int(text)
-
-
-def _said(variables: tuple[str, ...]) -> str:
-    return f"{', '.join(f'{name}={os.environ[name]}' for name in variables)} are set"
 
 
 def _named(ranks: list[int]) -> str:

@@ -12,10 +12,10 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
 from megatron_oreal.errors import LostPeer, ServerError
+from megatron_oreal.launcher import Placement
 from megatron_oreal.learn import megatron_cpu
 from megatron_oreal.learn.config import ParallelConfig
-from megatron_oreal.learn.meeting import Met, Placement, meet
-from megatron_oreal.learn.stores import listening_store
+from megatron_oreal.learn.meeting import Met, listening_store, meet
 from megatron_oreal.learn.watch import LEAVE_S, Watch, end_within, leave_within
 from megatron_oreal.machine import give_back_what_is_freed
 from megatron_oreal.model.platform import Platform
@@ -37,10 +37,7 @@ class Ranks:
             LostPeer: some rank does not come, or is lost before all groups are built.
         """
         self.placement = Placement.detect()
-        try:
-            self.dp = config.data_parallel(self.placement.world_size)
-        except ValueError as error:
-            raise ValueError(f"{error}{self.placement.because}") from error
+        self.dp = config.data_parallel(self.placement.world_size)
         self.layout = f"tp{config.tp}-pp{config.pp}-vpp{config.vpp or 1}-cp{config.cp}-dp{self.dp}"
         self.platform = Platform.detect(self.placement.local_rank)
         self.ranges = StageRanges(self.platform)

@@ -14,7 +14,7 @@ from torch import Tensor
 from megatron_oreal.engines.calls import Background, post_all
 from megatron_oreal.engines.endpoint import Endpoint, is_on_this_host, own_address
 from megatron_oreal.errors import ServerError
-from megatron_oreal.learn.stores import listening_store
+from megatron_oreal.learn.meeting import listening_store
 from megatron_oreal.network import speak_through
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.sync.deliver import begin_update

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_oreal.launcher import free_port
+from megatron_oreal.launcher import Placement, free_port
 from megatron_oreal.learn import meeting
-from megatron_oreal.learn.meeting import Placement, meet
+from megatron_oreal.learn.meeting import meet
 
 WITHIN_S = 1.5
 
@@ -40,7 +40,7 @@ def test_a_rank_to_which_nobody_comes_says_so_and_ends(left_over, capfd, rank, o
     assert f"rank {rank} waits for rank {other} at 127.0.0.1:{port}" in said and variables in said
 
 
-def test_a_port_that_is_taken_and_variables_that_cannot_be(left_over):
+def test_a_port_that_is_taken_and_variables_that_cannot_be(left_over, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"^MASTER_PORT={port} cannot be listened at here \\(it is in use\\); export another one$"):
@@ -48,11 +48,20 @@ def test_a_port_that_is_taken_and_variables_that_cannot_be(left_over):
     for rank, world, what in (("2", "2", "RANK=2 must be below WORLD_SIZE=2"), ("x", "2", "RANK=x is set, and no number")):
         with pytest.raises(ValueError, match=what):
             left_over(rank, 1, WORLD_SIZE=world)
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(ValueError, match="RANK=x is set, but not WORLD_SIZE"):
+        Placement.detect()
     with pytest.raises(ValueError, match="RANK=0, WORLD_SIZE=2 are set, but not MASTER_ADDR"):
         meet(left_over(0, 1, MASTER_ADDR=""), WITHIN_S)
 
 
-STRANGER = "import sys; from megatron_oreal.learn.meeting import Placement, meet; meet(Placement.detect(), float(sys.argv[1]))"
+STRANGER = """
+import sys
+from megatron_oreal.learn.meeting import meet
+from megatron_oreal.launcher import Placement
+
+meet(Placement.detect(), float(sys.argv[1]))
+"""
 
 
 def test_a_stranger_that_listens_there_and_says_nothing_is_not_waited_for(left_over):

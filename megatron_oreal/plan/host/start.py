@@ -1,7 +1,8 @@
 """Before ranks and engines are started: what cannot fit into the memory of a machine without GPUs is refused."""
 
-import os
 from typing import TYPE_CHECKING
+
+from megatron_oreal.launcher import Placement, number
 
 if TYPE_CHECKING:
     from megatron_oreal.learn.config import ParallelConfig
@@ -35,9 +36,9 @@ def _places(parallel: "ParallelConfig") -> "Place":
     """Ranks that torchrun or srun has started; else those that the launcher will start here."""
     from megatron_oreal.plan.host.need import Place
 
-    world, tasks = (int(os.environ.get(name, 0)) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
-    if world:
-        return Place(world, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
-    if tasks > 1:
-        return Place(tasks, -(-tasks // int(os.environ.get("SLURM_NNODES", 1))))
+    placement = Placement.detect()
+    if "RANK" in placement.variables:
+        return Place(placement.world_size, number("LOCAL_WORLD_SIZE") or placement.world_size)
+    if placement.world_size > 1:
+        return Place(placement.world_size, -(-placement.world_size // (number("SLURM_NNODES") or 1)))
     return Place(parallel.ranks, parallel.ranks)
