@@ -1,5 +1,6 @@
 """Runs on several hosts: what their names resolve to, addresses of either kind, and a host that is cut off without a word."""
 
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,3 +73,15 @@ def test_hosts_whose_names_mean_themselves_alone_find_each_other(task, tmp_path,
     with running(task, tmp_path, "none", master, f"rollout.bind={bind}", "steps=2", own_name_is="127.0.1.1", docker=True) as run:
         run.wait(lambda: None not in run.statuses or any(run.statuses), STARTS_WITHIN_S)
         assert run.statuses == [0, 0], run.said
+
+
+def test_the_doctor_of_such_hosts_times_them(task, tmp_path):
+    shared = {"MASTER_ADDR": "h1", "MASTER_PORT": "29500", "SLURM_NTASKS": "2"}
+    inputs = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"run_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "tools/doctor.py", "--nodes", "h1,h2", "--slowest-allreduce", "0", "experiment=demo", *inputs]
+    logs = [tmp_path / f"h{n}.log" for n in (1, 2)]
+    with Hosts(2, own_name_is="127.0.1.1", docker=True) as hosts:
+        nodes = [hosts.start(n + 1, *command, log=logs[n], SLURM_PROCID=str(n), **shared) for n in range(2)]
+        for node in nodes:
+            node.wait(STARTS_WITHIN_S)
+    assert "1 pairs, slowest h1-h2" in logs[0].read_text(), [log.read_text() for log in logs]

@@ -8,7 +8,7 @@
 # Run in the job before anything else: the Python that has megatron-oreal installed (see README.md, Install), and modules.
 PYTHON=${PYTHON:-python}
 # module load cuda/13.0
-# export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
+# export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0 # by themselves: the interface that reaches MASTER_ADDR
 
 # Where each node keeps the kernels that it compiles: a folder of its own disks, kept between jobs. Default: below TMPDIR, or /tmp.
 # JIT_CACHE=/local/scratch/$USER/jit

@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 
 from megatron_oreal.doctor.findings import ERROR, OK, Finding, Findings
+from megatron_oreal.learn.meeting import own_among
 from megatron_oreal.model.platform import Platform
+from megatron_oreal.network import ends_towards, speak_through
 
 MEET_S = 120.0
 PAIR_S = 60.0
@@ -35,7 +37,7 @@ class Meeting:
         Raises:
             Absent: on the first node: who did not come within MEET_S; on another: the first did not.
         """
-        self.index, self._nodes = index, nodes
+        self.index, self._nodes, self._address = index, nodes, address
         try:
             deadline = timedelta(seconds=MEET_S)
             self._store = dist.TCPStore(address, port, is_master=index == 0, wait_for_workers=False, timeout=deadline)
@@ -104,8 +106,13 @@ class Meeting:
                 findings.add(OK, "all-reduce", f"{among}: {known[least]:.3f} GB/s with {self._backend}, {slowest:g} asked for")
 
     def _join(self) -> None:
+        """All in one group, through the interfaces that a run would use (see learn/meeting.py)."""
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
+        self.share("sees", ends_towards(self._address)[1])
+        seen = self.heard("sees", str)
+        self.share("address", own_among(seen) if self.index == 0 else "")
+        speak_through(ends_towards(self.heard("address", str)[0])[0])
         store, size, deadline = dist.PrefixStore("group", self._store), len(self._nodes), timedelta(seconds=PAIR_S)
         dist.init_process_group(self._backend, store=store, rank=self.index, world_size=size, timeout=deadline)
 

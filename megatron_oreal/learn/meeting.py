@@ -60,6 +60,12 @@ def listening_store(address: str, timeout_s: float) -> dist.TCPStore:
     )
 
 
+def own_among(seen: list[str]) -> str:
+    """Rank 0's own address, by those that MASTER_ADDR means on each rank's host: here it may mean 127.0.1.1, elsewhere a gateway's."""
+    address = next((a for a in seen if not is_loopback(a)), seen[0])
+    return address if interface_of(address) else ends_towards(address)[0]
+
+
 class _Place:
     def __init__(self, placement: Placement, host: str, port: int, timeout_s: float):
         self._placement, self._host, self._port, self._timeout_s = placement, host, port, timeout_s
@@ -74,7 +80,7 @@ class _Place:
         if rank == 0:
             self._wait_for_all(store)
             seen = [store.get(f"sees/{other}").decode() for other in range(world)]
-            store.set("address", _own_among(seen))
+            store.set("address", own_among(seen))
         else:
             self._wait(lambda: store.check(["address"]), lambda: "the other ranks")
         address = store.get("address").decode()
@@ -128,12 +134,6 @@ class _Place:
     @property
     def _where(self) -> str:
         return f" at {self._host}:{self._port}, parallel.timeout_s={self._timeout_s:.0f} at most: {said(self._variables)}; {LEFT_OVER}"
-
-
-def _own_among(seen: list[str]) -> str:
-    """Rank 0's own address, by those that MASTER_ADDR means on each rank's host: here it may mean 127.0.1.1, elsewhere a gateway's."""
-    address = next((a for a in seen if not is_loopback(a)), seen[0])
-    return address if interface_of(address) else ends_towards(address)[0]
 
 
 def _named(ranks: list[int]) -> str:
