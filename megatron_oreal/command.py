@@ -192,8 +192,8 @@ def _ranks_to_start(parallel: ParallelConfig | None) -> int:
 
 def _own_log(config) -> AbstractContextManager:
     """Where a job has several training ranks, the output of all but the first is in files; what `fail` says is not."""
-    rank = int(_rank() or 0)
-    return output_of_rank(config.run_dir, rank) if rank and hasattr(config, "parallel") else nullcontext()
+    rank = Placement.detect().rank if hasattr(config, "parallel") else 0
+    return output_of_rank(config.run_dir, rank) if rank else nullcontext()
 
 
 def _rank() -> str | None:
@@ -203,7 +203,8 @@ def _rank() -> str | None:
 
 def _first_of_its_host() -> bool:
     """Whether this rank speaks for the ranks of its host: they read the same input, and find the same wrong with it."""
-    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
+    launched = "RANK" in os.environ or _is_task_of_srun()
+    return not launched or os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def _is_task_of_srun() -> bool:
