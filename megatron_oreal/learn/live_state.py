@@ -1,50 +1,99 @@
-"""An optimizer's part of a checkpoint without copies, where this rank's optimizer holds its whole parameters (DP and CP are 1).
+"""An optimizer's part of a checkpoint: each rank saves its own shard, once, from its own memory, and loads into it what it needs.
 
-Megatron's `fully_reshardable` first gathers weights and moments into new memory, three times the parameters in float32, to save and to
-load alike. Where there is nothing to gather its own tensors serve, under the same names: files are the same, any layout loads them.
+Megatron's `fully_reshardable` first gathers weights and moments of whole parameters on every rank, three times the parameters in float32,
+to save and to load alike. Here a rank's flat piece of a parameter is cut into at most three blocks of the parameter's shape (the end of a
+row, whole rows, the beginning of a row); files carry the same names, and any layout loads them, for the reader puts blocks together.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
+from math import prod
 
-from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_factories
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from torch import Tensor
 
 FIELDS = ("param", "exp_avg", "exp_avg_sq")
 
 
 def save_in_place(optimizers: list[DistributedOptimizer]) -> None:
-    """From here on their states are saved from, and loaded into, their own memory, where that is possible."""
-    if parallel_state.get_data_parallel_world_size(with_context_parallel=True) > 1:
-        return
+    """From here on their states are saved from, and loaded into, their own memory."""
     for one in optimizers:
-        one.sharded_param_state_fully_reshardable = partial(_own_tensors, one)
+        one.sharded_param_state_fully_reshardable = partial(_own_blocks, one)
+        one.load_parameter_state_from_fully_reshardable = lambda state: None  # the reader has filled the optimizer's own tensors
 
 
-def _own_tensors(
+def _own_blocks(
     optimizer: DistributedOptimizer, model_state: dict, is_loading: bool = False, metadata: dict | None = None
-) -> dict[int, dict[str, ShardedTensor]]:
-    """Stands in for DistributedOptimizer.sharded_param_state_fully_reshardable: {parameter's number: {field: tensor}}."""
+) -> dict[int, dict[str, list[ShardedTensor]]]:
+    """Stands in for DistributedOptimizer.sharded_param_state_fully_reshardable: {parameter's number: {field: blocks}}."""
     sharded, _ = extract_sharded_tensors_and_factories(model_state)
     of_parameter = {one.data: one for one in nested_values(sharded)}
-    numbered: dict[int, dict[str, ShardedTensor]] = {}
-    for buffer in optimizer.buffers:
-        for parameter in buffer.param_index_map:
-            numbered[len(numbered)] = _fields(optimizer, parameter, of_parameter[parameter])
+    numbered: dict[int, dict[str, list[ShardedTensor]]] = {}
+    for parameter, start, end in _own_ranges(optimizer):
+        states = optimizer._get_main_param_and_optimizer_states(parameter)
+        wholes = list(_wholes(of_parameter[parameter], parameter))
+        numbered[len(numbered)] = {
+            field: [block for whole in wholes for block in _blocks(whole, field, states[field].detach(), start, end)] for field in FIELDS
+        }
     return numbered
 
 
-def _fields(optimizer: DistributedOptimizer, parameter, like) -> dict[str, ShardedTensor]:
-    states = optimizer._get_main_param_and_optimizer_states(parameter)
-    return {
-        name: replace(like, key=f"optimizer.state.{name}.{like.key}", data=state.detach().view(parameter.shape), **_dtype(like, state))
-        for name, state in ((name, states[name]) for name in FIELDS)
-    }
+def _own_ranges(optimizer: DistributedOptimizer) -> Iterator[tuple[Tensor, int, int]]:
+    """Parameter, first and last number (flat, of what this rank's tensor parallelism leaves of it) that this rank's optimizer holds."""
+    for buffer in optimizer.gbuf_ranges:
+        for buckets in buffer.values():
+            for bucket in buckets:
+                for parameter, ranges in bucket["param_map"].items():
+                    yield parameter, ranges["param"].start, ranges["param"].end
 
 
-def _dtype(like, state) -> dict:
-    """A factory (of the fused SwiGLU weights) takes it from its data."""
-    return {"dtype": state.dtype} if isinstance(like, ShardedTensor) else {}
+def _wholes(like: ShardedTensor | ShardedTensorFactory, parameter: Tensor) -> Iterator[tuple[ShardedTensor, int]]:
+    """The tensors that the parameter is saved as, and at which of its numbers each begins: the fused SwiGLU weights are two."""
+    for one in like.build() if isinstance(like, ShardedTensorFactory) else [like]:
+        yield one, one.data.storage_offset() - parameter.storage_offset()
+
+
+def _blocks(whole: tuple[ShardedTensor, int], field: str, state: Tensor, start: int, end: int) -> Iterator[ShardedTensor]:
+    """As much of `whole` as lies in [start, end) of the parameter, of which `state` [end - start] holds a field."""
+    like, begins = whole
+    first, last = max(start - begins, 0), min(end - begins, prod(like.local_shape))
+    if first >= last:
+        return
+    blocks = list(_cut(first, last, like.local_shape))
+    edges = [first + begins - start]
+    for _, sizes in blocks:
+        edges.append(edges[-1] + prod(sizes))
+    before = like.global_offset[: like.prepend_axis_num]
+    for (offsets, sizes), (one, next_one) in zip(blocks, pairwise(edges), strict=True):
+        shape = (1,) * len(before) + sizes
+        yield replace(
+            like,
+            key=f"optimizer.state.{field}.{like.key}",
+            data=state[one:next_one].view(shape),
+            dtype=state.dtype,
+            local_shape=shape,
+            global_offset=(*before, *(a + b for a, b in zip(like.global_offset[len(before) :], offsets, strict=True))),
+            axis_fragmentations=None,  # blocks of any size
+            replica_id=(*like.replica_id[:2], 0),  # of data parallelism nobody else has it
+            prepend_axis_num=0,
+        )
+
+
+def _cut(start: int, end: int, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """[start, end) of a flat tensor as blocks of its shape, in order: (offsets, sizes) of each."""
+    row = prod(shape[1:])
+    first, last = -(-start // row), end // row  # whole rows
+    if first > last:  # within one row
+        yield from (((last, *offsets), (1, *sizes)) for offsets, sizes in _cut(start % row, end % row, shape[1:]))
+        return
+    if start % row:
+        yield from (((first - 1, *offsets), (1, *sizes)) for offsets, sizes in _cut(start % row, row, shape[1:]))
+    if first < last:
+        yield (first, *(0 for _ in shape[1:])), (last - first, *shape[1:])
+    if end % row:
+        yield from (((last, *offsets), (1, *sizes)) for offsets, sizes in _cut(0, end % row, shape[1:]))

@@ -1,43 +1,62 @@
 """What a rank without a GPU need not hold twice: the reference's weights, and what a checkpoint is written from and read into."""
 
 import resource
+from math import prod
 
 import megatron.core.distributed.param_and_grad_buffer as buffers
 import pytest
 import torch
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
 from megatron_oreal.errors import NotWritten
+from megatron_oreal.learn import live_state
 from megatron_oreal.learn.checkpoint import Checkpoints
 from megatron_oreal.learn.cpu_mapping import MappedWeights
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
+from megatron_oreal.model.blueprint import hf_shapes
+from megatron_oreal.model.hf_files import read_config
 from megatron_oreal.run_state import RunState
 from tests.settings import tiny_run
 
 
-def of_a_checkpoint(run) -> tuple[int, int, int]:
-    """(parameters, tensors that a checkpoint saves, those of them that a load writes to as well), each from its own memory."""
+def of_a_checkpoint(run) -> tuple[list[tuple[str, tuple, int]], bool]:
+    """(key, offset, numbers) of each block of the optimizer that this rank writes; whether all are its own memory, to save and to load."""
     with Ranks(run.parallel, run.seed) as ranks:
         learner = Learner(run, ranks)
         checkpoints = Checkpoints(run.run_dir, run.checkpoint, learner, ranks, RunState)
         optimizer = learner.policy.optimizer.chained_optimizers[0].optimizer
-        own = {p.data_ptr() for group in optimizer.param_groups for p in group["params"]}
-        own |= {t.data_ptr() for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)}
-        kinds = (ShardedTensor, ShardedTensorFactory)
-        counts = []
+        own = {p.untyped_storage().data_ptr() for group in optimizer.param_groups for p in group["params"]}
+        own |= {t.untyped_storage().data_ptr() for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)}
         for loading in (False, True):
             state = checkpoints._sharded(learner.policy, loading)["optimizer"]["param_state"]
-            tensors = [value for value in nested_values(state) if isinstance(value, kinds)]
-            counts.append(sum(value.data.data_ptr() in own for value in tensors))
-        return len(list(learner.policy.gpt[0].parameters())), *counts
+            blocks = [value for value in nested_values(state) if isinstance(value, ShardedTensor)]
+            in_place = all(block.data.untyped_storage().data_ptr() in own for block in blocks)
+        written = [block for block in blocks if set(block.replica_id) == {0}]
+        return [(block.key, block.global_offset, block.data.numel()) for block in written], in_place
 
 
-@pytest.mark.parametrize("layout", [{}, {"tp": 2}], ids=["tp1", "tp2"])
-def test_a_checkpoint_is_of_the_optimizers_own_memory(ranks, tiny_model, layout):
-    for parameters, saved, loaded in ranks(layout.get("tp", 1), of_a_checkpoint, tiny_run(tiny_model(), layout)):
-        assert saved == loaded == 3 * parameters  # weight and two moments
+@pytest.mark.parametrize("layout", [{}, {"tp": 2}, {"dp": 2}, {"cp": 2}], ids=["one", "tp2", "dp2", "cp2"])
+def test_a_checkpoint_is_of_the_optimizers_own_memory_and_everything_is_written_once(ranks, tiny_model, layout):
+    model = tiny_model(vocab_size=96)  # which TP 2 need not pad
+    results = ranks(2 if layout else 1, of_a_checkpoint, tiny_run(model, layout))
+    assert all(in_place for _, in_place in results)
+    blocks = [block for written, _ in results for block in written]
+    assert len({(key, offset) for key, offset, _ in blocks}) == len(blocks)
+    parameters = sum(map(prod, hf_shapes(read_config(model), "policy").values()))
+    assert sum(numbers for _, _, numbers in blocks) == 3 * parameters  # weight and two moments
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4)])
+def test_any_piece_of_a_tensor_is_cut_into_blocks(shape):
+    numbers = torch.arange(prod(shape))
+    for start in range(prod(shape)):
+        for end in range(start + 1, prod(shape) + 1):
+            blocks = list(live_state._cut(start, end, shape))
+            places = [tuple(slice(o, o + s) for o, s in zip(*block, strict=True)) for block in blocks]
+            assert torch.equal(torch.cat([numbers.view(shape)[place].flatten() for place in places]), numbers[start:end])
+            assert len(blocks) <= 2 * len(shape) - 1
 
 
 def test_mapped_weights_are_the_same_before_and_after_their_memory_was_given_back(tmp_path):
