@@ -92,6 +92,7 @@ def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
         ("policy.freeze_steps=90", "steps=90 must be above policy.freeze_steps=90"),
         ("~rollout.tail", "rollout.tail is missing"),
         ("rollout.samples=1", "rollout.samples=1 must be at least 2"),
+        ("rollout.sync_timeout_s=601", "parallel.timeout_s=600 is below rollout.sync_timeout_s=601"),
         ("rollout.top_p=0", "rollout.top_p=0.0 must"),
         ("rollout.placement=external", "rollout.urls=[] must be given if and only if placement is external"),
         ("rollout.tail=1", "rollout.tail=1.0 must"),

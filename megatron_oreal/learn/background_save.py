@@ -7,10 +7,12 @@ safe to fork, and those children outlive a rank that is killed. A thread ends wi
 import queue
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 
+import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategies
@@ -20,6 +22,32 @@ from torch.distributed.checkpoint.planner import WriteItemType
 
 from megatron_oreal.errors import NotWritten
 
+ALIGNED = 64
+"""Bytes at which each copy begins: any dtype can be viewed there."""
+
+
+class HostCopies:
+    """Host memory that a rank's tensors on a GPU are copied to, pinned: taken at the first save, and kept for the next ones."""
+
+    def __init__(self):
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The same numbers in host memory, once the GPU has copied them all; tensors that are there already stay where they are."""
+        ends = list(accumulate(-(-t.nbytes // ALIGNED) * ALIGNED for t in tensors if t.is_cuda))
+        if ends and self._memory.nbytes < ends[-1]:
+            self._memory = torch.empty(0, dtype=torch.uint8)  # before the larger one is there
+            self._memory = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=True)
+        starts = iter([0, *ends])
+        copies = [_like(t, self._memory[next(starts) :]).copy_(t, non_blocking=True) if t.is_cuda else t for t in tensors]
+        if ends:
+            torch.cuda.synchronize()
+        return copies
+
+
+def _like(tensor: Tensor, memory: Tensor) -> Tensor:
+    return memory[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+
 
 class BackgroundSave:
     """One dist_checkpointing.save. Made (collectively) when the tensors are as they are to be saved.
@@ -28,8 +56,9 @@ class BackgroundSave:
     when its turn comes: they have to stay as they are until `done`.
     """
 
-    def __init__(self, sharded: dict, folder: Path):
-        self._folder = folder
+    def __init__(self, sharded: dict, folder: Path, host: HostCopies):
+        """`host`: no other save that is still being written may use it."""
+        self._folder, self._host = folder, host
         filesystem_async._get_write_results_queue = queue.Queue  # a thread's results need no server process
         torch_strategies.FileSystemWriterAsync = _LateCopies
         self._request = dist_checkpointing.save(sharded, str(folder), async_sharded_save=True)
@@ -41,7 +70,8 @@ class BackgroundSave:
         if self._request.async_fn is None:
             return []
         buckets = self._request.async_fn_args[1]
-        return [(file, key, (data, _OneByOne([(item, t.cpu()) for item, t in tensors]))) for file, key, (data, tensors) in buckets]
+        copies = iter(self._host.of([t for *_, (_, tensors) in buckets for _, t in tensors]))
+        return [(file, key, (data, _OneByOne([(item, next(copies)) for item, _ in tensors]))) for file, key, (data, tensors) in buckets]
 
     def _write(self, buckets: list) -> None:
         if self._request.async_fn is None:

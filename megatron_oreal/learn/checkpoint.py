@@ -20,7 +20,7 @@ from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch.distributed.checkpoint import CheckpointException
 
-from megatron_oreal.learn.background_save import BackgroundSave
+from megatron_oreal.learn.background_save import BackgroundSave, HostCopies
 from megatron_oreal.learn.config import CheckpointConfig
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
@@ -61,6 +61,7 @@ class Checkpoints(Generic[State]):
         """`kind`: of the state that is saved with the tensors; without arguments, that of a fresh run."""
         self._folder, self._config, self._ranks, self._kind = Path(run_dir) / "checkpoints", config, ranks, kind
         self._models = {"policy": learner.policy} | ({"token_rm": learner.token_rm} if learner.token_rm else {})
+        self._host = {name: HostCopies() for name in self._models}
         self._saving: _Saving | None = None
 
     def due(self, step: int, best: bool = False) -> bool:
@@ -81,7 +82,7 @@ class Checkpoints(Generic[State]):
             for name in self._models:
                 (partial / name).mkdir(parents=True)
         self._ranks.barrier()
-        writers = [BackgroundSave(self._sharded(model, loading=False), partial / name) for name, model in self._models.items()]
+        writers = [BackgroundSave(self._sharded(model, False), partial / name, self._host[name]) for name, model in self._models.items()]
         self._saving = _Saving(state.step, msgspec.json.encode(state), partial, writers, time.monotonic() + self._config.timeout_s)
         return {"time/checkpoint": time.perf_counter() - started}
 

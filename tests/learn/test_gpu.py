@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.learn import batch, pipeline
+from megatron_oreal.learn.background_save import HostCopies
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
 from megatron_oreal.model.config import ComputeConfig, ModelConfig
@@ -125,3 +126,16 @@ def test_transformer_engine_local_layers_and_transformers_give_the_same_logprobs
         record_property(what, f"mean {apart.mean():.6f}, max {apart.max():.6f}")
         print(f"{what}: mean {apart.mean():.6f}, max {apart.max():.6f}")
         assert apart.mean() < mean and apart.max() < most, what
+
+
+def test_what_a_checkpoint_writes_is_copied_to_pinned_memory_that_is_kept():
+    host = HostCopies()
+    for _ in range(2):
+        tensors = [torch.randn(7, 5, device="cuda"), torch.arange(3), torch.randn(11, device="cuda").bfloat16()]
+        copies = host.of(tensors)
+        assert all(torch.equal(copy, tensor.cpu()) for copy, tensor in zip(copies, tensors, strict=True))
+        assert copies[0].is_pinned() and copies[1] is tensors[1]
+        first = copies[0].data_ptr()
+        tensors[0].zero_()
+        assert copies[0].any()
+    assert host.of(tensors)[0].data_ptr() == first
