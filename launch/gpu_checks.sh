@@ -97,7 +97,7 @@ done
 mkdir -p "$OUT" || exit 2
 cd "$ROOT" || exit 2
 
-export PYTHONPATH=$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH} TORCHDYNAMO_DISABLE=1 OMP_NUM_THREADS=4
+export PYTHONPATH=$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=4 # with torch.compile, as a run has it
 export KIT OUT DRY SITE
 table="" status=0
 for part in "$@"; do

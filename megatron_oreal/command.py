@@ -17,7 +17,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from megatron_oreal.config import load
-from megatron_oreal.errors import LostPeer, NotWritten, ServerError
+from megatron_oreal.errors import Diverged, LostPeer, NotWritten, ServerError
 from megatron_oreal.keys import text
 from megatron_oreal.keys.nearest import hint
 from megatron_oreal.launcher import INTERRUPTED, Placement, run_local_ranks
@@ -139,7 +139,7 @@ def guarded(work: Callable[[], int]) -> int:
         return status
     except ValueError as error:
         return fail(2, error) if _first_of_its_host() else 2
-    except (ServerError, LostPeer, NotWritten) as error:
+    except (ServerError, LostPeer, NotWritten, Diverged) as error:
         return fail(1, error)
     except KeyboardInterrupt:
         return fail(INTERRUPTED, "interrupted")

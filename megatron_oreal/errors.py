@@ -11,3 +11,7 @@ class LostPeer(RuntimeError):
 
 class NotWritten(RuntimeError):
     """A checkpoint, an export or a log could not be written: one line."""
+
+
+class Diverged(RuntimeError):
+    """A model's gradients are not finite any more, on all ranks alike: one line."""

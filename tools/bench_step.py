@@ -58,7 +58,8 @@ def measure_apart(way: str, asked: Asked, folder: str, trace: Path | None) -> Me
     Raises:
         SystemExit: it failed; what it said is on stderr.
     """
-    environment = {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1", **os.environ}
+    plain = {} if torch.cuda.is_available() else {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}  # on a GPU as a run has it
+    environment = plain | os.environ
     command = [sys.executable, "-W", "ignore", "-m", "tools.step_measure", way, folder, json.dumps(asdict(asked))]
     command += [str(trace.resolve())] if trace else []
     done = subprocess.run(command, cwd=ROOT, env=environment, timeout=DEADLINE_S, stdout=subprocess.PIPE, text=True)

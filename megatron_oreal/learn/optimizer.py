@@ -1,15 +1,18 @@
 """A model that learns: Megatron's DDP, distributed optimizer and schedule around one GPTModel."""
 
 from collections.abc import Sequence
+from math import isfinite
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer, get_standard_config_overrides
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
 
+from megatron_oreal.errors import Diverged
 from megatron_oreal.learn import pipeline
 from megatron_oreal.learn.batch import MicroBatch
 from megatron_oreal.learn.config import OptimizerConfig
@@ -31,7 +34,10 @@ class Trainable:
         self.gpt = list(chunks)
         transformer = chunks[0].config
         ddp = DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True, use_distributed_optimizer=True, check_for_nan_in_grad=True, average_in_collective=False
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=True,
+            check_for_nan_in_grad=False,  # it would end the rank that has them alone, in a hook; update() looks at the norm of all
+            average_in_collective=False,
         )
         self.model = [
             DistributedDataParallel(transformer, ddp, Float16Module(transformer, c) if transformer.bf16 else c, disable_bucketing=i > 0)
@@ -86,12 +92,23 @@ class Trainable:
         """Clip and step; returns the gradient norm before clipping.
 
         Raises:
-            FloatingPointError: the gradients are not finite.
+            Diverged: the gradients are not finite; on all ranks, and no weight was changed.
         """
-        succeeded, norm, _ = self.optimizer.step()
-        if not succeeded:
-            raise FloatingPointError("optimizer step refused: gradients are not finite")
-        return float(norm)
+        self.optimizer.prepare_grads()
+        norm = float(self.optimizer.get_grad_norm())
+        if not isfinite(norm):
+            raise Diverged(
+                f"gradients are not finite (norm {norm}{self._first_that_is_not_finite()}); resume=auto with a smaller lr goes on"
+            )
+        for one in self.optimizer.chained_optimizers:
+            clip_grad_by_total_norm_fp32(one.get_parameters(), max_norm=one.config.clip_grad, total_norm=norm)
+        self.optimizer.step_with_ready_grads()
+        return norm
+
+    def _first_that_is_not_finite(self) -> str:
+        """Of this rank's parameters, in words; summed over data-parallel ranks each sees its own part alone."""
+        named = (pair for chunk in self.gpt for pair in chunk.named_parameters())
+        return next((f", first in {name}" for name, p in named if not p.main_grad.isfinite().all()), "")
 
     @property
     def lr(self) -> float:

@@ -50,7 +50,7 @@ class Models:
         self.cost = Cost.of(self.hf, gpt.head_dim(self.hf))
         self._parallel = parallel
         self.compute = Compute.find(compute, model.dtype, ranks.platform)
-        self.compute.use_adam()
+        self.compute.install()
 
     def build(self, role: gpt.Role):
         """A model of this role with the folder's weights."""

@@ -5,6 +5,7 @@ import importlib.util
 from dataclasses import dataclass
 
 import torch
+from megatron.core.tensor_parallel import layers
 from megatron.core.transformer.enums import AttnBackend
 
 from megatron_oreal.model.config import ComputeConfig
@@ -40,8 +41,6 @@ class Compute:
             raise ValueError(f"compute.fp8={config.fp8} needs model.dtype=bfloat16, not {dtype}")
         if config.attention == "flash":
             _need("flash_attn", "compute.attention=flash", "flash-attn")
-        if config.fused_weight_gradients:
-            _need("fused_weight_gradient_mlp_cuda", "compute.fused_weight_gradients=true", "Apex with its CUDA extensions")
         if config.adam == "apex":
             _need("apex", "compute.adam=apex", "Apex with its CUDA extensions")
         return cls(platform, getattr(torch, dtype), config, "apex" if config.adam == "apex" else "te")
@@ -65,10 +64,16 @@ class Compute:
             options["attention_backend"] = AttnBackend[self.config.attention]
         return options
 
-    def use_adam(self) -> None:
-        """Megatron takes Transformer Engine's FusedAdam where it is installed; here Apex's, where that was asked for."""
-        if self.adam != "apex":
-            return
+    def install(self) -> None:
+        """Where Megatron looks up in its own modules what it may use. Once, before a model or an optimizer is made."""
+        if self.config.fused_weight_gradients:
+            # Transformer Engine's layers bring it. Megatron asks for Apex's where it makes an output layer; ours reads its weight alone.
+            layers._grad_accum_fusion_available = True
+        if self.adam == "apex":
+            self._use_adam_of_apex()
+
+    def _use_adam_of_apex(self) -> None:
+        """Megatron takes Transformer Engine's where it is installed."""
         import megatron.core.optimizer as optimizer
         import megatron.core.optimizer.distrib_optimizer as distributed
         from apex.optimizers import FusedAdam

@@ -51,9 +51,10 @@ class Platform:
             "bias_activation_fusion": True,  # SwiGLU keeps its input alone for the backward pass; on a CPU the same, without a fused kernel
             "bias_dropout_fusion": fused,
             "masked_softmax_fusion": fused,
-            "apply_rope_fusion": False,
+            "apply_rope_fusion": fused,  # on packed sequences the other way waits for the GPU in each layer, and rounds cos and sin to bf16
             "persist_layer_norm": fused,
             "batch_p2p_comm": fused,
+            "batch_p2p_sync": False,  # a wait for the whole GPU at each message, that a torch of long ago needed
         }
 
     def layer_spec(self, config: TransformerConfig, vp_stage: int | None) -> ModuleSpec | TransformerBlockSubmodules:

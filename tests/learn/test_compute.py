@@ -1,5 +1,7 @@
 """Recomputation changes nothing but memory, bf16 keeps fp32 master weights, and kernels that are not there are refused in one line."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,9 +10,10 @@ from megatron_oreal.learn.config import TokenRMConfig
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
-from megatron_oreal.model import cpu_layers, hf_weights
+from megatron_oreal.model import cpu_layers, gpt, hf_weights
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.config import ModelConfig
+from megatron_oreal.model.hf_files import read_config
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.trajectory import Sample, TrainBatch
 from tests.settings import compute_config, optimizer, policy_config, tiny_run
@@ -134,7 +137,6 @@ def test_what_needs_a_gpu_is_refused_on_cpu(asked, message):
         ({}, "bfloat16", (), "needs transformer-engine, which is not installed"),
         ({"attention": "flash"}, "bfloat16", ("transformer_engine",), "compute.attention=flash needs flash-attn"),
         ({"adam": "apex"}, "bfloat16", ("transformer_engine",), "compute.adam=apex needs Apex"),
-        ({"fused_weight_gradients": True}, "bfloat16", ("transformer_engine", "apex"), "compute.fused_weight_gradients=true needs Apex"),
         ({"fp8": "hybrid"}, "float32", ("transformer_engine",), "compute.fp8=hybrid needs model.dtype=bfloat16, not float32"),
     ],
 )
@@ -142,6 +144,19 @@ def test_kernels_that_are_not_installed_are_refused_on_gpu(monkeypatch, asked, d
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in installed else None)
     with pytest.raises(ValueError, match=message):
         Compute.find(compute_config(**asked), dtype, Platform(torch.device("cuda"), "nccl"))
+
+
+def made_with_fused_weight_gradients(run: TrainConfig) -> bool:
+    """Made alone: on a CPU there is no kernel to train it with."""
+    with Ranks(run.parallel, run.seed) as ranks:
+        compute = replace(Compute.find(run.compute, run.model.dtype, ranks.platform), config=compute_config(fused_weight_gradients=True))
+        compute.install()
+        [chunk] = gpt.build(read_config(run.model.path), "policy", run.parallel, compute)
+        return chunk.config.gradient_accumulation_fusion
+
+
+def test_fused_weight_gradients_need_no_apex(ranks, tiny_model):
+    assert ranks(1, made_with_fused_weight_gradients, settings(tiny_model(), {})) == [True]
 
 
 def test_the_line_says_what_is_in_use():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from megatron_oreal.errors import Diverged
 from megatron_oreal.learn.config import OptimizerConfig
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
@@ -22,6 +23,28 @@ PAPER = optimizer_config(lr=5e-7, min_lr=1e-7, warmup_steps=10)  # spec, Schedul
 def options(**changes) -> OptimizerConfig:
     # A large eps: with 1e-8 Adam turns the rounding noise of gradients near zero into steps of the size of lr.
     return optimizer_config(**{"lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 2, "weight_decay": 0.1, "eps": 1e-3, **changes})
+
+
+def update_with_a_nan_on_rank_1(run) -> tuple[str, bool]:
+    """What is raised; whether the weights are as they were."""
+    with Ranks(run.parallel, run.seed) as ranks:
+        trainable = Learner(run, ranks).policy
+        parameters = dict(trainable.gpt[0].named_parameters())
+        before = {name: p.detach().clone() for name, p in parameters.items()}
+        for name, parameter in parameters.items():
+            bad = ranks.placement.rank == 1 and name.endswith("linear_fc2.weight")
+            parameter.main_grad.fill_(float("nan") if bad else 1e-3)
+        for chunk in trainable.model:
+            chunk.finish_grad_sync()
+        with pytest.raises(Diverged) as raised:
+            trainable.update()
+        return str(raised.value), all(torch.equal(p, before[name]) for name, p in parameters.items())
+
+
+@pytest.mark.parametrize("layout", [{"dp": 2}, {"tp": 2}], ids=["dp2", "tp2"])
+def test_gradients_that_are_not_finite_end_the_run_on_all_ranks_with_the_weights_as_they_were(ranks, tiny_model, layout):
+    for said, unchanged in ranks(2, update_with_a_nan_on_rank_1, tiny_run(tiny_model(), layout)):
+        assert said.startswith("gradients are not finite (norm nan") and unchanged
 
 
 def learning_rate(step: int, total: int, o: OptimizerConfig) -> float:
