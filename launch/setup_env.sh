@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Sets up .venv in the checkout: the frozen CPU environment of requirements-cpu.txt and the project itself, editable.
+# Sets up .venv in the checkout: the frozen environment of requirements-cpu.txt, or -gpu.txt, and the project itself, editable.
 # Does nothing when .venv is already what the requirements say; made anew when they change, the checkout has moved, or PYTHON asks for another version.
 # Where setup.py alone has changed, the project itself is installed again, in seconds: its command is named there.
 #   bash launch/setup_env.sh                  with the first of python3.11, python3.12, python3 that fits
 #   PYTHON=python3.12 bash launch/setup_env.sh
+#   bash launch/setup_env.sh gpu              CUDA 13, Python 3.12 alone, and a CUDA compiler; not run on a GPU yet
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
-REQUIREMENTS=$ROOT/launch/requirements-cpu.txt
+KIND=${1:-cpu}
+REQUIREMENTS=$ROOT/launch/requirements-$KIND.txt
 STAMP=$VENV/.setup_stamp
 ITSELF=$VENV/.setup_itself # of which setup.py the project was installed
 LOG=$ROOT/.venv.log
@@ -21,14 +23,18 @@ fail() {
     exit 1
 }
 
-suitable() { # COMMAND: is it Python 3.11 or 3.12?
-    "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})' >/dev/null 2>&1
+declare -A PYTHONS=([cpu]="3.11 or 3.12" [gpu]="3.12")
+[[ -n ${PYTHONS[$KIND]:-} ]] || fail "$KIND is no environment; cpu or gpu"
+
+suitable() { # COMMAND: is it one of PYTHONS?
+    local found
+    found=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) && [[ " ${PYTHONS[$KIND]} " == *" $found "* ]]
 }
 
 choose_python() {
     local candidate
     if [[ -n ${PYTHON:-} ]]; then
-        suitable "$PYTHON" || fail "PYTHON=$PYTHON is not a working Python 3.11 or 3.12"
+        suitable "$PYTHON" || fail "PYTHON=$PYTHON is not a working Python ${PYTHONS[$KIND]}"
         echo "$PYTHON"
         return
     fi
@@ -38,7 +44,7 @@ choose_python() {
             return
         fi
     done
-    fail "no Python 3.11 or 3.12 in PATH: install one, or name it with PYTHON=/path/to/python3.11"
+    fail "no Python ${PYTHONS[$KIND]} in PATH: install one, or name it with PYTHON=/path/to/python3.12"
 }
 
 ready() { # has a setup finished here, from these requirements, and with the Python that PYTHON asks for?

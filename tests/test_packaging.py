@@ -99,14 +99,53 @@ def test_metadata(wheel: zipfile.ZipFile):
     assert scripts["console_scripts"]["megatron-oreal"] == "megatron_oreal.cli.main:main"
 
 
-def test_requirements_allow_the_frozen_environment(wheel: zipfile.ZipFile):
-    """setup.py and launch/requirements-cpu.txt cannot drift apart; only Transformer Engine and the bench's TRL are not for it."""
-    lines = (ROOT / "launch" / "requirements-cpu.txt").read_text().splitlines()
-    frozen = {canonicalize_name(r.name): r.specifier for r in (Requirement(line) for line in lines if line and line[0] != "#")}
+NOT_FROZEN = {"cpu": {"transformer-engine", "trl"}, "gpu": {"trl"}}
+"""What an environment leaves out: Transformer Engine, the bench's TRL."""
+
+
+def frozen(kind: str) -> dict[str, Requirement]:
+    """Package -> its line in launch/requirements-<kind>.txt."""
+    lines = (ROOT / "launch" / f"requirements-{kind}.txt").read_text().splitlines()
+    return {canonicalize_name(r.name): r for r in (Requirement(line) for line in lines if line and line[0] != "#")}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_requirements_allow_the_frozen_environments(wheel: zipfile.ZipFile, kind: str):
+    """setup.py and launch/requirements-*.txt cannot drift apart."""
+    versions = frozen(kind)
     for required in map(Requirement, metadata_of(wheel).get_all("Requires-Dist")):
-        if required.name not in ("transformer-engine", "trl"):
-            (exactly,) = frozen[canonicalize_name(required.name)]
-            assert required.specifier.contains(exactly.version), f"setup.py: {required}, requirements-cpu.txt: {exactly}"
+        extra = required.marker is not None and not required.marker.evaluate({"extra": kind})
+        if required.name in NOT_FROZEN[kind] or (kind == "gpu" and extra):
+            continue
+        (exactly,) = versions[canonicalize_name(required.name)].specifier
+        assert required.specifier.contains(exactly.version), f"setup.py: {required}, requirements-{kind}.txt: {exactly}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv (pip install uv), and a registry")
+def test_the_gpu_environment_resolves_to_itself(tmp_path: Path):
+    """Nothing is missing in it, and its versions belong together, by the metadata of all packages."""
+    given = ROOT / "launch" / "requirements-gpu.txt"
+    target = ["--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_34"]
+    command = ["uv", "pip", "compile", "--quiet", "--no-annotate", "--no-header", *target, given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [line for line in given.read_text().splitlines() if line and line[0] != "#"]
+
+
+def test_containers_take_what_the_script_needs():
+    copied = (ROOT / "launch" / "container" / "Dockerfile").read_text() + (ROOT / "launch" / "container" / "megatron_oreal.def").read_text()
+    for path in (
+        "launch/setup_env.sh",
+        "launch/requirements-gpu.txt",
+        "setup.py",
+        "README.md",
+        "LICENSE",
+        "megatron_oreal",
+        "conf",
+        "tools",
+    ):
+        assert (ROOT / path).exists() and copied.count(path) >= 2, path
 
 
 @dataclass(frozen=True)
