@@ -25,6 +25,7 @@ def install() -> None:
     torch.compiler.set_stance("force_eager")  # Megatron compiles its fused functions: without a GPU that takes a C++ compiler and minutes
     _redirect_torch_cuda()
     _replace_adam()
+    _replace_multi_tensor_kernels()
     _exchange_nothing_with_oneself()
     torch.cuda.oreal_cpu_mode = _CudaMeansCpu()  # the mode lives as long as the process; kept here so that it is entered once
     torch.cuda.oreal_cpu_mode.__enter__()
@@ -78,7 +79,18 @@ def _replace_adam() -> None:
     import megatron.core.optimizer.distrib_optimizer as distributed
 
     optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = CpuFusedAdam, False
-    distributed.Adam, distributed.HAVE_APEX_OR_TE, distributed.USING_APEX_OPTIMIZER = CpuFusedAdam, True, True
+    distributed.Adam, distributed.HAVE_APEX_OR_TE = CpuFusedAdam, True
+    distributed.USING_APEX_OPTIMIZER, distributed.USING_TE_OPTIMIZER = True, False
+
+
+def _replace_multi_tensor_kernels() -> None:
+    """Where Transformer Engine or Apex is installed (a login node, a laptop), Megatron has taken their kernels, which need a driver."""
+    from megatron.core import utils
+    from megatron.core.optimizer import clip_grads, optimizer
+
+    for module in (clip_grads, optimizer):
+        module.multi_tensor_applier, module.multi_tensor_scale_impl = utils.local_multi_tensor_applier, utils.local_multi_tensor_scale
+    clip_grads.l2_norm_impl = utils.local_multi_tensor_l2_norm
 
 
 def _exchange_nothing_with_oneself() -> None:
