@@ -210,7 +210,9 @@ def _start_is_sound(config: "TrainConfig | SftConfig", require: Require) -> None
     require(0 <= config.seed < SEEDS, f"seed={config.seed} must lie between 0 and {SEEDS - 1}")
     _memory_is_some(config.memory_gib, require)
     wait, send = config.parallel.timeout_s, config.rollout.sync_timeout_s
-    require(send <= wait, f"parallel.timeout_s={wait:g} is below rollout.sync_timeout_s={send:g}: ranks that wait for a sync would be ended")
+    require(
+        send <= wait, f"parallel.timeout_s={wait:g} is below rollout.sync_timeout_s={send:g}: ranks that wait for a sync would be ended"
+    )
 
 
 def _memory_is_some(memory_gib: float | None, require: Require) -> None:
