@@ -145,6 +145,13 @@ def test_caches_on_a_shared_home_and_too_few_open_files_are_warned_of(examined, 
     assert lines["open files"][0].startswith("warning") and "may open 256" in lines["open files"][0]
 
 
+def test_a_proxy_is_shown_without_its_password_and_what_does_not_use_it(examined, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://me:secret@proxy:3128")
+    _, lines = examined()
+    (line,) = lines["proxy"]
+    assert line.startswith("ok") and "http_proxy=http://...@proxy:3128: calls to engines never use it" in line and "secret" not in line
+
+
 class Models(BaseHTTPRequestHandler):
     """A judge that lists its models."""
 
