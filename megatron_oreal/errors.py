@@ -5,6 +5,14 @@ class ServerError(RuntimeError):
     """A server did not start, or refused a call; says which, with what status, and where its log is."""
 
 
+class Refused(ServerError):
+    """A server answered with a status other than 200."""
+
+    def __init__(self, text: str, status: int):
+        super().__init__(text)
+        self.status = status
+
+
 class LostPeer(RuntimeError):
     """Another rank is gone: one line; its own error, if it had one, says why."""
 

@@ -97,7 +97,7 @@ def _opened(run: _Run) -> Iterator[Parts]:
         rollout = Rollout(config.rollout, engines, run.inputs.tokenizer, config.seed) if engines else None
         coordinator = run.coordinator(run, ranks, rollout, stack) if ranks.conducts else None
         ranks.enter("load")
-        shared = run.asked is not None and run.learner and config.rollout.releases_memory and not ranks.platform.is_cpu
+        shared = run.asked is not None and run.learner and config.rollout.releases_memory(ranks.platform.is_cpu)
         if shared:
             _make_room(engines, ranks)
         learner = run.learner(config, ranks) if run.learner else None

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from megatron_oreal.errors import ServerError
+from megatron_oreal.errors import Refused, ServerError
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Endpoint:
         """A control call; returns the JSON answer, None where there is none.
 
         Raises:
-            ServerError: no answer within the deadline, or a status other than 200.
+            ServerError: no answer within the deadline; or, a Refused, with a status other than 200.
         """
         return self._call("POST", path, timeout_s, json=body or {})
 
@@ -40,7 +40,8 @@ class Endpoint:
         except requests.RequestException as error:
             raise ServerError(f"{self.url}{path}: {type(error).__name__}, deadline {timeout_s:.0f} s{self.where()}") from error
         if answer.status_code != 200:
-            raise ServerError(f"{self.url}{path}: status {answer.status_code}, {answer.text[:300].strip()}{self.where()}")
+            text = f"{self.url}{path}: status {answer.status_code}, {answer.text[:300].strip()}{self.where()}"
+            raise Refused(text, answer.status_code)
         return answer.json() if answer.headers.get("content-type", "").startswith("application/json") else None
 
     def healthy(self, timeout_s: float) -> bool:

@@ -171,15 +171,19 @@ class Engines:
             self._control.go_on()
 
     def _all_that_can(self, path: str, endpoints: list[Endpoint]) -> list[Endpoint]:
-        """Make a call to these engines; who cannot answer it is given up."""
-        able = []
-        for endpoint in endpoints:
+        """Make a call to these engines, all at once; who cannot answer it is given up."""
+
+        def can(endpoint: Endpoint) -> bool:
             try:
                 endpoint.post(path, timeout_s=self._config.sync_timeout_s)
-                able.append(endpoint)
             except ServerError as error:
                 self.give_up(endpoint, str(error))
-        return able
+                return False
+            return True
+
+        with ThreadPoolExecutor(max(len(endpoints), 1)) as threads:
+            able = list(threads.map(can, endpoints))
+        return [endpoint for endpoint, yes in zip(endpoints, able, strict=True) if yes]
 
     def for_sync(self) -> list[Endpoint]:
         """Those that can take new weights: in service, or lost and back. Waits for one where none is.

@@ -52,7 +52,7 @@ class Server:
         self.endpoint = Endpoint(url_of(address, self._ports[0].number), secrets.token_hex(24), str(self._log))
         key = _write_key(run_dir / f"{name}_key.yaml", self.endpoint.key)
         cpu = _cpu_share(config, Path(model_path), dtype, asked) if _no_cuda() else None
-        here = _cpu_flags(cpu) if cpu else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory}
+        here = _cpu_flags(cpu) if cpu else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory()}
         environment = _own_environment() | (_cpu_environment(config.tp, cpu) if cpu else {})
         flags = self._flags(model_path, dtype, key) | here | config.server_args
         self._process = self._start(flags, interface_variables(address) | environment)

@@ -53,7 +53,7 @@ def engine_memory(config: Planned, hf, parameters: int) -> EngineMemory:
     fraction = rollout.server_args.get("mem-fraction-static", 1 - RESERVED_GIB * GIB / capacity)
     room = int(max(0.0, fraction * capacity - weights) // per_token)
     tokens = min(room, rollout.server_args.get("max-total-tokens", room))
-    released = RELEASED_GIB * GIB if rollout.releases_memory else weights + tokens * per_token + WORKING_GIB * GIB
+    released = RELEASED_GIB * GIB if rollout.releases_memory() else weights + tokens * per_token + WORKING_GIB * GIB
     asked_at_once = min(rollout.concurrency, ceil(questions(config) / engines(config))) * rollout.samples
     return EngineMemory(weights, tokens * per_token, WORKING_GIB * GIB, released, tokens, asked_at_once * rollout.max_total_tokens)
 

@@ -216,5 +216,5 @@ def _notes(config: Planned, engine: EngineMemory) -> Iterator[str]:
         yield f"engines take {rollout.engines * rollout.tp} GPUs besides the {plan.gpus} that train"
     if rollout.placement == "external":
         yield "external engines are planned as rollout.urls of rollout.tp on GPUs of their own"
-    if not rollout.releases_memory and rollout.placement == "colocated":
+    if not rollout.releases_memory() and rollout.placement == "colocated":
         yield "rollout.release_memory=false: engines keep their memory while the models train"

@@ -28,7 +28,7 @@ class RolloutConfig(Checked):
     engines: int
     tp: int
     bind: str
-    release_memory: bool
+    release_memory: bool | None
     urls: list[str]
     router: str | None
     admin_key_file: FilePath | None
@@ -66,10 +66,10 @@ class RolloutConfig(Checked):
         for name in (*positive, "sync_timeout_s"):
             require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be above 0")
 
-    @property
-    def releases_memory(self) -> bool:
-        """Whether engines and training take turns in the GPU's memory."""
-        return self.placement == "colocated" and self.release_memory
+    def releases_memory(self, on_cpu: bool = False) -> bool:
+        """Whether engines and training take turns in memory. On a CPU, where nothing is gained, only if that is asked for."""
+        wanted = not on_cpu if self.release_memory is None else self.release_memory
+        return self.placement == "colocated" and wanted
 
     def engines_of(self, host: int, hosts: int) -> range:
         """The numbers of one host's engines, where that many hosts share them.

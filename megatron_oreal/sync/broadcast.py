@@ -17,7 +17,7 @@ from megatron_oreal.errors import ServerError
 from megatron_oreal.learn.meeting import listening_store
 from megatron_oreal.network import speak_through
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.sync.deliver import begin_update
+from megatron_oreal.sync.deliver import Updates
 from megatron_oreal.sync.gather import Bucket, flattened
 
 TURN_POLL_S = 0.001
@@ -61,6 +61,7 @@ class Broadcast:
     ):
         """`sizes`: TP size of each engine."""
         self._engines, self._device, self._timeout_s, self._turns = engines, device, config.sync_timeout_s, turns
+        self._updates = Updates(engines, config.sync_timeout_s)
         self._flattens = device.type != "cpu"  # one large message; on CPU a copy on each side costs more than many messages (measured: 2x)
         self._name = f"megatron_oreal_{sender}_{secrets.token_hex(4)}"  # an engine may still have the group of a run that was killed
         self._group = self._join(sizes, "gloo" if device.type == "cpu" else "nccl")
@@ -83,7 +84,7 @@ class Broadcast:
         return joining.result()
 
     def begin(self) -> None:
-        begin_update(self._engines, self._timeout_s)
+        self._updates.begin()
 
     def send(self, bucket: Bucket, version: int) -> None:
         """Returns when the engines have loaded the bucket: while one loads it takes no other, whoever sends."""
@@ -122,7 +123,7 @@ class Broadcast:
             begun.join(BEGUN_S)  # where an engine refuses at once it is still at it, and would hold the group
 
     def end(self, version: int) -> None:
-        post_all(self._engines, "/end_weight_update", self._timeout_s)
+        self._updates.end()
 
     def leave(self) -> None:
         """Closes the connections. An engine may be waiting in a broadcast that a lost one broke off: only that frees it.

@@ -1,10 +1,13 @@
 """Deliver: what the three ways of rollout.sync have in common. Every HTTP status is looked at; every wait has a deadline."""
 
 from collections.abc import Sequence
+from functools import partial
+from http import HTTPStatus
 from typing import Protocol
 
+from megatron_oreal.engines.calls import Background, post_all
 from megatron_oreal.engines.endpoint import Endpoint
-from megatron_oreal.errors import ServerError
+from megatron_oreal.errors import Refused
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.sync.gather import Bucket
 
@@ -21,16 +24,37 @@ class Delivery(Protocol):
     def leave(self) -> None: ...
 
 
-def begin_update(engines: Sequence[Endpoint], timeout_s: float) -> None:
-    """Open an update on all engines; one that an earlier sender began and never ended is ended first."""
-    for engine in engines:
+class Updates:
+    """Opens and closes an update on engines that want that: SGLang from 0.5.21. Older ones take weights whenever they are paused.
+
+    Which an engine is it says itself, at the first update, by knowing the call or not.
+    """
+
+    def __init__(self, engines: Sequence[Endpoint], timeout_s: float):
+        self._engines, self._timeout_s = list(engines), timeout_s
+
+    def begin(self) -> None:
+        """On all engines at once; an update that an earlier sender began and never ended is ended first."""
+        opened = [Background(partial(self._open, engine)) for engine in self._engines]
+        for call in opened:
+            call.join()
+        self._engines = [engine for engine, call in zip(self._engines, opened, strict=True) if call.result()]
+
+    def end(self) -> None:
+        post_all(self._engines, "/end_weight_update", self._timeout_s)
+
+    def _open(self, engine: Endpoint) -> bool:
+        """Whether it has updates."""
         try:
-            engine.post("/begin_weight_update", timeout_s=timeout_s)
-        except ServerError as error:
+            engine.post("/begin_weight_update", timeout_s=self._timeout_s)
+        except Refused as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return False
             if "already open" not in str(error):
                 raise
-            engine.post("/end_weight_update", timeout_s=timeout_s)
-            engine.post("/begin_weight_update", timeout_s=timeout_s)
+            engine.post("/end_weight_update", timeout_s=self._timeout_s)
+            engine.post("/begin_weight_update", timeout_s=self._timeout_s)
+        return True
 
 
 def check_way(rollout: RolloutConfig, hosts: int, on_cpu: bool) -> None:

@@ -13,7 +13,7 @@ from megatron_oreal.engines.calls import post_all
 from megatron_oreal.engines.endpoint import Endpoint, is_on_this_host
 from megatron_oreal.errors import NotWritten
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.sync.deliver import begin_update
+from megatron_oreal.sync.deliver import Updates
 from megatron_oreal.sync.gather import Bucket
 
 
@@ -26,13 +26,14 @@ class HandOver:
     def __init__(self, engines: Sequence[Endpoint], sizes: Sequence[int], config: RolloutConfig, device: torch.device):
         """Raises ValueError where an engine runs on another host."""
         self._engines, self._sizes, self._device, self._timeout_s = engines, sizes, device, config.sync_timeout_s
+        self._updates = Updates(engines, config.sync_timeout_s)
         self._flat = torch.empty(0, dtype=torch.uint8)  # on CPU: kept from bucket to bucket, making its pages costs more than filling them
         for engine in engines:
             if not is_on_this_host(engine.url, config.sync_timeout_s):
                 raise ValueError(f"rollout.sync=tensor needs engines on the sender's host, {engine.url} is not: use distributed")
 
     def begin(self) -> None:
-        begin_update(self._engines, self._timeout_s)
+        self._updates.begin()
 
     def send(self, bucket: Bucket, version: int) -> None:
         """Returns when the engines have copied what it holds."""
@@ -67,7 +68,7 @@ class HandOver:
         return views
 
     def end(self, version: int) -> None:
-        post_all(self._engines, "/end_weight_update", self._timeout_s)
+        self._updates.end()
 
     def leave(self) -> None:
         """Gives the memory back."""

@@ -54,10 +54,16 @@ class Publisher:
         self._proof_s = 0.0  # of the publication in progress: what comparing checksums took
 
     def make_room(self) -> bool:
-        """Whether the engines have given up the GPUs' memory, and with it their weights, until the next publication."""
-        if self._engines and self._memory_is_shared:
+        """Whether the engines have given up the GPUs' memory, and with it their weights, until the next publication.
+
+        They all have when this returns, on every rank: none trains where an engine still holds its own.
+        """
+        if not self._memory_is_shared:
+            return False
+        if self._engines:
             self._engines.sleep()
-        return self._memory_is_shared
+        self._ranks.barrier()
+        return True
 
     def publish(self, policy: Sequence[GPTModel], version: int) -> dict[str, float]:
         """The engines have the policy's weights, proven by checksum, and are at `version` when this returns.

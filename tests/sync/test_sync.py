@@ -79,6 +79,17 @@ def test_after_a_sync_the_server_has_the_new_weights(server, engines, connect, s
     assert [f.name for f in tmp_path.glob("sync/*")] == (["version-00002"] if way == "disk" else [])  # no version outlives the next
 
 
+def test_an_engine_that_slept_serves_the_weights_that_it_got_when_it_woke(server, engines, connect, served_model, new_model):
+    server.endpoint.post("/flush_cache")
+    server.endpoint.post("/release_memory_occupation")
+    server.endpoint.post("/resume_memory_occupation")
+    sync = connect()
+    push([(sync, tensors(new_model))], 3)
+    sync.compare(sync.checksums())
+    assert_serves(engines, new_model)
+    push([(sync, tensors(served_model))], 4)  # as the other tests want it
+
+
 @pytest.mark.parametrize("way", ["distributed", "tensor", "disk"])
 def test_two_senders_share_an_update(engines, connect, served_model, new_model, way):
     first, second = connect("stage0", sync=way), connect("stage1", sync=way)
