@@ -15,6 +15,7 @@ import pytest
 
 from megatron_oreal.doctor import command as doctor
 from megatron_oreal.doctor import network
+from megatron_oreal.doctor.limits import JIT_CACHES
 from megatron_oreal.doctor.network import Absent, Meeting, rounds
 from megatron_oreal.doctor.software import wrong_versions
 from megatron_oreal.launcher import free_port
@@ -137,6 +138,8 @@ def test_caches_on_a_shared_home_and_too_few_open_files_are_warned_of(examined, 
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: [part("/", "ext4"), part(str(tmp_path / "home"), "nfs4")])
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 256))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in JIT_CACHES:  # SGLang, where a test of this process has imported it, sets some
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "local"))
     status, lines = examined()
     assert status == 0

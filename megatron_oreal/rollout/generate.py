@@ -38,6 +38,8 @@ class Rollout:
         """`seed` matters where rollout.deterministic is set."""
         self.config, self.engines, self._tokenizer, self._seed = config, engines, tokenizer, seed
         self._stop = tokenizer.encode(config.stop_word, add_special_tokens=False)[0]
+        # An engine without a tokenizer (see Server) knows only those end tokens that the model's configuration names.
+        self._ends = sorted({self._stop, tokenizer.eos_token_id} - {None})
         self._sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens)
         self.retry_counts = RetryCounts()
 
@@ -84,7 +86,7 @@ class Rollout:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_new_tokens": room,
-            "stop_token_ids": [self._stop],
+            "stop_token_ids": self._ends,
         }
         if self.config.deterministic:
             name = hashlib.sha256(f"{self._seed}/{prompt.id}/{index}".encode())  # a prompt's id is that of its draw

@@ -247,7 +247,7 @@ def test_supervised_examples_are_read_from_the_same_files(tmp_path, served_model
     [
         ("response", 30, 100, "learn.tokens_per_micro_batch=100 holds, which may be raised; 2 rows are too long, the longest has"),
         ("question", 30, 100, "learn.tokens_per_micro_batch=100 holds"),
-        ("response", 200, 10_000, r"the model's 256 positions \(max_position_embeddings\)"),
+        ("response", 300, 10_000, r"the model's 512 positions \(max_position_embeddings\)"),
     ],
 )
 def test_supervised_examples_that_are_too_long_are_refused_by_file_line_and_field(tmp_path, served_model, field, words, budget, said):

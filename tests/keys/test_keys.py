@@ -53,7 +53,7 @@ def test_where_nothing_is_near_there_is_what_is_known():
 
 def test_an_experiment_of_another_command_is_refused_by_name():
     said = wrong("experiment=demo_sft")
-    assert "is for another command: it sets examples_per_step" in said and said.endswith("oreal_7b_r1, small") and said.count("\n") == 0
+    assert "is for another command: it sets examples_per_step" in said and said.endswith("sft_7b, small") and said.count("\n") == 0
 
 
 AWKWARD = [*" =~[]{},'\"$\\:()#;&|<>!*?%@^`+é\t\n", "${", "${x}", "a=b c", "[x]y", "{a}", "a,b", "(1)", "~/", "'\""]
@@ -96,7 +96,7 @@ def test_what_is_advised_is_the_path_that_was_typed(typed):
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("rollout.urls=[http://h:1,~x]", ["http://h:1", "~x"]),
+        ("rollout.urls=[http://h:1,http://~x]", ["http://h:1", "http://~x"]),
         ("rollout.urls=[http://[::1]:7, http://h:1/a=b]", ["http://[::1]:7", "http://h:1/a=b"]),
     ],
 )

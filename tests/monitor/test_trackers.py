@@ -153,5 +153,6 @@ def test_a_missing_library_is_said_at_the_start(monkeypatch, capsys, tmp_path, t
     check_trackers(monitor_config())
     with pytest.raises(ValueError, match="monitor.mlflow.experiment=e: mlflow is not installed; pip install mlflow"):
         check_trackers(monitor_config(mlflow=mlflow_config(experiment="e")))
-    assert train.main([f"model.path={tiny_model()}", "data.train=D", "monitor.wandb.project=p", f"run_dir={tmp_path}"]) == 2
+    given = [f"model.path={tiny_model(max_position_embeddings=20000)}", "data.train=D", f"run_dir={tmp_path}"]
+    assert train.main([*given, "monitor.wandb.project=p"]) == 2
     assert "monitor.wandb.project=p: wandb is not installed; pip install wandb" in capsys.readouterr().err

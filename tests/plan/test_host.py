@@ -126,6 +126,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_starts(too_large, tmp_
 
 def test_an_evaluation_that_cannot_fit_is_refused(served_model, tmp_path, capsys):
     overrides = [f"model.path={served_model}", "model.dtype=float32", "eval.data=questions.jsonl", f"run_dir={tmp_path / 'run'}"]
+    overrides += ["rollout.max_total_tokens=256", "eval.max_new_tokens=128"]
     assert evaluate.main([*overrides, "memory_gib=0.1"]) == 2
     error = capsys.readouterr().err
     assert "and there are 0.1; nothing smaller was found that fits" in error and error.count("\n") == 1
