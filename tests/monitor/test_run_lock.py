@@ -14,6 +14,7 @@ from megatron_oreal.errors import NotWritten
 from megatron_oreal.monitor import run_lock
 from megatron_oreal.monitor.run_lock import NAME, alone
 
+DEADLINE_S = 120  # of a process that takes a second on a machine with nothing else to do
 RUN = "run_dir=x"
 WORKS = """
 import sys, time
@@ -56,7 +57,7 @@ def test_a_folder_at_work_is_refused_with_its_holder_and_free_when_that_ends(tmp
     ):
         pass
     worker.send_signal(signal.SIGINT)
-    worker.wait(10)
+    worker.wait(DEADLINE_S)
     assert list((tmp_path / "run").iterdir()) == []
     with alone(RUN, tmp_path / "run" / NAME):
         assert json.loads((tmp_path / "run" / NAME).read_text())["process"] == os.getpid()
@@ -89,7 +90,7 @@ def test_a_holder_that_was_stopped_for_long_and_robbed_ends(tmp_path, worker, qu
     worker.send_signal(signal.SIGSTOP)
     with alone(RUN, tmp_path / "run" / NAME, lambda line: None):
         worker.send_signal(signal.SIGCONT)
-        assert worker.wait(20) != 0
+        assert worker.wait(DEADLINE_S) != 0
         assert "was taken over by process" in worker.stderr.read()
         assert json.loads((tmp_path / "run" / NAME).read_text())["process"] == os.getpid()
 
