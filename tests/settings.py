@@ -12,7 +12,7 @@ import psutil
 from megatron_oreal.config import TrainConfig, load
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import Engines
-from megatron_oreal.learn.config import CheckpointConfig, LearnConfig, OptimizerConfig, ParallelConfig, PolicyConfig, TokenRMConfig
+from megatron_oreal.learn.config import CheckpointConfig, OptimizerConfig, ParallelConfig, PolicyConfig, TokenRMConfig
 from megatron_oreal.model.config import ComputeConfig, ModelConfig
 from megatron_oreal.monitor.config import MLflowConfig, MonitorConfig, ProfileConfig, WandbConfig
 from megatron_oreal.oreal.objective import Objective
@@ -92,7 +92,7 @@ def tiny_run(path: str, parallel: dict | None = None, **changes) -> TrainConfig:
         "objective": Objective(beta=0.1),
         "policy": policy_config(optimizer=optimizer(), freeze_steps=1),
         "token_rm": TokenRMConfig(optimizer(lr=2e-2)),
-        "learn": LearnConfig(tokens_per_micro_batch=64),
+        "learn": replace(shipped().learn, tokens_per_micro_batch=64),
     }
     return replace(shipped(), **tiny | changes)
 

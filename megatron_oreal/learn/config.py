@@ -87,8 +87,14 @@ class LearnConfig(Checked):
     """The training step's own settings: conf/learn/."""
 
     tokens_per_micro_batch: int
+    overlap_grad_reduce: bool
+    overlap_param_gather: bool
 
     def check(self, require: Require) -> None:
+        require(
+            self.overlap_grad_reduce or not self.overlap_param_gather,
+            "overlap_param_gather=true needs overlap_grad_reduce=true: Megatron has no such order of messages",
+        )
         require(self.tokens_per_micro_batch >= 1, f"tokens_per_micro_batch={self.tokens_per_micro_batch} must be at least 1")
 
 

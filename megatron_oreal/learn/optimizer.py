@@ -15,7 +15,7 @@ from megatron.core.transformer.module import Float16Module
 from megatron_oreal.errors import Diverged
 from megatron_oreal.learn import pipeline
 from megatron_oreal.learn.batch import MicroBatch
-from megatron_oreal.learn.config import OptimizerConfig
+from megatron_oreal.learn.config import LearnConfig, OptimizerConfig
 from megatron_oreal.learn.live_state import save_in_place
 
 OF_A_RUN = ("params", "step")
@@ -30,20 +30,19 @@ def sum_gradients(model: list, num_tokens=None, **kwargs) -> None:
 class Trainable:
     """One model (its chunks on this rank) with its optimizer and learning-rate schedule."""
 
-    def __init__(self, chunks: Sequence[GPTModel], config: OptimizerConfig, total_steps: int):
-        self.gpt = list(chunks)
+    def __init__(self, chunks: Sequence[GPTModel], config: OptimizerConfig, total_steps: int, learn: LearnConfig | None = None):
+        """`learn`: what overlaps; None: nothing."""
+        self._chunks, self._gathers_late, self._is_whole = list(chunks), bool(learn and learn.overlap_param_gather), True
         transformer = chunks[0].config
-        ddp = DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True,
-            use_distributed_optimizer=True,
-            check_for_nan_in_grad=False,  # it would end the rank that has them alone, in a hook; update() looks at the norm of all
-            average_in_collective=False,
-        )
+        ddp = _ddp_config(learn)
         self.model = [
             DistributedDataParallel(transformer, ddp, Float16Module(transformer, c) if transformer.bf16 else c, disable_bucketing=i > 0)
             for i, c in enumerate(chunks)
         ]
-        options = _megatron_config(config, transformer)
+        if ddp.overlap_grad_reduce:  # only the last micro-batch's backward pass begins to sum
+            transformer.no_sync_func = [chunk.no_sync for chunk in self.model] if len(chunks) > 1 else self.model[0].no_sync
+            self._watched = [_stand_in_for_no_gradient(p) for chunk in chunks for p in chunk.parameters()]
+        options = _megatron_config(config, transformer, self._gathers_late)
         # Megatron's standard overrides take norms and biases out of the weight decay; there are no others here.
         overrides = {} if config.weight_decay_on_norms else get_standard_config_overrides(options)
         self.optimizer = get_megatron_optimizer(options, self.model, overrides, use_gloo_process_groups=False)
@@ -66,6 +65,15 @@ class Trainable:
         transformer.finalize_model_grads_func = sum_gradients
         transformer.grad_scale_func = self.optimizer.scale_loss
 
+    @property
+    def gpt(self) -> list[GPTModel]:
+        """This rank's chunks, with whole weights: where an update has left them to be gathered, that is done now, by all ranks."""
+        if not self._is_whole:
+            for chunk in self.model:
+                chunk.start_param_sync(force_sync=True)
+            self._is_whole = True
+        return self._chunks
+
     def load_optimizer(self, state: dict) -> None:
         """Moments and step counts of a checkpoint. Its learning rates, betas and the like are replaced by those that are configured now."""
         given = [{name: value for name, value in group.items() if name not in OF_A_RUN} for group in self.optimizer.param_groups]
@@ -79,7 +87,9 @@ class Trainable:
         for chunk in self.model:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        return pipeline.run(self.model, micro_batches, reading, loss, backward=True)
+        kept = pipeline.run(self.model, micro_batches, reading, loss, backward=True)
+        self._is_whole = True  # the forward pass has gathered what was left
+        return kept
 
     def go_to(self, step: int) -> None:
         """Set the learning rate of the update that is number `step` (from 1) of the schedule, whatever was updated before it.
@@ -103,11 +113,12 @@ class Trainable:
         for one in self.optimizer.chained_optimizers:
             clip_grad_by_total_norm_fp32(one.get_parameters(), max_norm=one.config.clip_grad, total_norm=norm)
         self.optimizer.step_with_ready_grads()
+        self._is_whole = not self._gathers_late
         return norm
 
     def _first_that_is_not_finite(self) -> str:
         """Of this rank's parameters, in words; summed over data-parallel ranks each sees its own part alone."""
-        named = (pair for chunk in self.gpt for pair in chunk.named_parameters())
+        named = (pair for chunk in self._chunks for pair in chunk.named_parameters())
         return next((f", first in {name}" for name, p in named if not p.main_grad.isfinite().all()), "")
 
     @property
@@ -116,7 +127,33 @@ class Trainable:
         return self.optimizer.param_groups[0]["lr"]
 
 
-def _megatron_config(config: OptimizerConfig, transformer) -> MegatronOptimizerConfig:
+def _ddp_config(learn: LearnConfig | None) -> DistributedDataParallelConfig:
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=True,
+        check_for_nan_in_grad=False,  # it would end the rank that has them alone, in a hook; update() looks at the norm of all
+        average_in_collective=False,
+        overlap_grad_reduce=bool(learn and learn.overlap_grad_reduce),
+        overlap_param_gather=bool(learn and learn.overlap_param_gather),
+    )
+
+
+def _stand_in_for_no_gradient(parameter: torch.nn.Parameter):
+    """DDP wants a gradient to be there before it begins to sum, and the log-probabilities add the LM head's to main_grad themselves.
+
+    A zero that takes no memory serves. Returns what must be kept for it to go on.
+    """
+    accumulate = parameter.expand_as(parameter).grad_fn.next_functions[0][0]
+
+    def prepare(gradients: tuple[torch.Tensor | None]) -> None:
+        if gradients[0] is None:
+            parameter.grad = parameter.detach().new_zeros(()).expand_as(parameter)
+
+    accumulate.register_prehook(prepare)
+    return accumulate
+
+
+def _megatron_config(config: OptimizerConfig, transformer, gathers_late: bool) -> MegatronOptimizerConfig:
     return MegatronOptimizerConfig(
         optimizer="adam",
         lr=config.lr,
@@ -127,6 +164,7 @@ def _megatron_config(config: OptimizerConfig, transformer) -> MegatronOptimizerC
         adam_eps=config.eps,
         clip_grad=config.clip_grad,
         use_distributed_optimizer=True,
+        overlap_param_gather=gathers_late,
         bf16=transformer.bf16,
         params_dtype=torch.bfloat16 if transformer.bf16 else torch.float32,
     )

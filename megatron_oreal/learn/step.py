@@ -65,10 +65,10 @@ class Learner:
     def __init__(self, config: TrainConfig, ranks: Ranks):
         self.config, self.objective, self.ranks = config, config.objective, ranks
         self.models = Models(config.model, config.parallel, config.compute, ranks)
-        self.policy = Trainable(self.models.build("policy"), config.policy.optimizer, config.policy.scheduled(config.steps))
+        self.policy = Trainable(self.models.build("policy"), config.policy.optimizer, config.policy.scheduled(config.steps), config.learn)
         self.token_rm = None
         if self.objective.token_rm:
-            self.token_rm = Trainable(self.models.build("token_rm"), config.token_rm.optimizer, config.steps)
+            self.token_rm = Trainable(self.models.build("token_rm"), config.token_rm.optimizer, config.steps, config.learn)
         self.reference = Reference(self.models.build("policy"), ranks, Path(config.run_dir)) if self.objective.beta else None
         self.cost = StepCost.of(self.models.hf, self.models.cost, self.objective.token_rm, bool(self.objective.beta))
 

@@ -21,7 +21,7 @@ class SupervisedLearner:
     def __init__(self, config: SftConfig, ranks: Ranks):
         self.config, self.ranks = config, ranks
         self.models = Models(config.model, config.parallel, config.compute, ranks)
-        self.policy = Trainable(self.models.build("policy"), config.optimizer, config.steps)
+        self.policy = Trainable(self.models.build("policy"), config.optimizer, config.steps, config.learn)
         self.cost = StepCost.of(self.models.hf, self.models.cost, token_rm=False, reference=False)
 
     def train(self, train_batch: TrainBatch, step: int) -> StepResult:

@@ -6,7 +6,6 @@ from itertools import product
 from math import ceil
 
 from megatron_oreal.devices import DEVICES
-from megatron_oreal.learn.config import LearnConfig
 from megatron_oreal.model import gpt
 from megatron_oreal.model.config import ComputeConfig, Layout
 from megatron_oreal.model.split import Split
@@ -94,7 +93,7 @@ def _layouts(config: Planned, hf) -> Iterator[Planned]:
         budgets = {longest * share for share in BUDGETS} | {max(longest, config.learn.tokens_per_micro_batch)}
         for recompute, budget in product(RECOMPUTE, sorted(budgets)):
             compute: ComputeConfig = replace(config.compute, recompute=recompute)
-            yield replace(config, parallel=parallel, compute=compute, learn=LearnConfig(budget))
+            yield replace(config, parallel=parallel, compute=compute, learn=replace(config.learn, tokens_per_micro_batch=budget))
 
 
 def _divides(hf, parallel: Layout) -> bool:

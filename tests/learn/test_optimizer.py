@@ -1,15 +1,19 @@
 """Megatron's optimizer and schedule do what torch.optim.AdamW and the spec's formula do."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from megatron_oreal.errors import Diverged
+from megatron_oreal.learn import optimizer as optimizer_module
 from megatron_oreal.learn.config import OptimizerConfig
 from megatron_oreal.learn.optimizer import Trainable
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
+from megatron_oreal.model import hf_weights
 from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.trajectory import Sample, TrainBatch
@@ -45,6 +49,37 @@ def update_with_a_nan_on_rank_1(run) -> tuple[str, bool]:
 def test_gradients_that_are_not_finite_end_the_run_on_all_ranks_with_the_weights_as_they_were(ranks, tiny_model, layout):
     for said, unchanged in ranks(2, update_with_a_nan_on_rank_1, tiny_run(tiny_model(), layout)):
         assert said.startswith("gradients are not finite (norm nan") and unchanged
+
+
+def train_in_small_buckets(run) -> tuple[list[dict], dict, bool]:
+    """Metrics of the steps, this rank's part of the weights after them, and whether its gradients lay in several buckets."""
+    config = partial(optimizer_module.DistributedDataParallelConfig, bucket_size=5000)  # several, as a real model has
+    with pytest.MonkeyPatch.context() as patch, Ranks(run.parallel, run.seed) as ranks:
+        patch.setattr(optimizer_module, "DistributedDataParallelConfig", config)
+        learner = Learner(run, ranks)
+        metrics = [learner.train(a_batch(step), step).metrics for step in (1, 2, 3)]
+        weights = {n: t.clone().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}
+        several = len(learner.policy.model[0].bucket_groups) > 1  # on the first pipeline stage: Megatron has one on others
+        return [{k: v for k, v in one.items() if not k.startswith("time/")} for one in metrics], weights, several
+
+
+def a_batch(step: int) -> TrainBatch:
+    tokens = torch.randint(1, 97, (4, 20), generator=torch.Generator().manual_seed(step)).tolist()
+    return TrainBatch([Sample("q", t[:5], t[5:], 1 - 2 * (i % 2), 1.0 - 2 * (i % 2), 0.5, 0) for i, t in enumerate(tokens)])
+
+
+@pytest.mark.parametrize("layout", [{"dp": 2}, {"dp": 2, "pp": 2}, {"dp": 2, "pp": 2, "vpp": 2}], ids=["dp2", "dp2-pp2", "dp2-vpp2"])
+def test_overlapped_messages_change_nothing(ranks, tiny_model, layout):
+    model, world = tiny_model(num_hidden_layers=4), 2 * layout.get("pp", 1)
+    plain = tiny_run(model, layout, steps=3)
+    late = replace(plain, learn=replace(plain.learn, overlap_grad_reduce=True, overlap_param_gather=True))
+    expected, got = ranks(world, train_in_small_buckets, plain), ranks(world, train_in_small_buckets, late)
+    assert any(several for *_, several in got)
+    for (metrics, weights, _), (same, as_before, _) in zip(got, expected, strict=True):
+        assert metrics == [pytest.approx(step, rel=1e-4, abs=1e-7) for step in same]
+        assert weights.keys() == as_before.keys()
+        for name, value in as_before.items():
+            torch.testing.assert_close(torch.from_numpy(weights[name]), torch.from_numpy(value), rtol=1e-4, atol=1e-6, msg=name)
 
 
 def learning_rate(step: int, total: int, o: OptimizerConfig) -> float:

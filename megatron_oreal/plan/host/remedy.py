@@ -6,7 +6,6 @@ from itertools import combinations
 from typing import TypeVar
 
 from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, TrainConfig
-from megatron_oreal.learn.config import LearnConfig
 from megatron_oreal.model.config import sequence_multiple
 from megatron_oreal.plan.host.need import Need
 
@@ -72,7 +71,7 @@ def _micro_batches(config: Config, _: Need) -> Smaller:
         multiple = sequence_multiple(config.parallel.cp)
         least = -(-config.rollout.max_total_tokens // multiple) * multiple
     for tokens in _halves(budget, max(least, 1)):
-        yield replace(config, learn=LearnConfig(tokens)), f"learn.tokens_per_micro_batch={tokens}"
+        yield replace(config, learn=replace(config.learn, tokens_per_micro_batch=tokens)), f"learn.tokens_per_micro_batch={tokens}"
 
 
 def _recompute(config: Config, _: Need) -> Smaller:
