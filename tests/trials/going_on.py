@@ -68,7 +68,7 @@ SUPERVISED = [
     refused(
         "sft: a row that is too long",
         f"{SFT} learn.tokens_per_micro_batch=50",
-        r"^error: demo/sft.jsonl:\d+: field 'response': \d+ tokens .*more than learn.tokens_per_micro_batch=50 holds.*megatron-oreal select longest",
+        r"^error: demo/sft.jsonl:\d+: field 'response': \d+ tokens .*more than learn.tokens_per_micro_batch=50 holds.*select longest",
     ),
     refused(
         "sft: a row beyond the model's positions",

@@ -70,7 +70,7 @@ KEYS = [
         )
         for command, more in (
             ("passrate", "experiment=demo_passrate questions=demo/train.jsonl out=rated.jsonl"),
-            ("evaluate", "eval.data=demo/heldout.jsonl out=evaluated"),
+            ("evaluate", "eval.data=demo/heldout.jsonl run_dir=run"),
         )
     ),
     tested("every leaf set to 0, -1, null, text, NaN, infinity, 1e30", "tests/test_leaves.py"),
@@ -96,7 +96,7 @@ def spaced(folder: Path, names: str = "run") -> str:
     from tokenizers import Tokenizer
 
     own = Tokenizer.from_file(str(folder / "model" / "tokenizer.json"))
-    groups = [json.loads(line) for path in (folder / names / "trajectories").glob("*.jsonl") for line in path.read_text().splitlines()]
+    groups = [json.loads(line) for path in (folder / names / "trajectories").glob("step-*.jsonl") for line in path.read_text().splitlines()]
     asked = [(group["prompt"]["question"], own.decode(group["prompt"]["token_ids"], skip_special_tokens=False)) for group in groups]
     wrong = [text for question, text in asked if question not in text]
     return f"asked {wrong[0]!r}" if wrong else "" if groups else "nothing was recorded"
@@ -104,7 +104,7 @@ def spaced(folder: Path, names: str = "run") -> str:
 
 def same_trajectories(folder: Path) -> str:
     """Of two runs, `plain` and `run`."""
-    one, other = ([path.read_text() for path in sorted((folder / name / "trajectories").glob("*.jsonl"))] for name in ("plain", "run"))
+    one, other = ([path.read_text() for path in sorted((folder / name / "trajectories").glob("step-*.jsonl"))] for name in ("plain", "run"))
     tokens = [
         [[t["token_ids"] for t in json.loads(line)["trajectories"]] for text in each for line in text.splitlines()] for each in (one, other)
     ]
@@ -116,14 +116,14 @@ MODELS = [
     works(
         "a LlamaTokenizer over a byte-level tokenizer.json",
         f"{RUN} model.path=model record=true",
-        "finished|done|step 2",
+        "step 2/2",
         llama,
         then=spaced,
     ),
     works(
         "a Qwen2Tokenizer whose tokenizer.json has another pre-tokenizer",
         f"{RUN} model.path=model record=true",
-        "finished|done|step 2",
+        "step 2/2",
         model(tokenizer={"pre_tokenizer": PAIRS}),
         then=spaced,
     ),

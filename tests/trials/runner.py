@@ -57,7 +57,7 @@ def task(folder: Path) -> Path:
 
 def run(trial: Trial, folder: Path) -> Outcome:
     """Try it in a new folder of its own below `folder`, beside the task; the log stays there."""
-    own = folder / re.sub(r"\W+", "-", trial.name).strip("-")
+    own = folder / trial.folder
     log = own.with_suffix(".log")
     if why := trial.why_not() or (_why_no_mounts() if trial.own_mounts else ""):
         return Outcome(trial, log, skipped=why)
@@ -72,7 +72,7 @@ def run(trial: Trial, folder: Path) -> Outcome:
         seconds = time.monotonic() - begun
         said = log.read_text(errors="replace")
         lines = [line for line in said.splitlines() if re.search(trial.says, line)]
-        wrong = _wrong(trial, status, left, said, lines) or trial.then(own)
+        wrong = _wrong(trial, status, left, said, lines) or _look(trial, own)
     if skip := re.search(r"^SKIPPED \[\d+\] (.*)", said, re.MULTILINE) if not wrong and " passed" not in said else None:
         return Outcome(trial, log, skipped=skip[1])
     if not wrong:
@@ -96,6 +96,14 @@ def _wrong(trial: Trial, status: int | None, left: list[str], said: str, lines: 
     if status and not any(line in errors for line in lines) or not lines:
         return f"nothing said like {trial.says!r}"
     return ""
+
+
+def _look(trial: Trial, own: Path) -> str:
+    """What is wrong with what it has left."""
+    try:
+        return trial.then(own)
+    except (OSError, LookupError, ValueError) as error:
+        return f"what it left cannot be read: {error!r}"
 
 
 def _ended(trial: Trial, own: Path, log: Path, variables: Mapping[str, str]) -> tuple[int | None, list[str]]:

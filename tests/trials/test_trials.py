@@ -18,5 +18,5 @@ def test_trial(trial, tmp_path_factory):
 
 
 def test_no_two_trials_share_a_folder():
-    names = [trial.name for trial in TRIALS]
-    assert len(set(names)) == len(names)
+    folders = [trial.folder for trial in TRIALS]
+    assert len(set(folders)) == len(folders)

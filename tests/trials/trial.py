@@ -1,5 +1,6 @@
 """A trial: what a user types, what is there before, and how it must end."""
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -49,6 +50,11 @@ class Trial:
     then: Callable[[Path], str] = _nothing
     why_not: Callable[[], str] = lambda: ""
     deadline_s: float = REFUSED_S
+
+    @property
+    def folder(self) -> str:
+        """Its name."""
+        return re.sub(r"\W+", "-", self.name).strip("-")
 
     @property
     def kind(self) -> str:
