@@ -48,7 +48,7 @@ sys.exit(f"missing or broken: {chr(32).join(missing)}" if missing else 0)' "${na
 }
 
 tests() {
-    run python3 -m pytest -m gpu -q -rA --tb=short -p no:cacheprovider tests/learn tests/plan tests/sync --engine-args "${ENGINE[@]}"
+    run python3 -m pytest -m gpu -q -rA --tb=short -p no:cacheprovider tests/learn tests/model tests/plan tests/sync --engine-args "${ENGINE[@]}"
 }
 
 step() { run python3 tools/bench_step.py --shape 32b-tp8 32b-layers 7b --steps 3 --profile "$OUT/traces"; }

@@ -1,8 +1,9 @@
-"""Memory and time of the log-probabilities in chunks (model/logprobs.py) against the dense way, forward and backward, side by side:
+"""Memory and time of the log-probabilities in chunks (model/logprobs.py) and, on CUDA, fused (model/fused_logprobs.py) against the
+dense way, forward and backward, side by side:
 
     python tools/bench_logprobs.py [--tokens 16384] [--vocab 19008] [--device cuda]
 
-Dense: all logits [tokens, vocabulary] in float32, log_softmax, gather, autograd. Both also give the entropy, without gradient. The
+Dense: all logits [tokens, vocabulary] in float32, log_softmax, gather, autograd. All also give the entropy, without gradient. The
 vocabulary is one rank's share (152k over TP 8 is 19k) and the only share: the group has one rank, its all-reduces cost nothing.
 
 On CUDA hidden states have Qwen2.5-7B's 3584 channels, in bfloat16; on a CPU 256 in float32, as the matrix products would hide
@@ -27,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_oreal.model.logprobs import vocab_parallel_logprobs
+from megatron_oreal.model.platform import Platform
 
 ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = {"cpu": 256, "cuda": 3584}
@@ -38,7 +40,7 @@ LogProbs = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One way, measured; the last two say that both ways compute the same."""
+    """One way, measured; the last two say that all ways compute the same."""
 
     extra_bytes: int
     seconds: float
@@ -61,7 +63,13 @@ def chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Te
     return vocab_parallel_logprobs(hidden, weight, targets, dist.group.WORLD, len(weight))
 
 
-WAYS: dict[str, LogProbs] = {"dense": dense, "chunked": chunked}
+def fused(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by Triton's kernels."""
+    return Platform(hidden.device, "nccl").logprobs("fused")(hidden, weight, targets, dist.group.WORLD, len(weight))
+
+
+WAYS: dict[str, LogProbs] = {"dense": dense, "chunked": chunked, "fused": fused}
+ON = {"cpu": ("dense", "chunked"), "cuda": ("dense", "chunked", "fused")}
 
 
 def measure(way: LogProbs, tokens: int, vocab: int, device: str) -> Measurement:
@@ -115,13 +123,13 @@ def main() -> None:
     if arguments.way:
         print(json.dumps(asdict(measure(WAYS[arguments.way], *shape))))
         return
-    found = {name: measure_apart(name, *shape) for name in WAYS}
+    found = {name: measure_apart(name, *shape) for name in ON[arguments.device]}
     print(f"{arguments.tokens} tokens, {arguments.vocab} words, {HIDDEN[arguments.device]} channels, {arguments.device}\n")
     print("| log-probabilities | extra memory, MiB | ratio | seconds | mean | norm of the head's gradient |")
     print("|---|---|---|---|---|---|")
     for name, m in found.items():
         share = m.extra_bytes / found["dense"].extra_bytes
-        print(f"| {name} | {m.extra_bytes / 2**20:,.0f} | {share:.3f} | {m.seconds:.1f} | {m.mean_logprob:.6f} | {m.gradient_norm:.6e} |")
+        print(f"| {name} | {m.extra_bytes / 2**20:,.0f} | {share:.3f} | {m.seconds:.3f} | {m.mean_logprob:.6f} | {m.gradient_norm:.6e} |")
 
 
 if __name__ == "__main__":

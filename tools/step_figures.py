@@ -87,7 +87,7 @@ class Asked:
     @property
     def predicted_bytes(self) -> float:
         """Peak of torch's allocator by the planner's formula: all three models' state, and the largest of their activations."""
-        formula = Formula(self.hf, Workload(ONE_RANK, self.recompute, self.dtype, 1, self.tokens, self.micro_batches))
+        formula = Formula(self.hf, Workload(ONE_RANK, self.recompute, self.dtype, 1, self.tokens, self.micro_batches, "fused"))
         models = [formula.stage(role, 0) for role in ("policy", "token_rm", "reference")]
         return sum(m.weights + m.gradients + m.optimizer for m in models) + max(m.activations for m in models)
 

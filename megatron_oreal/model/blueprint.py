@@ -112,7 +112,7 @@ def rank_contents(hf, role: gpt.Role, layout: Layout) -> Iterator[RankContents]:
         ValueError: an architecture that is not mapped, or one that does not divide by the layout.
     """
     gpt.check_architecture(hf, layout)
-    compute = Compute(Platform(torch.device("meta"), "fake"), torch.float32, PLAIN, "torch")
+    compute = Compute(Platform(torch.device("meta"), "fake"), torch.float32, PLAIN, "torch", "chunked")
     for rank in range(layout.tp * layout.pp):
         with _pretending(rank, layout), torch.device("meta"), _StaysOnMeta():
             (model,) = gpt.build(hf, role, layout, compute)

@@ -11,7 +11,7 @@ from megatron.core.transformer.enums import AttnBackend
 from megatron_oreal.model.config import ComputeConfig
 from megatron_oreal.model.platform import Platform
 
-PLAIN = ComputeConfig(recompute="none", fp8="none", adam="auto", attention="auto", fused_weight_gradients=False)
+PLAIN = ComputeConfig(recompute="none", fp8="none", adam="auto", attention="auto", fused_weight_gradients=False, logprobs="auto")
 """Asks for nothing that a machine may lack."""
 FP8_TOKENS = 16
 """Transformer Engine's FP8 matrix products want dimensions that are multiples of 16, tokens among them."""
@@ -25,6 +25,7 @@ class Compute:
     dtype: torch.dtype
     config: ComputeConfig
     adam: str  # "te", "apex" or "torch"
+    logprobs: str  # "chunked" or "fused"
 
     @classmethod
     def find(cls, config: ComputeConfig, dtype: str, platform: Platform) -> "Compute":
@@ -35,7 +36,7 @@ class Compute:
         """
         if platform.is_cpu:
             _refuse_gpu_only(config)
-            return cls(platform, getattr(torch, dtype), config, "torch")
+            return cls(platform, getattr(torch, dtype), config, "torch", "chunked")
         _need("transformer_engine", "a GPU: its layers are Transformer Engine's", "transformer-engine")
         if config.fp8 != "none" and dtype != "bfloat16":
             raise ValueError(f"compute.fp8={config.fp8} needs model.dtype=bfloat16, not {dtype}")
@@ -43,7 +44,12 @@ class Compute:
             _need("flash_attn", "compute.attention=flash", "flash-attn")
         if config.adam == "apex":
             _need("apex", "compute.adam=apex", "Apex with its CUDA extensions")
-        return cls(platform, getattr(torch, dtype), config, "apex" if config.adam == "apex" else "te")
+        if config.logprobs == "fused":
+            _need("triton", "compute.logprobs=fused", "triton")
+        adam, logprobs = "apex" if config.adam == "apex" else "te", config.logprobs
+        if logprobs == "auto":
+            logprobs = "fused" if _is_installed("triton") else "chunked"
+        return cls(platform, getattr(torch, dtype), config, adam, logprobs)
 
     @property
     def tokens_multiple(self) -> int:
@@ -93,7 +99,7 @@ class Compute:
         fused = "on" if config.fused_weight_gradients else "off"
         return (
             f"compute: {torch.cuda.get_device_name()} with NCCL, layers of Transformer Engine {_version('transformer_engine')}, {common}, "
-            f"{attention}, FusedAdam of {adam}, fused weight gradients {fused}"
+            f"{attention}, FusedAdam of {adam}, fused weight gradients {fused}, {self.logprobs} log-probabilities"
         )
 
 
@@ -102,10 +108,16 @@ def _refuse_gpu_only(config: ComputeConfig) -> None:
         value = getattr(config, name)
         if value != getattr(PLAIN, name):
             raise ValueError(f"compute.{name}={value} needs a GPU, and there is none")
+    if config.logprobs == "fused":
+        raise ValueError("compute.logprobs=fused needs a GPU, and there is none")
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _need(module: str, what: str, package: str) -> None:
-    if importlib.util.find_spec(module) is None:
+    if not _is_installed(module):
         raise ValueError(f"{what} needs {package}, which is not installed")
 
 

@@ -53,6 +53,7 @@ class ComputeConfig(Checked):
     adam: str
     attention: str
     fused_weight_gradients: bool
+    logprobs: str
 
     def check(self, require: Require) -> None:
         for name, allowed in (
@@ -60,6 +61,7 @@ class ComputeConfig(Checked):
             ("fp8", ("none", "hybrid", "e4m3")),
             ("adam", ("auto", "te", "apex")),
             ("attention", ("auto", "flash", "fused", "unfused")),
+            ("logprobs", ("auto", "chunked", "fused")),
         ):
             value = getattr(self, name)
             require(value in allowed, f"{name}={value!r} is not one of {', '.join(allowed)}")

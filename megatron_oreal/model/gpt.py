@@ -13,8 +13,6 @@ from torch import Tensor
 from megatron_oreal.model.architecture import FAMILIES, check_fields
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.config import Layout
-from megatron_oreal.model.logprobs import vocab_parallel_logprobs
-from megatron_oreal.model.platform import Platform
 from megatron_oreal.model.shape import head_dim, padded_vocab_size
 
 Role = Literal["policy", "token_rm"]
@@ -46,7 +44,7 @@ class PolicyModel(GPTModel):
         weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else self.output_layer.weight
         hidden = _whole_sequence(hidden_states, self.config.sequence_parallel, self.pg_collection.tp)
         hidden = hidden[:, 0].index_select(0, labels.positions)
-        logprobs, entropy = vocab_parallel_logprobs(hidden, weight, labels.targets, self.pg_collection.tp, self.real_vocab_size)
+        logprobs, entropy = self.token_logprobs(hidden, weight, labels.targets, self.pg_collection.tp, self.real_vocab_size)
         return _from_all_context_ranks(torch.stack([logprobs, entropy], dim=1), labels, self.pg_collection.cp).t()
 
 
@@ -115,17 +113,17 @@ def build(hf, role: Role, layout: Layout, compute: Compute) -> list[GPTModel]:
     check_architecture(hf, layout)
     config = transformer_config(hf, layout, compute)
     chunks = [None] if layout.vpp is None else range(layout.vpp)
-    return [_build_chunk(hf, role, layout.tp, config, compute.platform, vp_stage) for vp_stage in chunks]
+    return [_build_chunk(hf, role, layout.tp, config, compute, vp_stage) for vp_stage in chunks]
 
 
-def _build_chunk(hf, role: Role, tp: int, config: TransformerConfig, platform: Platform, vp_stage: int | None) -> GPTModel:
+def _build_chunk(hf, role: Role, tp: int, config: TransformerConfig, compute: Compute, vp_stage: int | None) -> GPTModel:
     first, last = (
         is_at_end(ignore_virtual=False, vp_stage=vp_stage)
         for is_at_end in (parallel_state.is_pipeline_first_stage, parallel_state.is_pipeline_last_stage)
     )
     model = (PolicyModel if role == "policy" else TokenRewardModel)(
         config=config,
-        transformer_layer_spec=platform.layer_spec(config, vp_stage),
+        transformer_layer_spec=compute.platform.layer_spec(config, vp_stage),
         vocab_size=padded_vocab_size(hf, tp),
         max_sequence_length=hf.max_position_embeddings,
         pre_process=first,
@@ -138,7 +136,8 @@ def _build_chunk(hf, role: Role, tp: int, config: TransformerConfig, platform: P
         vp_stage=vp_stage,
     )
     model.real_vocab_size = hf.vocab_size
-    return model.to(platform.device)
+    model.token_logprobs = compute.platform.logprobs(compute.logprobs)
+    return model.to(compute.platform.device)
 
 
 def transformer_config(hf, layout: Layout, compute: Compute) -> TransformerConfig:

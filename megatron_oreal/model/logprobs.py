@@ -1,9 +1,13 @@
 """Log-probabilities and entropy over a vocabulary split over TP ranks, in float32, without ever holding all the logits."""
 
+from collections.abc import Callable, Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+LogProbs = Callable[[Tensor, Tensor, Tensor, dist.ProcessGroup, int], tuple[Tensor, Tensor]]
+"""vocab_parallel_logprobs without its last argument, or what takes its place."""
 CHUNK_BYTES = 128 * 2**20
 """Of the float32 logits that exist at one time: of 1,024 tokens where 152k words are split over TP 8 or 4, of 220 where they are not."""
 CHUNK_TOKENS = range(128, 1025)
@@ -43,9 +47,9 @@ class _ChunkedLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, group, vocab_size, chunk):
-        rows = _LocalRows(weight, group, vocab_size)
+        rows = LocalRows(weight, group, vocab_size)
         logprobs, entropy, normalizer = (hidden.new_empty(len(targets), dtype=torch.float32) for _ in range(3))
-        for part in _chunks(len(targets), chunk):
+        for part in chunks(len(targets), chunk):
             logits = rows.logits(hidden[part])
             peak = logits.amax(dim=-1)
             dist.all_reduce(peak, op=dist.ReduceOp.MAX, group=group)
@@ -54,9 +58,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             exp = logits.exp()
             sums = torch.stack([exp.sum(-1), exp.mul_(logits).sum(-1), target])
             dist.all_reduce(sums, group=group)
-            log_sum = sums[0].log()
-            logprobs[part] = sums[2] - log_sum
-            entropy[part] = log_sum - sums[1] / sums[0]
+            logprobs[part], entropy[part], log_sum = from_sums(sums)
             normalizer[part] = log_sum + peak
         ctx.save_for_backward(hidden, weight, targets, normalizer)
         ctx.group, ctx.vocab_size, ctx.chunk = group, vocab_size, chunk
@@ -67,10 +69,10 @@ class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_logprobs, _):
         hidden, weight, targets, normalizer = ctx.saved_tensors
-        rows = _LocalRows(weight, ctx.group, ctx.vocab_size)
+        rows = LocalRows(weight, ctx.group, ctx.vocab_size)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.main_grad is None else ctx.main_grad
-        for part in _chunks(len(targets), ctx.chunk):
+        for part in chunks(len(targets), ctx.chunk):
             # d logp(y) / d logit_j = [j == y] - softmax_j
             grad = rows.logits(hidden[part]).sub_(normalizer[part, None]).exp_().mul_(-grad_logprobs[part, None])
             rows.add_at(grad, targets[part], grad_logprobs[part])
@@ -81,7 +83,16 @@ class _ChunkedLogProbs(torch.autograd.Function):
         return grad_hidden, returned, None, None, None, None
 
 
-class _LocalRows:
+def from_sums(sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(log-probability, entropy, log sum exp) of each token, [tokens], of logits l that are taken relative to their maximum.
+
+    sums: [3, tokens]: sum exp l, sum of l exp l, and the target's l.
+    """
+    log_sum = sums[0].log()
+    return sums[2] - log_sum, log_sum - sums[1] / sums[0], log_sum
+
+
+class LocalRows:
     """This rank's rows of the LM head, without padding, and where they start in the vocabulary."""
 
     def __init__(self, weight: Tensor, group: dist.ProcessGroup, vocab_size: int):
@@ -101,10 +112,12 @@ class _LocalRows:
         else:
             mine += grad.t() @ hidden
 
+    def has(self, targets: Tensor) -> Tensor:
+        """Whose row is here: [chunk], bool."""
+        return (targets >= self.first) & (targets < self.first + len(self.weight))
+
     def _local(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        local = targets - self.first
-        mine = (local >= 0) & (local < len(self.weight))
-        return local.clamp(0, len(self.weight) - 1)[:, None], mine
+        return (targets - self.first).clamp(0, len(self.weight) - 1)[:, None], self.has(targets)
 
     def pick(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The target's logit where its row is here, else 0: [chunk]."""
@@ -117,5 +130,6 @@ class _LocalRows:
         grad.scatter_add_(1, local, (value * mine)[:, None])
 
 
-def _chunks(tokens: int, size: int):
+def chunks(tokens: int, size: int) -> Iterator[slice]:
+    """Of so many tokens each, but the last."""
     return (slice(start, start + size) for start in range(0, tokens, size))

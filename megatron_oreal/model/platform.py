@@ -1,6 +1,7 @@
 """The one place where CPU and GPU differ in what a layer is made of."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from megatron.core import parallel_state
@@ -11,6 +12,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_oreal.machine import LIBC
 from megatron_oreal.model.cpu_layers import CpuCoreAttention, CpuRMSNorm
+from megatron_oreal.model.fused_logprobs import Kernels, fused_logprobs
+from megatron_oreal.model.logprobs import LogProbs, vocab_parallel_logprobs
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,16 @@ class Platform:
             "batch_p2p_comm": fused,
             "batch_p2p_sync": False,  # a wait for the whole GPU at each message, that a torch of long ago needed
         }
+
+    def logprobs(self, way: str) -> LogProbs:
+        """`way`: "chunked", or "fused", on a GPU with Triton."""
+        return vocab_parallel_logprobs if way == "chunked" else partial(fused_logprobs, kernels=self.logprob_kernels())
+
+    def logprob_kernels(self) -> Kernels:
+        """Triton's. A machine without a GPU need not have it."""
+        from megatron_oreal.model.logprob_kernels import TritonKernels
+
+        return TritonKernels()
 
     def layer_spec(self, config: TransformerConfig, vp_stage: int | None) -> ModuleSpec | TransformerBlockSubmodules:
         """Transformer Engine's layers on GPU; on CPU Megatron's local layers with our norm and packed attention."""

@@ -31,6 +31,7 @@ class Request:
     tokens: int  # of a micro-batch, over all context-parallel ranks
     micro_batches: int  # of a step, a rank; no more are run than the peak needs
     roles: tuple[Role, ...]
+    logprobs: str  # "chunked" or "fused"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def build_all(request: Request) -> list[Built]:
 
 def _build(hf, role: str, stage: int, request: Request) -> Built:
     platform = FusedKernels(torch.device("meta"), "fake")
-    compute = Compute(platform, getattr(torch, request.dtype), replace(PLAIN, recompute=request.recompute), "torch")
+    compute = Compute(platform, getattr(torch, request.dtype), replace(PLAIN, recompute=request.recompute), "torch", request.logprobs)
     with torch.device("meta"):
         chunks = gpt.build(hf, "token_rm" if role == "token_rm" else "policy", request.parallel, compute)
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:

@@ -123,12 +123,14 @@ def make_plan(config: Planned, hf, shape: str, builds: bool) -> Plan:
 def _workload(config: Planned, hf) -> Workload:
     micro_batches = timing.spread_of(config, hf).micro_batches
     compute, budget = config.compute, config.learn.tokens_per_micro_batch
-    return Workload(config.parallel, compute.recompute, config.model.dtype, config.plan.gpus, budget, micro_batches)
+    logprobs = "chunked" if compute.logprobs == "chunked" else "fused"  # Triton comes with torch's builds for CUDA
+    return Workload(config.parallel, compute.recompute, config.model.dtype, config.plan.gpus, budget, micro_batches, logprobs)
 
 
 def _build(config: Planned, hf, work: Workload, wanted: Sequence[Role]) -> list[Built]:
     fields = json.loads(hf.to_json_string(use_diff=False))
-    request = Request(fields, work.parallel, work.recompute, work.dtype, work.gpus, work.tokens, work.micro_batches, tuple(wanted))
+    sizes = (work.gpus, work.tokens, work.micro_batches)
+    request = Request(fields, work.parallel, work.recompute, work.dtype, *sizes, tuple(wanted), work.logprobs)
     return build(request, config.plan.deadline_s)
 
 

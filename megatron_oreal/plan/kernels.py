@@ -13,6 +13,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from megatron_oreal.model.fused_logprobs import Strips
 from megatron_oreal.model.platform import Platform
 
 
@@ -22,6 +23,9 @@ class FusedKernels(Platform):
     def transformer_options(self) -> dict:
         """Those of the CPU, with Megatron's own SwiGLU, which is plain torch."""
         return super().transformer_options() | {"bias_activation_fusion": True}
+
+    def logprob_kernels(self) -> "_LogProbKernels":
+        return _LogProbKernels()
 
     def layer_spec(self, config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
         """Megatron's local layers with the norm and the attention below."""
@@ -33,6 +37,19 @@ class FusedKernels(Platform):
             attention.q_layernorm = attention.k_layernorm = _Norm
         layers = get_num_layers_to_build(config, vp_stage, parallel_state.get_pipeline_model_parallel_rank())
         return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=_Norm)
+
+
+class _LogProbKernels:
+    """What model.logprob_kernels allocates."""
+
+    def strips(self, hidden: Tensor, weight: Tensor, _) -> Strips:
+        return Strips.empty(hidden, weight)
+
+    def gradient(self, *_) -> None:
+        pass
+
+    def accumulate(self, *_) -> None:
+        pass
 
 
 class _Norm(torch.nn.Module):

@@ -5,7 +5,7 @@ Names: h hidden size, f feed-forward size, s tokens of a micro-batch on a rank (
 
 from dataclasses import dataclass
 
-from megatron_oreal.model import shape
+from megatron_oreal.model import fused_logprobs, shape
 from megatron_oreal.model.architecture import FAMILIES
 from megatron_oreal.model.config import ONE_RANK, Layout
 from megatron_oreal.model.logprobs import chunk_tokens
@@ -29,6 +29,7 @@ class Workload:
     gpus: int
     tokens: int  # of a micro-batch, over all context-parallel ranks
     micro_batches: int  # of a step, a rank
+    logprobs: str  # "chunked" or "fused"
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,12 @@ class Formula:
             return 0.0
         whole = self._sizes[2]
         rows = shape.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
-        number = NUMBER_BYTES[self.work.dtype]
-        # Hidden states of the response tokens and their gradient; a chunk's part of the head's gradient, and its logits.
-        return 2 * whole + rows * h * number + min(chunk_tokens(rows), self.work.tokens // parallel.cp) * rows * number
+        number, mine = NUMBER_BYTES[self.work.dtype], self.work.tokens // parallel.cp
+        # Hidden states of the response tokens and their gradient, and that of a chunk's logits.
+        if self.work.logprobs == "fused":
+            return 2 * whole + min(fused_logprobs.chunk_tokens(rows, number), mine) * rows * number
+        # The same, of smaller chunks, and a chunk's part of the head's gradient.
+        return 2 * whole + rows * h * number + min(chunk_tokens(rows), mine) * rows * number
 
     def _in_flight(self, stage: int) -> tuple[int, int]:
         """(parts of the model that have passed forward and not backward at one time, layers of such a part), on this stage."""
@@ -145,11 +149,14 @@ class Formula:
         if not last:
             return layers
         rows = shape.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
-        logits = min(chunk_tokens(rows), mine) * rows
-        # Of a chunk: logits in float32, their exponentials, the chunk's before, which still lives, and what float32 was made from.
-        return max(layers, whole + (12 + (number if number < 4 else 0)) * logits + (2 + chunks) * stream)
+        if self.work.logprobs == "fused":
+            at_the_head = 6 * 4 * mine * -(-rows // fused_logprobs.STRIP)  # sums of all strips, and those on the way to one sum
+        else:
+            # Of a chunk: logits in float32, their exponentials, the chunk's before, which still lives, and what float32 was made from.
+            at_the_head = (12 + (number if number < 4 else 0)) * min(chunk_tokens(rows), mine) * rows
+        return max(layers, whole + at_the_head + (2 + chunks) * stream)
 
 
 def whole(hf) -> int:
     """Parameters of the whole model."""
-    return Formula(hf, Workload(ONE_RANK, "none", "bfloat16", 1, 1, 1)).parameters("policy", 0)
+    return Formula(hf, Workload(ONE_RANK, "none", "bfloat16", 1, 1, 1, "fused")).parameters("policy", 0)

@@ -124,6 +124,7 @@ def test_updates_below_a_bf16_ulp_add_up_in_the_master_weights(ranks, tiny_model
         ({"adam": "apex"}, "compute.adam=apex needs a GPU"),
         ({"attention": "flash"}, "compute.attention=flash needs a GPU"),
         ({"fused_weight_gradients": True}, "compute.fused_weight_gradients=True needs a GPU"),
+        ({"logprobs": "fused"}, "compute.logprobs=fused needs a GPU"),
     ],
 )
 def test_what_needs_a_gpu_is_refused_on_cpu(asked, message):
@@ -137,6 +138,7 @@ def test_what_needs_a_gpu_is_refused_on_cpu(asked, message):
         ({}, "bfloat16", (), "needs transformer-engine, which is not installed"),
         ({"attention": "flash"}, "bfloat16", ("transformer_engine",), "compute.attention=flash needs flash-attn"),
         ({"adam": "apex"}, "bfloat16", ("transformer_engine",), "compute.adam=apex needs Apex"),
+        ({"logprobs": "fused"}, "bfloat16", ("transformer_engine",), "compute.logprobs=fused needs triton, which is not installed"),
         ({"fp8": "hybrid"}, "float32", ("transformer_engine",), "compute.fp8=hybrid needs model.dtype=bfloat16, not float32"),
     ],
 )
@@ -157,6 +159,16 @@ def made_with_fused_weight_gradients(run: TrainConfig) -> bool:
 
 def test_fused_weight_gradients_need_no_apex(ranks, tiny_model):
     assert ranks(1, made_with_fused_weight_gradients, settings(tiny_model(), {})) == [True]
+
+
+@pytest.mark.parametrize(
+    ("asked", "installed", "found"), [("auto", ("triton",), "fused"), ("auto", (), "chunked"), ("chunked", ("triton",), "chunked")]
+)
+def test_log_probabilities_are_fused_where_triton_is(monkeypatch, asked, installed, found):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in ("transformer_engine", *installed) else None)
+    gpu = Platform(torch.device("cuda"), "nccl")
+    assert Compute.find(compute_config(logprobs=asked), "bfloat16", gpu).logprobs == found
+    assert Compute.find(compute_config(), "float32", CPU).logprobs == "chunked"
 
 
 def test_the_line_says_what_is_in_use():

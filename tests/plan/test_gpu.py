@@ -52,7 +52,9 @@ def measured(recompute: str) -> tuple[int, int]:
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_a_real_gpu_holds_what_was_planned(ranks, recompute):
     hf = AutoConfig.for_model(**FIELDS)
-    request = Request(json.loads(hf.to_json_string(use_diff=False)), parallel_config(), recompute, "bfloat16", 1, TOKENS, 1, ("policy",))
+    request = Request(
+        json.loads(hf.to_json_string(use_diff=False)), parallel_config(), recompute, "bfloat16", 1, TOKENS, 1, ("policy",), "fused"
+    )
     [planned] = build(request, 300)
     [(state, peak)] = ranks(1, measured, recompute)
     assert state == pytest.approx(planned.weights + planned.gradients + planned.optimizer, rel=0.02)

@@ -93,7 +93,7 @@ def _count_what_is_there(model: list, trained: bool, alive: Alive) -> None:
 def test_the_formula_says_what_a_real_rank_holds(ranks, kind, tied, role, recompute, layout):
     parallel = parallel_config(**layout)
     hf = AutoConfig.for_model(kind, tie_word_embeddings=tied, **MODEL)
-    formula = CpuFormula(hf, Workload(parallel, recompute, "float32", parallel.ranks, sum(LENGTHS), 1)).stage(role, 0)
+    formula = CpuFormula(hf, Workload(parallel, recompute, "float32", parallel.ranks, sum(LENGTHS), 1, "chunked")).stage(role, 0)
     for peak, parameters in ranks(parallel.ranks, peak_of_a_real_rank, kind, tied, role, recompute, parallel):
         assert formula.parameters == parameters
         assert formula.activations == pytest.approx(peak, rel=0.10)

@@ -40,6 +40,7 @@ def build_and_estimate(fields: dict, work: Workload) -> list[tuple[Built, Built]
         work.tokens,
         work.micro_batches,
         ROLES,
+        work.logprobs,
     )
     formula = Formula(hf, work)
     return [(built, formula.stage(built.role, built.stage)) for built in build(request, DEADLINE_S)]
@@ -64,7 +65,7 @@ def test_a_shape_has_as_many_parameters_as_transformers_says(shape):
 
 def test_formula_and_models_agree_for_7b_on_32_gpus():
     parallel = parallel_config(tp=4, sequence_parallel=True)
-    pairs = build_and_estimate(SHAPES["qwen2.5-7b"], Workload(parallel, "full", "bfloat16", 32, 16384, 5))
+    pairs = build_and_estimate(SHAPES["qwen2.5-7b"], Workload(parallel, "full", "bfloat16", 32, 16384, 5, "fused"))
     assert_agree(pairs, stages=1)
 
 
@@ -72,14 +73,17 @@ def test_formula_and_models_agree_for_7b_on_32_gpus():
 @pytest.mark.parametrize(
     ("shape", "work"),
     [
-        ("qwen2.5-32b", Workload(parallel_config(tp=8, pp=4, sequence_parallel=True), "none", "bfloat16", 128, 16384, 9)),
-        ("qwen2.5-32b", Workload(parallel_config(tp=8, pp=4, vpp=2, sequence_parallel=True), "full", "bfloat16", 128, 16384, 8)),
-        ("qwen2.5-7b", Workload(parallel_config(tp=2, pp=2, cp=2, sequence_parallel=True), "none", "bfloat16", 32, 32768, 5)),
-        ("qwen2.5-7b", Workload(parallel_config(pp=2), "full", "bfloat16", 32, 16384, 5)),
-        ("qwen2.5-7b", Workload(parallel_config(tp=2), "none", "float32", 2, 4096, 1)),
-        ("qwen3-8b", Workload(parallel_config(tp=4, pp=2, vpp=3, cp=2, sequence_parallel=True), "selective", "bfloat16", 32, 16384, 4)),
+        ("qwen2.5-32b", Workload(parallel_config(tp=8, pp=4, sequence_parallel=True), "none", "bfloat16", 128, 16384, 9, "fused")),
+        ("qwen2.5-32b", Workload(parallel_config(tp=8, pp=4, vpp=2, sequence_parallel=True), "full", "bfloat16", 128, 16384, 8, "fused")),
+        ("qwen2.5-7b", Workload(parallel_config(tp=2, pp=2, cp=2, sequence_parallel=True), "none", "bfloat16", 32, 32768, 5, "fused")),
+        ("qwen2.5-7b", Workload(parallel_config(pp=2), "full", "bfloat16", 32, 16384, 5, "chunked")),
+        ("qwen2.5-7b", Workload(parallel_config(tp=2), "none", "float32", 2, 4096, 1, "fused")),
+        (
+            "qwen3-8b",
+            Workload(parallel_config(tp=4, pp=2, vpp=3, cp=2, sequence_parallel=True), "selective", "bfloat16", 32, 16384, 4, "fused"),
+        ),
     ],
-    ids=["32b-none", "32b-vpp2", "7b-tp2-pp2-cp2", "7b-pp2", "7b-tp2-float32", "qwen3-vpp3-cp2"],
+    ids=["32b-none", "32b-vpp2", "7b-tp2-pp2-cp2", "7b-pp2-chunked", "7b-tp2-float32", "qwen3-vpp3-cp2"],
 )
 def test_formula_and_models_agree_in_other_layouts(shape, work):
     assert_agree(build_and_estimate(SHAPES[shape], work), work.parallel.pp)
@@ -102,7 +106,7 @@ def state_of_a_real_rank(fields: dict, parallel: ParallelConfig) -> tuple[int, i
 def test_the_planned_state_is_what_real_ranks_hold(ranks):
     parallel = parallel_config(dp=2)
     real = ranks(2, state_of_a_real_rank, SMALL, parallel)
-    [(built, _), *_] = build_and_estimate(SMALL, Workload(parallel, "none", "bfloat16", 2, 256, 1))
+    [(built, _), *_] = build_and_estimate(SMALL, Workload(parallel, "none", "bfloat16", 2, 256, 1, "fused"))
     for parameters, weights, gradients, _ in real:
         assert (built.parameters, built.weights) == (parameters, weights)
         assert built.gradients == gradients
@@ -110,9 +114,9 @@ def test_the_planned_state_is_what_real_ranks_hold(ranks):
 
 
 def test_a_build_past_its_deadline_or_of_nonsense_is_one_line():
-    work = Workload(parallel_config(), "none", "bfloat16", 1, 256, 1)
+    work = Workload(parallel_config(), "none", "bfloat16", 1, 256, 1, "fused")
     with pytest.raises(BuildFailed, match="took longer than plan.deadline_s=0"):
-        build(Request(SMALL, work.parallel, "none", "bfloat16", 1, 256, 1, ROLES), 0.1)
+        build(Request(SMALL, work.parallel, "none", "bfloat16", 1, 256, 1, ROLES, "fused"), 0.1)
     with pytest.raises(BuildFailed, match="failed with status 1: .*nonsense") as caught:
-        build(Request(SMALL | {"model_type": "nonsense"}, work.parallel, "none", "bfloat16", 1, 256, 1, ROLES), DEADLINE_S)
+        build(Request(SMALL | {"model_type": "nonsense"}, work.parallel, "none", "bfloat16", 1, 256, 1, ROLES, "fused"), DEADLINE_S)
     assert "\n" not in str(caught.value)

@@ -197,7 +197,7 @@ def _ranks(config: TrainConfig | SftConfig, hf: Shape, place: Place, wanted: Seq
     check_fields(asdict(hf), parallel)
     tokens = _micro_batch(config, parallel.data_parallel(place.world))
     in_flight = 2 * parallel.pp  # as many micro-batches as may be under way
-    work = Workload(parallel, config.compute.recompute, config.model.dtype, place.world, tokens, in_flight)
+    work = Workload(parallel, config.compute.recompute, config.model.dtype, place.world, tokens, in_flight, "chunked")
     formula = CpuFormula(hf, work)
     stages = [_rank(formula, stage, wanted, config) for stage in range(parallel.pp)]
     per_stage = place.world // parallel.pp
