@@ -67,24 +67,30 @@ RESUME = [
 SUPERVISED = [
     refused(
         "sft: a row that is too long",
-        f"{SFT} learn.tokens_per_micro_batch=50",
+        f"{SFT} parallel.dp=1 learn.tokens_per_micro_batch=50",
         r"^error: demo/sft.jsonl:\d+: field 'response': \d+ tokens .*more than learn.tokens_per_micro_batch=50 holds.*select longest",
     ),
     refused(
         "sft: a row beyond the model's positions",
-        f"{SFT} data.train=data.jsonl",
+        f"{SFT} parallel.dp=1 data.train=data.jsonl",
         r"^error: data.jsonl:1: field 'response': .*more than the model's 1024 positions",
         lines("data.jsonl", [{"question": "1+1?", "response": "7 + " * 3000}]),
     ),
     refused(
         "sft: a question that is too long",
-        f"{SFT} data.train=data.jsonl",
+        f"{SFT} parallel.dp=1 data.train=data.jsonl",
         r"^error: data.jsonl:1: field 'question'",
         lines("data.jsonl", [{"question": "7 + " * 3000, "response": "2"}]),
     ),
-    refused("sft: questions held out that have no answers", f"{SFT} eval.validation=5", "sft.jsonl:1: field 'gold_answer' is missing"),
-    refused("sft: disaggregated", f"{SFT} rollout.placement=disaggregated", "rollout.placement='disaggregated' is of OREAL runs"),
-    refused("sft: stop_word", f"{SFT} stop_word=X", "unknown key stop_word; did you mean rollout.stop_word"),
+    refused(
+        "sft: questions held out that have no answers",
+        f"{SFT} parallel.dp=1 eval.validation=5",
+        "sft.jsonl:1: field 'gold_answer' is missing",
+    ),
+    refused(
+        "sft: disaggregated", f"{SFT} parallel.dp=1 rollout.placement=disaggregated", "rollout.placement='disaggregated' is of OREAL runs"
+    ),
+    refused("sft: stop_word", f"{SFT} parallel.dp=1 stop_word=X", "unknown key stop_word; did you mean rollout.stop_word"),
     works("sft: to its end", SFT_RUN, "step 4", then=lambda folder: trained(folder, steps=4)),
     works(
         "sft: evaluated before and after",

@@ -7,7 +7,8 @@ from pathlib import Path
 from tests.trials.prepare import cut_off, file, lines, llama, model, removed, trained
 from tests.trials.trial import RUN, SFT, TRAIN, Trial, refused, tested, works
 
-GIVEN = f"{TRAIN} model.path=model"
+ONE = f"{TRAIN} parallel.dp=1"  # a rank less to start
+GIVEN = f"{ONE} model.path=model"
 DOCTOR = "megatron-oreal doctor experiment=demo data.train=demo/train.jsonl run_dir=run"
 PAIRS = {
     "type": "Sequence",
@@ -111,7 +112,7 @@ def same_trajectories(folder: Path) -> str:
     return "" if tokens[0] and tokens[0] == tokens[1] else "generation_config.json changed what was sampled"
 
 
-SAMPLE = "rollout.deterministic=true rollout.concurrency=1 debug=rollout_only steps=1 data.questions_per_step=4"
+SAMPLE = "rollout.deterministic=true rollout.concurrency=1 mode=rollout_only record=true data.questions_per_step=4"
 MODELS = [
     works(
         "a LlamaTokenizer over a byte-level tokenizer.json",
@@ -130,7 +131,7 @@ MODELS = [
     works(
         "generation_config.json with penalties changes nothing",
         f"{RUN} {SAMPLE} run_dir=plain && {RUN} {SAMPLE} model.path=model",
-        "step 1",
+        "step 2",
         model(),
         lines("model/generation_config.json", [GENERATION]),
         then=same_trajectories,
@@ -138,9 +139,9 @@ MODELS = [
     refused(
         "a token without a row in the model",
         GIVEN,
-        r"model.path: the tokenizer of model has a token \d+ \('<x>'\), the model has \d+ rows",
-        model({"vocab_size": 496}, {"extra_special_tokens": ["<|im_start|>", "<x>"]}),
-        file("model/chat_template.jinja", "<x>{{ messages[0]['content'] }}"),
+        r"model.path: the tokenizer of model has a token \d+ \('<x9>'\), the model has \d+ rows",
+        model(tokenizer_config={"extra_special_tokens": ["<|im_start|>", *(f"<x{i}>" for i in range(10))]}),
+        file("model/chat_template.jinja", "<x9>{{ messages[0]['content'] }}"),
     ),
     *template("is broken", "{{ messages[0]['content'] }", "fails: TemplateSyntaxError"),
     *template(
@@ -171,8 +172,8 @@ MODELS = [
     works("config.json: head_dim null", f"{DOCTOR} model.path=model parallel.dp=1", "ok +model", model({"head_dim": None})),
     refused("config.json is a list", GIVEN, "config.json", model(), file("model/config.json", "[]")),
     refused("config.json is cut off", GIVEN, "config.json", model(), cut_off("model/config.json", 40)),
-    refused("a model folder that is not there", f"{TRAIN} model.path=nowhere", "nowhere is no Hugging Face model folder"),
-    refused("a model's name in place of a folder", f"{TRAIN} model.path=Qwen/Qwen2.5-7B", "is no Hugging Face model folder"),
+    refused("a model folder that is not there", f"{ONE} model.path=nowhere", "nowhere is no Hugging Face model folder"),
+    refused("a model's name in place of a folder", f"{ONE} model.path=Qwen/Qwen2.5-7B", "is no Hugging Face model folder"),
     refused("no weights", GIVEN, "no .*safetensors", model(), removed("model/model.safetensors")),
     refused("weights that are cut off", GIVEN, "model: .* is damaged or cut off", model(), cut_off("model/model.safetensors", 5000)),
 ]
@@ -181,7 +182,7 @@ GOOD = json.dumps({"question": "1+1?", "gold_answer": "2"}) + "\n"
 
 def data(name: str, content: str | bytes, says: str, path: str = "data.jsonl") -> Trial:
     """A second line, or the whole file."""
-    return refused(f"questions: {name}", f"{TRAIN} data.train={path}", says, file(path, content))
+    return refused(f"questions: {name}", f"{ONE} data.train={path}", says, file(path, content))
 
 
 def row(name: str, text: str | bytes, says: str) -> Trial:
@@ -214,7 +215,7 @@ def zipped(folder: Path) -> None:
 
 SETS = "data.train=null data.sets.lines.data=lines.jsonl.gz data.sets.rows.data=rows.parquet"
 DATA = [
-    refused("questions: no such file", f"{TRAIN} data.train=nowhere.jsonl", "nowhere.jsonl: no such file"),
+    refused("questions: no such file", f"{ONE} data.train=nowhere.jsonl", "nowhere.jsonl: no such file"),
     data("an empty file", "", "no lines"),
     data("another kind of file", GOOD, "files are read", "data.txt"),
     data("UTF-16", GOOD.encode("utf-16"), "UTF-16, not UTF-8"),
@@ -241,17 +242,17 @@ DATA = [
     row("a pass rate above 1", '{"question": "x", "answer": "1", "pass_rate": 1.5}', "field 'pass_rate' must be a number from 0 to 1"),
     refused(
         "questions: a name of data.fields that is not there",
-        f"{TRAIN} data.fields.gold_answer=anser",
+        f"{ONE} data.fields.gold_answer=anser",
         r"train.jsonl:1: field 'anser' \(fields.gold_answer\) is missing",
     ),
     refused(
         "questions: all too long",
-        f"{TRAIN} data.train=data.jsonl data.balance=[]",
+        f"{ONE} data.train=data.jsonl data.balance=[]",
         "no question is left",
         lines("data.jsonl", [{"question": "x " * 2000, "answer": 1}]),
     ),
-    refused("questions: a weight below 0", f"{TRAIN} {SETS} data.sets.rows.weight=-1 data.sets.lines.weight=1", "weight", parquet, zipped),
-    refused("questions: one of two sets without a weight", f"{TRAIN} {SETS} data.sets.rows.weight=1", "weight", parquet, zipped),
+    refused("questions: a weight below 0", f"{ONE} {SETS} data.sets.rows.weight=-1 data.sets.lines.weight=1", "weight", parquet, zipped),
+    refused("questions: one of two sets without a weight", f"{ONE} {SETS} data.sets.rows.weight=1", "weight", parquet, zipped),
     works(
         "questions: two sets mixed, Parquet of verl's and gzipped lines",
         f"{RUN} {SETS} data.sets.lines.weight=3 data.sets.rows.weight=1",
@@ -262,16 +263,16 @@ DATA = [
     ),
     refused(
         "examples: Latin-1",
-        f"{SFT} data.train=data.jsonl",
+        f"{SFT} parallel.dp=1 data.train=data.jsonl",
         "byte 0xE9 is not UTF-8",
         file("data.jsonl", b'{"question": "caf\xe9", "response": "1"}\n'),
     ),
     refused(
         "examples: half of a surrogate pair",
-        f"{SFT} data.train=data.jsonl",
+        f"{SFT} parallel.dp=1 data.train=data.jsonl",
         "is half",
         file("data.jsonl", '{"question": "x", "response": "\\ud83d"}\n'),
     ),
-    refused("test set: NaN", f"{TRAIN} eval.data=data.jsonl", "NaN is no number", file("data.jsonl", '{"question": "x", "answer": NaN}\n')),
+    refused("test set: NaN", f"{ONE} eval.data=data.jsonl", "NaN is no number", file("data.jsonl", '{"question": "x", "answer": NaN}\n')),
 ]
 TRIALS = [*KEYS, *MODELS, *DATA]

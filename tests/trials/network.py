@@ -91,8 +91,8 @@ TRIALS = [
     ),
     works(
         "SLURM_NTASKS of a shell of salloc",
-        f"{RUN} debug=rollout_only steps=1",
-        "step 1",
+        f"{RUN} mode=rollout_only record=true",
+        "step 2",
         environment={"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1"},
     ),
     tested("ports of 480 engines at one time", "tests/engines/test_server.py -k held_ports"),

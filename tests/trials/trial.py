@@ -8,7 +8,10 @@ from pathlib import Path
 
 REFUSED_S, RUN_S = 240.0, 900.0  # on a busy machine; what hangs takes longer
 DEMO = "experiment=demo model.path=demo/base data.train=demo/train.jsonl run_dir=run"
-SMALL = "debug=fast steps=2 parallel.dp=1 objective.keep=all data.balance=[] rollout.samples=2 rollout.max_new_tokens=16"
+SMALL = (
+    "debug=fast rollout.ready_timeout_s=600 steps=2 parallel.dp=1 objective.keep=all "
+    "data.balance=[] rollout.samples=2 rollout.max_new_tokens=16"
+)
 TRAIN = f"megatron-oreal train {DEMO}"
 RUN = f"{TRAIN} {SMALL}"
 """A run that goes to its end."""
