@@ -69,6 +69,7 @@ class Cluster:
                 f"SlurmctldPidFile={folder}/slurmctld.pid\nSlurmdPidFile={folder}/%n.pid",
                 f"SlurmctldLogFile={folder}/slurmctld.log\nSlurmdLogFile={folder}/%n.log",
                 "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nSelectType=select/cons_tres\nMpiDefault=none",
+                f"FirstJobId={1 + secrets.randbelow(10_000)}",  # ranks meet at a port made from it: two such clusters on one host
                 "ReturnToService=2\nSchedulerParameters=bf_interval=3\nSlurmdParameters=config_overrides\nSlurmdTimeout=60\nKillWait=10",
                 *nodes,
                 "PartitionName=debug Nodes=ALL Default=YES State=UP OverSubscribe=YES",
