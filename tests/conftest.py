@@ -59,11 +59,14 @@ def _rank_main(rank: int, world: int, port: int, function, arguments, results) -
         results.put((rank, None, traceback.format_exc()))
 
 
-def run_ranks(world: int, function, *arguments) -> list:
-    """function(*arguments) in `world` processes; their results in rank order, or the first failure's traceback."""
+def run_ranks(world: int, function, *arguments, context=None) -> list:
+    """function(*arguments) in `world` processes; their results in rank order, or the first failure's traceback.
+
+    `context`: of multiprocessing; None: that of tests.forked.
+    """
     from tests.forked import rank_context
 
-    context = rank_context()
+    context = context or rank_context()
     results = context.Queue()
     port = launcher.free_port()
     processes = [context.Process(target=_rank_main, args=(r, world, port, function, arguments, results)) for r in range(world)]
@@ -84,7 +87,7 @@ def run_ranks(world: int, function, *arguments) -> list:
 
 @pytest.fixture(scope="session")
 def ranks():
-    """run_ranks(world, function, *arguments)."""
+    """run_ranks(world, function, *arguments, context=None)."""
     return run_ranks
 
 

@@ -3,6 +3,7 @@
 The kernels are an argument: Triton's (model.logprob_kernels) on a GPU; the planner's only have the same sizes (plan.kernels).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,15 +88,20 @@ class _FusedLogProbs(torch.autograd.Function):
         rows, upstream = LocalRows(weight, ctx.group, ctx.vocab_size), grad_logprobs.contiguous()
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.main_grad is None else ctx.main_grad
-        words = len(rows.weight)
-        room = hidden.new_empty(min(chunk_tokens(words, hidden.element_size()), len(hidden)), words)
-        for part in chunks(len(hidden), max(len(room), 1)):
-            grad = room[: len(hidden[part])]
+        for part, grad in _rooms(hidden, rows.weight):
             ctx.kernels.gradient(hidden[part], rows.weight, targets[part] - rows.first, normalizer[part], upstream[part], grad)
             torch.mm(grad, rows.weight, out=grad_hidden[part])
-            ctx.kernels.accumulate(grad_weight[:words], grad.t(), hidden[part])
+            ctx.kernels.accumulate(grad_weight[: len(rows.weight)], grad.t(), hidden[part])
+        grad = None  # its memory is free for what may be as large as the head
         returned = grad_weight.to(weight.dtype) if ctx.main_grad is None else None
         return grad_hidden, returned, None, None, None, None
+
+
+def _rooms(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Chunks of tokens, and the same memory for the gradient of each one's logits."""
+    room = hidden.new_empty(min(chunk_tokens(len(weight), hidden.element_size()), len(hidden)), len(weight))
+    for part in chunks(len(hidden), max(len(room), 1)):
+        yield part, room[: len(hidden[part])]
 
 
 def _over_all_ranks(strips: Strips, mine: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:

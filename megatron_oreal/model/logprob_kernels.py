@@ -1,29 +1,27 @@
 """Triton kernels of model.fused_logprobs. Imported only where that way is chosen: a machine without a GPU need not have Triton.
 
 **Which design.** T tokens, V words of this rank, h channels; a product of all logits is P = 2 T V h FLOPs. Counted for Qwen2.5-7B over TP 8
-(T 16,384, V 19,008, h 3,584: P = 2.2 TFLOP, 3 ms of an H100) against matrix products at 770 TFLOP/s and memory at 3 TB/s:
-
+(T 16,384, V 19,008, h 3,584: P = 2.2 TFLOP, 3 ms of an H100) at 770 TFLOP/s and memory at 3 TB/s; no GPU has run it yet:
 - All in one kernel (cut cross-entropy): a tile's gradient is multiplied with weight and hidden states on the spot. 4 P as here, but every
-  128 x 256 tile adds 384 rows of h float32 sums to memory, with locks or atomics: T V h 4 x 384/32,768 bytes, 52 GB, each read and written
-  in L2, where the four products take 12 ms. It pays there by leaving out tiles whose gradient rounds to nothing, which is not exact, and
-  the order of its additions is not the same twice. Two kernels, each with its sums on chip, would need [128, h] float32 (1.8 MB).
-- Logits of some tokens written by a library product, then a kernel over them (Liger): 4 P, and 6 bytes a logit where they are rounded
-  to bfloat16 first (a log-probability of -20 is then off by up to 0.06), 10 where they are not.
-- Here: the forward pass keeps three numbers a token and 1,024 words; the backward pass computes a tile's logits again and writes its
-  gradient, rounded as the next product wants it: 2 bytes written and twice 2 read a logit, 1.9 GB, 0.6 ms. Both products are the
-  library's, their sums in float32; chunks of tokens (fused_logprobs.chunk_tokens) bound what is held. 4 P; nothing is added up by atomics.
-
+  128 x 256 tile adds 384 rows of h float32 sums to memory, with locks or atomics: 52 GB, each byte read and written in L2, where the four
+  products take 12 ms. It pays there by leaving out tiles whose gradient rounds to nothing, which is not exact, and adds in another order
+  each time. Two kernels, each with its sums on the chip, would need [128, h] float32 there (1.8 MB).
+- A library product writes the logits of some tokens, a kernel goes over them (Liger): 4 P, and 6 bytes a logit where they are rounded to
+  bfloat16 first (a logit of 20 is then off by up to 0.06), 10 where they are not.
+- Here: the forward pass keeps three numbers for a token and 1,024 words; the backward pass computes a tile's logits again and writes its
+  gradient, rounded as the next products want it: 2 bytes written and twice 2 read a logit, 1.9 GB, 0.6 ms. Both products are the
+  library's, their sums in float32; chunks of tokens (fused_logprobs.chunk_tokens) bound what is held. 4 P; no atomics: repeatable.
 The chunked way moves some 48 bytes a logit forward and 42 backward, 28 GB or 9 ms, beside the same 4 P.
 
 **Which tiles** (bfloat16, H100: 132 processors with 227 KB of shared memory and 65,536 registers each).
-- 128 tokens x 256 words: the float32 sums take half of the registers, 128 of each of 256 threads; nothing larger fits. A tile loads 384
-  rows for 2 x 32,768 FLOPs a channel, 85 FLOPs a byte of L2: 9 TB/s at full speed, so L2 is what holds it back, more than a library
-  product, which shares loads between neighbours. 128 x 128 would ask for a third more.
+- 128 tokens x 256 words: the float32 sums take half of the registers; nothing larger fits. A tile loads 384 rows for 2 x 32,768 FLOPs a
+  channel, 85 FLOPs a byte of L2: 9 TB/s at full speed, which is what holds it back; 128 x 128 would ask for a third more.
 - 64 channels a step are 128 bytes, a whole swizzled row, and 48 KB; 3 stages (144 KB, which an A100 has as well) keep 96 KB on the way,
   against the 70 KB that 48 bytes a clock need at 0.8 us of latency. 8 warps: two groups of four, which is what `wgmma` takes.
 - 16 token tiles go through the words side by side: of all ways to place 132 tiles, 16 x 8 needs the fewest rows, 30 MB of 50 MB of L2. So
   the weight comes from memory T/2,048 times and the hidden states once: 1.2 GB, 0.4 ms of the 3.
-- Exponentials: 16 a clock, 2,048 clocks a tile against 57,000 of its product at h 3,584.
+- Exponentials: 16 a clock, 2,048 clocks a tile against 57,000 of its product. Compiled for sm_90 both kernels take 254 or 255 registers
+  and spill nothing (tests/model); masks of minus infinity in place of LOWEST spilled 1.8 KB a thread.
 """
 
 from dataclasses import dataclass
