@@ -53,7 +53,7 @@ def test_where_nothing_is_near_there_is_what_is_known():
 
 def test_an_experiment_of_another_command_is_refused_by_name():
     said = wrong("experiment=demo_sft")
-    assert "is for another command: it sets examples_per_step" in said and said.endswith("sft_7b, small") and said.count("\n") == 0
+    assert "is for another command: it sets examples_per_step" in said and said.endswith("oreal_7b_r1, small") and said.count("\n") == 0
 
 
 AWKWARD = [*" =~[]{},'\"$\\:()#;&|<>!*?%@^`+é\t\n", "${", "${x}", "a=b c", "[x]y", "{a}", "a,b", "(1)", "~/", "'\""]
