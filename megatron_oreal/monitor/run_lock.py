@@ -7,7 +7,6 @@ no clocks are compared. What a crash has left is taken over without anybody's he
 
 import json
 import os
-import signal
 import socket
 import sys
 import threading
@@ -146,8 +145,8 @@ def _keep(what: str, file: Path, mine: Holder, ended: threading.Event) -> None:
             other = _read(file)
             if other and other.key != mine.key:
                 sys.stderr.write(f"error: {what} was taken over by {other}; this run ends\n")
-                os.kill(os.getpid(), signal.SIGINT)
-                return
+                sys.stderr.flush()
+                os._exit(1)  # at once, saving nothing: the folder is another's. A signal may be ignored, as SIGINT is behind `&`
             _write(file, replace(mine, beat=beat))
 
 
