@@ -82,8 +82,9 @@ def test_the_fused_way_equals_the_chunked_one(ranks, monkeypatch, world):
             for name, a, b in zip(NAMES, chunked, fused, strict=True):
                 expected, got = torch.from_numpy(a), torch.from_numpy(b)
                 assert got.isfinite().all(), (case, name)
-                largest = max([1.0, *expected.abs().flatten().tolist()])
-                assert torch.allclose(got, expected, rtol=1e-5, atol=3e-6 * largest), (case, name, (got - expected).abs().max())
+                # Logits are rounded by their own size, and where two are near each other a probability changes by as much.
+                atol = 3e-6 * max([1.0, *expected.abs().flatten().tolist()]) * (case.scale if name in ("hidden", "weight") else 1)
+                assert torch.allclose(got, expected, rtol=1e-5, atol=atol), (case, name, (got - expected).abs().max())
 
 
 @needs_triton
