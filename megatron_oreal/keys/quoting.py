@@ -6,6 +6,7 @@ is no ASCII letter must be quoted for Hydra, and those quotes once more for the 
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,7 +20,10 @@ def unreadable(overrides: Sequence[str]) -> Iterator[str]:
     """What is wrong with the way in which overrides are written: a line each, with a way that works."""
     for number, override in enumerate(overrides):
         key, equals, value = override.partition("=")
-        if not equals and not override.startswith("~"):
+        if not _decoded(override):
+            advice = "export LC_ALL=C.UTF-8, or rename what is called so"
+            yield f"{override!r} holds bytes that are not {sys.getfilesystemencoding()}, which is what this locale has; {advice}"
+        elif not equals and not override.startswith("~"):
             if number + 1 == len(overrides) or "=" in overrides[number + 1]:  # the last of several such words
                 yield f"{override!r} is no key=value{_meant(overrides[:number], override)}"
         elif key.strip("+~") == "" or parsed(f"{key}=1" if equals else override) is None:
@@ -27,6 +31,11 @@ def unreadable(overrides: Sequence[str]) -> Iterator[str]:
         elif equals and ((read := parsed(override)) is None or read.is_sweep_override()):
             listed = f", or {pasted(f'{key}=[{value}]')} for a list" if read and getattr(read.value(), "simple_form", False) else ""
             yield f"{override!r}: Hydra cannot read this value; in a shell write {in_shell(key, value)}{listed}"
+
+
+def _decoded(override: str) -> bool:
+    """Python keeps as surrogates what the locale could not decode of a command line."""
+    return not any("\udc80" <= one <= "\udcff" for one in override)
 
 
 def parsed(override: str) -> Override | None:

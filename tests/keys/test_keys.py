@@ -109,6 +109,11 @@ def test_a_value_that_the_shell_took_apart_is_put_together():
     assert wrong("model.path=/my", "own", "model", "steps=100").endswith("write 'model.path=/my own model'")
 
 
+def test_what_the_locale_could_not_decode_is_told_from_what_is_to_be_quoted():
+    said = wrong("model.path=T\udcc3\udcbc")
+    assert said.endswith("; export LC_ALL=C.UTF-8, or rename what is called so") and "quote" not in said and "write" not in said
+
+
 def test_every_key_that_is_a_path_may_begin_at_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/of/mine")
     given = ["run_dir=~/run", "eval.sets.a=~/a", "eval.sets.b.data=~/b", "verify.judge.cache=~/c", "resume=~/my run (2)", "eval.data=~"]

@@ -91,7 +91,7 @@ SUPERVISED = [
         "sft: disaggregated", f"{SFT} parallel.dp=1 rollout.placement=disaggregated", "rollout.placement='disaggregated' is of OREAL runs"
     ),
     refused("sft: stop_word", f"{SFT} parallel.dp=1 stop_word=X", "unknown key stop_word; did you mean rollout.stop_word"),
-    works("sft: to its end", SFT_RUN, "step 4", then=lambda folder: trained(folder, steps=4)),
+    works("sft: to its end", SFT_RUN, "step 4/4", then=lambda folder: trained(folder, steps=4)),
     works(
         "sft: evaluated before and after",
         f"{SFT_RUN} steps=2 optimizer.warmup_steps=1 eval.data=demo/heldout.jsonl eval.interval=2 eval.max_new_tokens=8",
@@ -127,7 +127,7 @@ SELECTED = [
     works(
         "select, and a supervised start with it",
         f"{SELECT} per_question=2 && {SFT_RUN} data.train=sft.jsonl examples_per_step=2",
-        "step 4",
+        "step 4/4",
         lines("answers.jsonl", [answered({"It is 7.": True, "So 7.": True}, f"q{i}") for i in range(4)]),
     ),
     select(

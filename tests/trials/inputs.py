@@ -131,7 +131,7 @@ MODELS = [
     works(
         "generation_config.json with penalties changes nothing",
         f"{RUN} {SAMPLE} run_dir=plain && {RUN} {SAMPLE} model.path=model",
-        "step 2",
+        "step 2/2",
         model(),
         lines("model/generation_config.json", [GENERATION]),
         then=same_trajectories,
@@ -256,7 +256,7 @@ DATA = [
     works(
         "questions: two sets mixed, Parquet of verl's and gzipped lines",
         f"{RUN} {SETS} data.sets.lines.weight=3 data.sets.rows.weight=1",
-        "rows: .* drawn|step 2",
+        "rows: .* drawn|step 2/2",
         parquet,
         zipped,
         then=mixed,

@@ -5,7 +5,7 @@ from tests.trials.trial import RUN, SFT, SFT_RUN, TRAIN, refused, tested, works
 
 PASSRATE = "megatron-oreal passrate experiment=demo_passrate model.path=demo/base questions=demo/train.jsonl"
 ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
-TURKISH = [{"question": f"Kaç elma vardır – {i} + 1 ≟ {i + 1}? é😀", "gold_answer": str(i + 1)} for i in range(24)]
+BEYOND_ASCII = [{"question": f"Kaç elma vardır – {i} + 1 ≟ {i + 1}? é😀", "gold_answer": str(i + 1)} for i in range(24)]
 
 
 def disk(size: str) -> str:
@@ -61,13 +61,22 @@ TRIALS = [
         deadline_s=900,
     ),
     refused("100 open files", TRAIN, "a process may open 100 files here, and 256 are needed", shell="ulimit -n 100"),
-    works("300 open files", RUN, "step 2", shell="ulimit -n 300", then=trained),
+    works("300 open files", RUN, "step 2/2", shell="ulimit -n 300", then=trained),
     works(
         "an ASCII locale, and questions beyond it",
-        f"{RUN} data.train='Türkçe {{1}}.jsonl' run_dir=çıktı record=true".replace("{{1}}", "1"),
-        "step 2",
-        lines("Türkçe 1.jsonl", TURKISH),
+        f"{RUN} data.train=soru.jsonl record=true",
+        "step 2/2",
+        lines("soru.jsonl", BEYOND_ASCII),
         environment=ASCII,
+        then=trained,
+    ),
+    refused("an ASCII locale, and names beyond it", f"{TRAIN} run_dir=çıktı", "not ascii, .*; export LC_ALL=C.UTF-8", environment=ASCII),
+    works(
+        "LC_ALL=C, and names beyond ASCII",
+        f"""{RUN} "data.train='Türkçe soru.jsonl'" "run_dir='çıktı'" """,
+        "step 2/2",
+        lines("Türkçe soru.jsonl", BEYOND_ASCII),
+        environment={"LC_ALL": "C"},
         then=lambda folder: trained(folder, "çıktı"),
     ),
     refused(
@@ -87,7 +96,7 @@ TRIALS = [
     works("train | head -1", f"set -o pipefail; {RUN} | head -1", ".", then=trained),
     works("sft | head -1", f"set -o pipefail; {SFT_RUN} | head -1", ".", then=lambda folder: trained(folder, steps=4)),
     works("--help and --keys | head -1", "megatron-oreal --help | head -1; megatron-oreal train --keys | head -1", "usage"),
-    works("a HOME that is not there", RUN, "step 2", environment={"HOME": "/nonexistent/home"}, then=trained),
+    works("a HOME that is not there", RUN, "step 2/2", environment={"HOME": "/nonexistent/home"}, then=trained),
     works("output to a file on a full disk", f"{RUN} > /dev/full; ls run/hf", "model.safetensors", then=trained),
     tested("a second start in a run_dir at work", "tests/test_resume.py -k second_start"),
     tested("the only engine killed in a rollout", "tests/test_engines_lost.py -k only_engine_killed"),

@@ -27,7 +27,7 @@ TRIALS = [
     works(
         "a proxy for everything and a netrc with a default entry",
         RUN,
-        "step 2",
+        "step 2/2",
         file("netrc", "default login x password y\n"),
         environment={"NETRC": "netrc", "no_proxy": "", "NO_PROXY": ""},
         beside=proxy,
@@ -54,7 +54,7 @@ TRIALS = [
     works(
         "IPv6 alone",
         f"{RUN} parallel=auto rollout.bind=::1",
-        "step 2",
+        "step 2/2",
         environment=ALONE | {"MASTER_ADDR": "::1"},
         then=trained,
     ),
@@ -92,7 +92,7 @@ TRIALS = [
     works(
         "SLURM_NTASKS of a shell of salloc",
         f"{RUN} mode=rollout_only record=true",
-        "step 2",
+        "step 2/2",
         environment={"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1"},
     ),
     tested("ports of 480 engines at one time", "tests/engines/test_server.py -k held_ports"),
