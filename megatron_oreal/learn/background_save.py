@@ -24,6 +24,8 @@ from megatron_oreal.errors import NotWritten
 
 ALIGNED = 64
 """Bytes at which each copy begins: any dtype can be viewed there."""
+OF_A_STREAM = ("iostream error", "PytorchStreamWriter", "inline_container")
+"""What torch.save says in its RuntimeError where a disk is full: no word of the disk."""
 
 
 class HostCopies:
@@ -57,11 +59,16 @@ class BackgroundSave:
     """
 
     def __init__(self, sharded: dict, folder: Path, host: HostCopies):
-        """`host`: no other save that is still being written may use it."""
+        """`host`: no other save that is still being written may use it. Raises NotWritten where nothing can be written."""
         self._folder, self._host = folder, host
         filesystem_async._get_write_results_queue = queue.Queue  # a thread's results need no server process
         torch_strategies.FileSystemWriterAsync = _LateCopies
-        self._request = dist_checkpointing.save(sharded, str(folder), async_sharded_save=True)
+        try:
+            self._request = dist_checkpointing.save(sharded, str(folder), async_sharded_save=True)
+        except RuntimeError as error:  # what is common to all ranks is written at once
+            if not any(said in str(error) for said in OF_A_STREAM):
+                raise
+            raise self._not_written(error) from error
         self._thread = threading.Thread(target=self._write, args=(self._in_host_memory(),), name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -110,9 +117,12 @@ class BackgroundSave:
             for finalize in self._request.finalize_fns:
                 finalize()
         except (RuntimeError, CheckpointException) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-            room = "" if (free := _free(self._folder)) is None else f"; {free / 1e9:.2f} GB are free there"
-            raise NotWritten(f"checkpoint: {self._folder} could not be written ({reason}){room}") from error
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: Exception) -> NotWritten:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+        room = "" if (free := _free(self._folder)) is None else f"; {free / 1e9:.2f} GB are free there"
+        return NotWritten(f"checkpoint: {self._folder} could not be written ({reason}){room}")
 
 
 def _free(folder: Path) -> int | None:

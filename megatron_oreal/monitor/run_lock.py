@@ -68,7 +68,16 @@ def _place() -> str:
 
 
 def refuse_where_at_work(what: str, file: Path) -> None:
-    """Raises ValueError where somebody on this host works on `what`: what can be seen at once, before anything is started."""
+    """What can be seen at once, before anything is started.
+
+    Raises:
+        ValueError: somebody on this host works on `what`.
+        NotWritten: its folder is none, or cannot be written to.
+    """
+    there = next(folder for folder in file.parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "is on a read-only file system, or not yours" if there.is_dir() else "is no folder"
+        raise NotWritten(f"{what} cannot be written to: {there} {why}")
     holder = _read(file)
     if holder and holder.is_alive_here:
         raise _at_work(what, holder)

@@ -12,7 +12,7 @@ import pytest
 
 from megatron_oreal.errors import NotWritten
 from megatron_oreal.monitor import run_lock
-from megatron_oreal.monitor.run_lock import NAME, alone
+from megatron_oreal.monitor.run_lock import NAME, alone, refuse_where_at_work
 
 DEADLINE_S = 120  # of a process that takes a second on a machine with nothing else to do
 RUN = "run_dir=x"
@@ -108,3 +108,11 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         alone(RUN, tmp_path / "file" / "run" / NAME),
     ):
         pass
+
+
+def test_a_place_that_cannot_be_written_to_is_a_line_before_anything_is_started(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotWritten, match="^run_dir=x cannot be written to: .*file is no folder$"):
+        refuse_where_at_work(RUN, tmp_path / "file" / "run" / NAME)
+    refuse_where_at_work(RUN, tmp_path / "new" / "run" / NAME)
+    assert not (tmp_path / "new").exists()

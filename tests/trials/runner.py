@@ -121,9 +121,17 @@ def _ended(trial: Trial, own: Path, log: Path, variables: Mapping[str, str]) -> 
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(trial.deadline_s)
+    _wait(process, trial.deadline_s)
     return process.poll(), _left_behind(before, GONE_WITHIN_S if process.poll() is not None else 0)
+
+
+def _wait(process: subprocess.Popen, seconds: float) -> None:
+    """Until it ends, or so long. Time in which we were stopped ourselves does not count."""
+    while process.poll() is None and seconds > 0:
+        begun = time.monotonic()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        seconds -= min(time.monotonic() - begun, 1.0)
 
 
 def _left_behind(before: set[psutil.Process], seconds: float) -> list[str]:
