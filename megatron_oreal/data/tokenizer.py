@@ -78,7 +78,7 @@ def load_tokenizer(path: str):
     tokenizer_config.json names, or by the model's type) with that class' own idea of spaces, and takes the vocabulary alone from the file.
 
     Raises:
-        ValueError: no folder, no tokenizer, or no chat template in it.
+        ValueError: no folder, no tokenizer, none that text goes through, or no chat template in it.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # imported late: reading data must not cost seconds
 
@@ -87,6 +87,10 @@ def load_tokenizer(path: str):
         tokenizer = kind.from_pretrained(path, clean_up_tokenization_spaces=False)
     except Exception as error:  # of a damaged tokenizer.json `tokenizers` raises plain Exceptions
         raise ValueError(f"model.path: no tokenizer in {path}: {_in_a_line(error)}") from error
+    came = tokenizer.decode(tokenizer.encode(TRIAL, add_special_tokens=False))
+    if came.split() != TRIAL.split():  # without vocabulary files transformers 5 makes an empty tokenizer, and says nothing
+        missing = "" if (Path(path) / FILE).is_file() else f"; there is no {FILE}"
+        raise ValueError(f"model.path: the tokenizer in {path} makes {came[:SHOWN]!r} of {TRIAL!r}{missing}")
     if not tokenizer.chat_template:
         raise ValueError(f"model.path: the tokenizer in {path} has no chat template")
     return tokenizer

@@ -109,3 +109,12 @@ def test_a_damaged_file_is_a_line(folder, text):
     with pytest.raises(ValueError, match="^model.path: no tokenizer in .*: .*") as caught:
         load_tokenizer(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_vocabulary_is_a_line(folder):
+    """transformers makes a tokenizer of it, to which all text is nothing."""
+    path = folder()
+    Path(path, "tokenizer.json").unlink()
+    assert AutoTokenizer.from_pretrained(path).encode("text", add_special_tokens=False) == []
+    with pytest.raises(ValueError, match="^model.path: the tokenizer in .* makes '' of 'What is 1 . 1.'; there is no tokenizer.json$"):
+        load_tokenizer(path)
