@@ -154,7 +154,13 @@ MODELS = [
     *template("leaves the question out", "{{ messages[0].role }}", "leaves the question out"),
     refused("no chat template", GIVEN, "has no chat template", model(), removed("model/chat_template.jinja")),
     refused("a damaged tokenizer.json", GIVEN, "model.path: no tokenizer in model", model(), file("model/tokenizer.json", "{")),
-    refused("no tokenizer.json", GIVEN, "model.path: the tokenizer in model makes '' of .*there is no tokenizer.json", model(), removed("model/tokenizer.json")),
+    refused(
+        "no tokenizer.json",
+        GIVEN,
+        "model.path: the tokenizer in model makes '' of .*there is no tokenizer.json",
+        model(),
+        removed("model/tokenizer.json"),
+    ),
     config(
         "rope_theta as text",
         "rope_theta '10000.0' must be a number above 0",

@@ -20,7 +20,7 @@ def left_over(name: str, says: str, variables: dict[str, str], words: str = "", 
 
 
 def url(words: str) -> Trial:
-    return refused(f"an address without http:// ({words.partition('=')[0]})", f"{TRAIN} {words}", "is no URL; http://HOST:PORT is")
+    return refused(f"an address without http:// ({words.partition('=')[0]})", f"{TRAIN} {words}", "is no URL; http://HOST:PORT ")
 
 
 TRIALS = [
