@@ -54,8 +54,8 @@ RESUME = [
     ),
     refused(
         "a run_dir that holds a run already, without resume=auto",
-        f"{SAVED} steps=1 && {SAVED} steps=1",
-        "run_dir: .*holds a run that came to step-00001; resume=auto, or take another run_dir",
+        f"{SAVED} && {SAVED}",
+        "run_dir: .*holds a run that came to step-00002; resume=auto, or take another run_dir",
         deadline_s=RUN_S,
     ),
     tested("killed twice while saving", "tests/test_resume.py -k killed_twice"),

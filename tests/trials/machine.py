@@ -32,6 +32,23 @@ TRIALS = [
         deadline_s=900,
     ),
     refused(
+        "a disk that is full at a sync by files",
+        f"{RUN} rollout.sync=disk checkpoint.interval=100",
+        "No space left on device|written",
+        status=1,
+        shell=disk("5m"),
+        own_mounts=True,
+        deadline_s=900,
+    ),
+    refused(
+        "a disk that is full at the export",
+        f"{SFT_RUN} checkpoint.interval=100",
+        "^error: .*hf.*(No space left on device|written)",
+        status=1,
+        shell=disk("2m"),
+        own_mounts=True,
+    ),
+    refused(
         "sft: a disk that is full at a checkpoint",
         f"{SFT_RUN} checkpoint.interval=1",
         "checkpoint: .*could not be written|No space left on device",

@@ -67,7 +67,7 @@ TRIALS = [
     ),
     refused(
         "a stranger who listens where rank 0 should",
-        f"MASTER_PORT=$PORT {TRAIN} parallel.timeout_s=5",
+        f"MASTER_PORT=$PORT {TRAIN} parallel.timeout_s=5 rollout.sync_timeout_s=5",
         r"^error \(rank 1\): rank 1 waited in vain for rank 0 at",
         status=1,
         environment=PAIR | {"RANK": "1"},
@@ -75,7 +75,7 @@ TRIALS = [
     ),
     refused(
         "left over from another job: all of the variables",
-        f"MASTER_PORT=$PORT {TRAIN} parallel.timeout_s=12",
+        f"MASTER_PORT=$PORT {TRAIN} parallel.timeout_s=12 rollout.sync_timeout_s=12",
         r"^error \(rank 0\): rank 0 waited in vain for rank 1 at .*WORLD_SIZE=2.* are set; left over",
         status=1,
         environment=PAIR,
@@ -87,7 +87,11 @@ TRIALS = [
     left_over("RANK beyond WORLD_SIZE", "RANK=2 must be below WORLD_SIZE=2", {"RANK": "2", "WORLD_SIZE": "2"}),
     left_over("another layout's", "world size 1 is not .*are set; left over", ALONE),
     left_over(
-        "a MASTER_ADDR that nobody has", "error", PAIR | {"RANK": "1", "MASTER_ADDR": "nowhere.invalid"}, "parallel.timeout_s=5", status=1
+        "a MASTER_ADDR that nobody has",
+        "in vain for rank 0 at nowhere.invalid",
+        PAIR | {"RANK": "1", "MASTER_ADDR": "nowhere.invalid"},
+        "parallel.timeout_s=5 rollout.sync_timeout_s=5",
+        status=1,
     ),
     works(
         "SLURM_NTASKS of a shell of salloc",
