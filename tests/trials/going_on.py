@@ -8,7 +8,7 @@ from tests.trials.trial import RUN, RUN_S, SFT, SFT_RUN, Trial, refused, tested,
 
 PASSRATE = "megatron-oreal passrate experiment=demo_passrate model.path=demo/base questions=demo/train.jsonl rollout.samples=2"
 SELECT = "megatron-oreal select answers=answers.jsonl out=sft.jsonl"
-SHORT = "rollout.max_new_tokens=8 limit=6"
+SHORT = "rollout.max_new_tokens=8 questions=six.jsonl"
 SAVED = f"{RUN} checkpoint.interval=1"
 DOCTOR = "megatron-oreal doctor --of sft experiment=demo_sft model.path=demo/base data.train=demo/sft.jsonl run_dir=run"
 
@@ -105,6 +105,7 @@ SUPERVISED = [
         deadline_s=RUN_S,
     ),
     tested("sft: killed, asked to stop, and gone on with", "tests/test_sft.py -k killed_stopped_and_resumed"),
+    tested("sft: sbatch, requeued on a Slurm", "tests/slurm/test_jobs.py -k supervised_start"),
     works("doctor: a supervised start", DOCTOR, "examples .*60 for training"),
     refused(
         "doctor: a supervised row that is too long",
@@ -114,7 +115,13 @@ SUPERVISED = [
     ),
 ]
 SELECTED = [
-    works("passrate with its answers", f"{PASSRATE} {SHORT} out=rated.jsonl answers=answers.jsonl", "pass rates", then=both_written),
+    works(
+        "passrate with its answers",
+        f"{PASSRATE} {SHORT} out=rated.jsonl answers=answers.jsonl",
+        "pass rates",
+        shell="head -6 demo/train.jsonl > six.jsonl",
+        then=both_written,
+    ),
     refused("passrate: answers in the same file", f"{PASSRATE} out=rated.jsonl answers=rated.jsonl", "must be another file than out"),
     tested("passrate: killed and gone on with", "tests/passrate/test_passrate.py -k killed_in_the_middle"),
     works(

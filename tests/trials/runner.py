@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 GONE_WITHIN_S = 20.0  # engines whose run has ended
 PR_SET_CHILD_SUBREAPER = 36
 LEFT_OVER = re.compile(r"RANK|WORLD_SIZE|LOCAL_|MASTER_|SLURM_|.*_proxy$|NETRC$|PYTEST|COV_", re.IGNORECASE)
+SKIPPED = re.compile(r"^SKIPPED \[\d+\] \S+ (.*)", re.MULTILINE)  # by pytest
 SHOWN = 150  # characters of a line
 
 
@@ -73,8 +74,8 @@ def run(trial: Trial, folder: Path) -> Outcome:
         said = log.read_text(errors="replace")
         lines = [line for line in said.splitlines() if re.search(trial.says, line)]
         wrong = _wrong(trial, status, left, said, lines) or _look(trial, own)
-    if skip := re.search(r"^SKIPPED \[\d+\] (.*)", said, re.MULTILINE) if not wrong and " passed" not in said else None:
-        return Outcome(trial, log, skipped=skip[1])
+    if status == 0 and (skipped := SKIPPED.search(said)) and " passed" not in said:
+        return Outcome(trial, log, skipped=skipped[1])
     if not wrong:
         shutil.rmtree(own)
     return Outcome(trial, log, seconds, status, wrong, line=lines[-1].strip() if lines else "")
