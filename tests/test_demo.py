@@ -24,7 +24,7 @@ def test_the_demo_runs_from_nothing_to_a_checkpoint(tmp_path):
     rated = read_questions(work / "train.jsonl")
     assert len(rated) == 96
     assert len({q.pass_rate for q in rated}) > 1
-    steps = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+    steps = [json.loads(line) for line in (work / "metrics.jsonl").open(encoding="utf-8")]
     trained = [s for s in steps if "loss/token_rm" in s]
     assert trained, "no step had a question with a right and a wrong answer"
     assert trained[-1]["policy/version"] >= 1

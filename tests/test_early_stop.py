@@ -39,7 +39,7 @@ def run(task: Path, run_dir: Path, *overrides: str) -> str:
 
 
 def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
 
 
 def test_it_stops_early_keeps_the_best_and_takes_more_patience_later(tmp_path):

@@ -33,7 +33,7 @@ def start(task: Path, folder: Path, run_dir: Path, *overrides: str) -> Run:
 
 def write_sets(task: Path, folder: Path) -> dict[str, set[str]]:
     """Of the same questions half as lines, half as a folder with verl's Parquet. Returns the texts of each."""
-    rows = [json.loads(line) for line in (task / "train.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (task / "train.jsonl").open(encoding="utf-8")]
     lines, chats = rows[:5], rows[5:12]
     (folder / "chats").mkdir(parents=True)
     (folder / "lines.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
@@ -52,7 +52,7 @@ def write_sets(task: Path, folder: Path) -> dict[str, set[str]]:
 
 
 def asked(run_dir: Path, step: int) -> list[tuple[str, str]]:
-    groups = [json.loads(line) for line in (run_dir / "trajectories" / f"step-{step:05d}.jsonl").read_text().splitlines()]
+    groups = [json.loads(line) for line in (run_dir / "trajectories" / f"step-{step:05d}.jsonl").open(encoding="utf-8")]
     return sorted((group["prompt"]["origin"], group["prompt"]["question"]) for group in groups)
 
 

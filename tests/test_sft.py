@@ -68,7 +68,7 @@ def test_killed_stopped_and_resumed_it_is_the_unbroken_run_bit_for_bit(unbroken,
 
 
 def test_it_is_evaluated_on_the_way_on_a_test_set_and_on_questions_held_out(task, tmp_path):
-    rows = [json.loads(line) for line in (task / "sft.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (task / "sft.jsonl").open(encoding="utf-8")]
     data = tmp_path / "sft.jsonl"
     data.write_text("".join(json.dumps(row | {"gold_answer": "7"}) + "\n" for row in rows))
     sets = [f"eval.data={task / 'heldout.jsonl'}", "eval.validation=3", "eval.interval=5", "eval.max_new_tokens=8"]

@@ -295,7 +295,7 @@ def test_questions_held_out_of_supervised_examples_need_answers_and_are_trained_
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the shared data sets in {DATA}")
 @pytest.mark.parametrize("name", ["gsm8k_train_2000", "math_train_2000", "math500", "aime24", "amc23", "olympiadbench", "gsm8k_test"])
 def test_real_sets_are_the_same_in_every_kind_of_file(tmp_path, name):
-    rows = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (DATA / f"{name}.jsonl").open(encoding="utf-8")]
     expected = read_questions(DATA / f"{name}.jsonl")
     assert [(q.question, q.id) for q in expected] == [(row["question"], str(row["id"])) for row in rows]
     for file in ("a.parquet", "a.jsonl.gz", "a.json", "stream.arrow"):

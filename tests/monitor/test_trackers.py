@@ -33,7 +33,7 @@ def write(config: MonitorConfig, run_dir: Path, steps: range, after: int | None 
 
 
 def rows(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").open(encoding="utf-8")]
 
 
 def test_tensorboard_has_the_rows_and_forgets_those_that_are_done_again(tmp_path):

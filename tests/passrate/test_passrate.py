@@ -30,7 +30,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 
 def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
 
 
 def test_every_line_is_kept_in_order(asking, tmp_path, capsys):

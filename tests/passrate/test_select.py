@@ -33,7 +33,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 def chosen(tmp_path: Path, rows: list[dict], **changes) -> tuple[list[tuple[str, str]], str]:
     answers, out = write(tmp_path / "answers.jsonl", rows), tmp_path / "sft.jsonl"
     said = select(replace(SHIPPED, answers=str(answers), out=str(out), **changes))
-    read = [json.loads(line) for line in out.read_text().splitlines()]
+    read = [json.loads(line) for line in out.open(encoding="utf-8")]
     return [(row["question_id"], row["response"]) for row in read], "\n".join(said)
 
 
@@ -111,10 +111,10 @@ def test_answers_that_passrate_wrote_become_examples_that_sft_reads(asking, serv
     questions = write(tmp_path / "in.jsonl", [{"question": f"What is {i}?", "gold_answer": "7", "id": f"q{i}"} for i in range(5)])
     answers, out = tmp_path / "deep" / "answers.jsonl", tmp_path / "rated.jsonl"
     assert passrate.main([*asking, f"questions={questions}", f"out={out}", f"answers={answers}", "rollout.concurrency=2"]) == 0
-    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    rows = [json.loads(line) for line in answers.open(encoding="utf-8")]
     assert [row["id"] for row in rows] == [f"q{i}" for i in range(5)]  # in the order of the questions, not of their ends
     assert all(len(row["answers"]) == 4 and all(0 < one["tokens"] <= 16 for one in row["answers"]) for row in rows)
-    rates = [json.loads(line)["pass_rate"] for line in out.read_text().splitlines()]
+    rates = [json.loads(line)["pass_rate"] for line in out.open(encoding="utf-8")]
     assert rates == [row["pass_rate"] for row in rows] == [0.0] * 5 and not list(tmp_path.glob("rated.jsonl.*"))
     for row in rows:
         row["answers"][1] |= {"right": True, "text": f"It is \\boxed{{{row['id']}}}."}

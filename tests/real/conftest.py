@@ -56,7 +56,7 @@ def rows() -> list[dict]:
     """Questions of GSM8K, the shortest first: seconds count here."""
     if not QUESTIONS.is_file():
         pytest.skip(f"no {QUESTIONS}: data sets are no part of the repository")
-    return sorted(map(json.loads, QUESTIONS.read_text().splitlines()), key=lambda row: len(row["question"]))
+    return sorted(map(json.loads, QUESTIONS.open(encoding="utf-8")), key=lambda row: len(row["question"]))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ DEADLINE_S = 600
 
 
 def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
 
 
 def test_pass_rates_of_all_lines_though_killed_meanwhile(short_answers, questions, tmp_path):

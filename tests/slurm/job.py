@@ -45,7 +45,7 @@ class Job:
     def steps(self) -> list[int]:
         """Steps of the run that are done."""
         path = self.run_dir / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        rows = [json.loads(line) for line in path.open(encoding="utf-8")] if path.exists() else []
         return [row["step"] for row in rows]
 
     @property

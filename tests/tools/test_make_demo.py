@@ -30,7 +30,7 @@ def made(demo, tmp_path_factory) -> Path:
 
 
 def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
 
 
 def test_files_share_no_question_and_have_the_sizes_asked_for(made):

@@ -25,14 +25,14 @@ def select(words: str, says: str, *rows: dict, name: str = "") -> Trial:
 
 def chosen(folder: Path) -> str:
     """Two right ones of the one question that has any."""
-    got = [json.loads(line)["response"] for line in (folder / "sft.jsonl").read_text().splitlines()]
+    got = [json.loads(line)["response"] for line in (folder / "sft.jsonl").open(encoding="utf-8")]
     return "" if got == ["aa", "bbbb"] else f"chosen {got}"
 
 
 def both_written(folder: Path) -> str:
     """passrate's two files, in the order of the questions."""
-    rated, answers = ([json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()] for name in ("rated", "answers"))
-    asked = [json.loads(line)["question"] for line in (folder / "demo" / "train.jsonl").read_text().splitlines()]
+    rated, answers = ([json.loads(line) for line in (folder / f"{name}.jsonl").open(encoding="utf-8")] for name in ("rated", "answers"))
+    asked = [json.loads(line)["question"] for line in (folder / "demo" / "train.jsonl").open(encoding="utf-8")]
     same = [row["question"] for row in rated] == [row["question"] for row in answers] == asked[: len(rated)]
     return "" if same and rated else "the files do not hold the questions in their order"
 

@@ -97,7 +97,7 @@ def spaced(folder: Path, names: str = "run") -> str:
     from tokenizers import Tokenizer
 
     own = Tokenizer.from_file(str(folder / "model" / "tokenizer.json"))
-    groups = [json.loads(line) for path in (folder / names / "trajectories").glob("step-*.jsonl") for line in path.read_text().splitlines()]
+    groups = [json.loads(line) for path in (folder / names / "trajectories").glob("step-*.jsonl") for line in path.open(encoding="utf-8")]
     asked = [(group["prompt"]["question"], own.decode(group["prompt"]["token_ids"], skip_special_tokens=False)) for group in groups]
     wrong = [text for question, text in asked if question not in text]
     return f"asked {wrong[0]!r}" if wrong else "" if groups else "nothing was recorded"
@@ -107,7 +107,7 @@ def same_trajectories(folder: Path) -> str:
     """Of two runs, `plain` and `run`."""
     one, other = ([path.read_text() for path in sorted((folder / name / "trajectories").glob("step-*.jsonl"))] for name in ("plain", "run"))
     tokens = [
-        [[t["token_ids"] for t in json.loads(line)["trajectories"]] for text in each for line in text.splitlines()] for each in (one, other)
+        [[t["token_ids"] for t in json.loads(line)["trajectories"]] for text in each for line in text.strip().split("\n")] for each in (one, other)
     ]
     return "" if tokens[0] and tokens[0] == tokens[1] else "generation_config.json changed what was sampled"
 
@@ -197,7 +197,7 @@ def row(name: str, text: str | bytes, says: str) -> Trial:
 
 def mixed(folder: Path) -> str:
     """Two sets were drawn from as their weights say."""
-    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open(encoding="utf-8")]
     drawn = [(r["data/lines/questions"], r["data/rows/questions"]) for r in rows if r["step"]]
     return trained(folder) or ("" if drawn == [(6, 2), (6, 2)] else f"drawn {drawn}")
 
@@ -207,7 +207,7 @@ def parquet(folder: Path) -> None:
     import pyarrow
     from pyarrow import parquet as files
 
-    read = [json.loads(line) for line in (folder / "demo" / "train.jsonl").read_text().splitlines()]
+    read = [json.loads(line) for line in (folder / "demo" / "train.jsonl").open(encoding="utf-8")]
     rows = [
         {"prompt": [{"role": "user", "content": r["question"]}], "reward_model": {"style": "rule", "ground_truth": r["gold_answer"]}}
         for r in read[:12]

@@ -119,7 +119,7 @@ def nothing_came(folder: Path) -> str:
 def trained(folder: Path, run: str = "run", steps: int = 2) -> str:
     """The run in there came to its end, and all of its figures are numbers."""
     path = folder / run / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
     if [row["step"] for row in rows if row["step"]] != list(range(1, steps + 1)):
         return f"{path} has the steps {[row['step'] for row in rows]}"
     odd = [key for row in rows for key, value in row.items() if isinstance(value, float) and value != value]

@@ -15,7 +15,7 @@ CASES = Path(__file__).resolve().parents[3] / "shared" / "verifier"
 def test_score(name):
     if not (CASES / name).exists():
         pytest.skip(f"{CASES / name} is not there: the labelled cases are no part of the repository")
-    cases = [json.loads(line) for line in (CASES / name).read_text(encoding="utf-8").splitlines()]
+    cases = [json.loads(line) for line in (CASES / name).open(encoding="utf-8")]
     cases = [case for case in cases if not case.get("debatable")]
     said = [check(case["prediction"], case["gold"]) for case in cases]
     wrong = [case["id"] for case, right in zip(cases, said, strict=True) if right != case["expected"]]

@@ -84,7 +84,7 @@ def test_disagreements_are_written_once_a_case_in_whole_lines(tmp_path):
     with judge_server("honest") as url:
         some = trajectories("5", "5", "good", "good", "6"), trajectories(GOLD, "good", "1", "2", "3", name="q")
         _, tally = verified(settings(url, mode="judge"), *some, audit=path)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
     both = {(r["answer"], r["rule"]["right"], r["rule"]["reason"], r["judge"]["right"]) for r in rows}
     assert ("5", True, "equal", False) in both
     assert all(r["gold"] == "5" and r["question"] == "What is it?" and r["version"] == 3 for r in rows)  # q's rules are undecided
