@@ -107,7 +107,8 @@ def same_trajectories(folder: Path) -> str:
     """Of two runs, `plain` and `run`."""
     one, other = ([path.read_text() for path in sorted((folder / name / "trajectories").glob("step-*.jsonl"))] for name in ("plain", "run"))
     tokens = [
-        [[t["token_ids"] for t in json.loads(line)["trajectories"]] for text in each for line in text.strip().split("\n")] for each in (one, other)
+        [[t["token_ids"] for t in json.loads(line)["trajectories"]] for text in each for line in text.strip().split("\n")]
+        for each in (one, other)
     ]
     return "" if tokens[0] and tokens[0] == tokens[1] else "generation_config.json changed what was sampled"
 
