@@ -51,6 +51,29 @@ def test_gradients_that_are_not_finite_end_the_run_on_all_ranks_with_the_weights
         assert said.startswith("gradients are not finite (norm nan") and unchanged
 
 
+def norm_of_gradients(run, kernels=None) -> float:
+    """Of a step after which they were clipped; `kernels`: what Megatron takes at its import where Transformer Engine is installed."""
+    from megatron.core.optimizer import clip_grads, optimizer
+
+    if kernels:
+        for module in (clip_grads, optimizer):
+            module.multi_tensor_applier = module.multi_tensor_scale_impl = kernels
+        clip_grads.l2_norm_impl = kernels
+    with Ranks(run.parallel, run.seed) as ranks:
+        return Learner(run, ranks).train(a_batch(1), 1).metrics["grad_norm/token_rm"]
+
+
+def without_a_driver(*_args):
+    raise RuntimeError("CUDA driver version is insufficient for CUDA runtime version")
+
+
+def test_kernels_of_transformer_engine_are_not_called_where_no_gpu_is(ranks, tiny_model):
+    run = tiny_run(tiny_model(), {})
+    run = replace(run, token_rm=replace(run.token_rm, optimizer=replace(run.token_rm.optimizer, clip_grad=0.1)))
+    (norm,), (same,) = ranks(1, norm_of_gradients, run), ranks(1, norm_of_gradients, run, without_a_driver)
+    assert norm == same > 0.1
+
+
 def train_in_small_buckets(run) -> tuple[list[dict], dict, bool]:
     """Metrics of the steps, this rank's part of the weights after them, and whether its gradients lay in several buckets."""
     config = partial(optimizer_module.DistributedDataParallelConfig, bucket_size=5000)  # several, as a real model has
