@@ -79,6 +79,9 @@ DEV = [
     "setuptools>=77",
     "wheel",
 ]
+# Measured times of operations on A100, H100, H200, B200 and GB200, for `megatron-oreal plan` (Apache-2.0, 114 MB). Its metadata asks for
+# pandas and scipy as well, which are not imported: launch/setup_env.sh leaves them out.
+PLAN = ["aiconfigurator-core==0.12.0", "pyyaml", "packaging"]
 # Imported by tools/bench_real.py alone.
 BENCH = ["trl==1.16.0"]
 DATA_FOLDERS = ["megatron_oreal.report.web", "megatron_oreal.report.vendor"]  # no packages, though they look like some
@@ -126,7 +129,7 @@ setup(
     package_data={"megatron_oreal.conf": ["**/*.yaml"], "megatron_oreal.report": ["web/*", "vendor/**/*"]},
     cmdclass={"build_py": BuildWithWebLibraries},
     install_requires=BASE,
-    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "bench": BENCH},
+    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "bench": BENCH, "plan": PLAN},
     entry_points={"console_scripts": ["megatron-oreal = megatron_oreal.cli.main:main"]},
     zip_safe=False,
 )

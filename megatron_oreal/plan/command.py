@@ -4,9 +4,9 @@
     megatron-oreal plan experiment=oreal_32b plan.gpu=h200 plan.lengths.median=3000 --search
 
 Takes a training run's overrides, and those of conf/plan/. The shape is that of
-model.path's config.json, or plan.shape's where that folder is elsewhere; weights are not needed. Every stage's real models are built
-without memory; --formula estimates instead, in a second. --search tries other layouts for the same GPUs and builds the fastest that
-fits. --json prints one object with all figures, in bytes and seconds. Evaluation and checkpoints are not in a step's seconds.
+model.path's config.json, or plan.shape's where that folder is elsewhere; weights are not needed. Memory is estimated by a formula;
+--build builds every stage's real models instead, without memory. --search tries other layouts for the same GPUs and plans the fastest
+that fits. --json prints one object with all figures, in bytes and seconds. Evaluation and checkpoints are not in a step's seconds.
 
 Exit status: 0 fits, 1 will not fit (or the build failed), 2 wrong input.
 """
@@ -14,6 +14,7 @@ Exit status: 0 fits, 1 will not fit (or the build failed), 2 wrong input.
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from megatron_oreal.command import Command, fail, guarded
 from megatron_oreal.devices import CPU
@@ -21,7 +22,7 @@ from megatron_oreal.monitor.logs import quiet_libraries
 from megatron_oreal.plan.build import BuildFailed
 from megatron_oreal.plan.compose import compose, with_section
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.shapes import shape_of, sizes_of
+from megatron_oreal.plan.shapes import architecture_of
 
 MAIN_KEYS = (
     "model.path plan.gpus plan.gpu plan.gpus_per_host plan.shape plan.mixed plan.lengths.median plan.efficiency.matmul memory_gib "
@@ -37,13 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
         return _without_gpus(arguments, config)
     from megatron_oreal.plan import fit, report, search  # here, because it takes seconds
 
-    hf, shape = shape_of(config.model.path, config.plan.shape)
+    model = architecture_of(config.model.path, config.plan.shape)
     found = None
     if arguments.search:
-        found, plan = search.confirmed(config, hf, shape, builds=not arguments.formula)
-        plan = plan or fit.make_plan(config, hf, shape, builds=not arguments.formula)
+        found, plan = search.confirmed(config, model, builds=arguments.build)
+        plan = plan or fit.make_plan(config, model, builds=arguments.build)
     else:
-        plan = fit.make_plan(config, hf, shape, builds=not arguments.formula)
+        plan = fit.make_plan(config, model, builds=arguments.build)
     suggestion = search.suggestion(plan) if plan.obstacles else None
     if arguments.json:
         print(json.dumps(report.as_json(plan, suggestion, found)))
@@ -61,7 +62,8 @@ def _without_gpus(arguments: argparse.Namespace, config) -> int:
     if arguments.search:
         raise ValueError("plan: --search compares layouts of GPUs; without the fewest ranks need least, and what would fit is said anyway")
 
-    hf, shape = sizes_of(config.model.path, config.plan.shape)
+    model = architecture_of(config.model.path, config.plan.shape)
+    hf, shape = model.sizes, model.source
 
     def places(parallel) -> Place:
         ranks = parallel.ranks if parallel.dp else config.plan.gpus
@@ -72,13 +74,27 @@ def _without_gpus(arguments: argparse.Namespace, config) -> int:
     return 0 if fit.fits else 1
 
 
+def _published(arguments: argparse.Namespace) -> int:
+    from megatron_oreal.plan.published import compared
+    from megatron_oreal.plan.published.command import compare
+
+    rows, left = compare(arguments.published)
+    print(json.dumps(compared.as_json(rows, left)) if arguments.json else compared.as_text(rows, left))
+    return 0
+
+
 def plan(arguments: list[str]) -> int:
     """Read the command line, then as `run`."""
     parser = COMMAND.parser()
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     parser.add_argument("--search", action="store_true", help="plan the fastest layout that fits instead of the configured one")
-    parser.add_argument("--formula", action="store_true", help="estimate the models' memory instead of building them")
+    parser.add_argument(
+        "--build", action="store_true", help="build every stage's models (half a minute) instead of estimating their memory"
+    )
+    parser.add_argument("--published", metavar="FILE", type=Path, help="hold the planner to published figures, a JSON object a line")
     asked = parser.parse_intermixed_args(arguments)
+    if asked.published:
+        return _published(asked)
     asked.overrides = with_section(asked.overrides)
     if COMMAND.tells(parser, asked, compose):
         return 0

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from megatron_oreal.checked import Checked, Require
 from megatron_oreal.config import TrainConfig
 
+BACKENDS = ("sglang", "vllm", "trtllm")
+"""Engines under which operations were measured (plan.silicon)."""
+
 
 @dataclass(frozen=True)
 class Lengths(Checked):
@@ -21,15 +24,16 @@ class Lengths(Checked):
 
 @dataclass(frozen=True)
 class Efficiency(Checked):
-    """Shares of the device's figures that are reached: assumed, to be set from measurements."""
+    """Shares of the device's figures that are reached where there are no tables; None: the device's own (megatron_oreal.devices)."""
 
-    matmul: float
-    memory: float
+    matmul: float | None
+    memory: float | None
     network: float
 
     def check(self, require: Require) -> None:
         for name in ("matmul", "memory", "network"):
-            require(0 < getattr(self, name) <= 1, f"{name}={getattr(self, name)} must be above 0 and at most 1")
+            share = getattr(self, name)
+            require(share is None or 0 < share <= 1, f"{name}={share} must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,14 @@ class PlanConfig(Checked):
     gpus_per_host: int
     gpu: str
     shape: str | None
+    tables: str | None
     mixed: float
     disk_gb_s: float
     decode_overhead_ms: float
     deadline_s: float
 
     def check(self, require: Require) -> None:
+        require(self.tables in (None, *BACKENDS), f"tables={self.tables!r} is not one of null, {', '.join(BACKENDS)}")
         require(0 < self.mixed <= 1, f"mixed={self.mixed} must be above 0 and at most 1")
         for name in ("gpus", "gpus_per_host", "disk_gb_s", "decode_overhead_ms", "deadline_s"):
             require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be above 0")

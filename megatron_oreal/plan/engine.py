@@ -1,17 +1,18 @@
-"""What an engine holds on each of its GPUs, and how fast it samples."""
+"""What an engine holds on each of its GPUs, and the engine as the simulation of sampling sees it."""
 
-import heapq
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil, exp
 from statistics import NormalDist
 
 from megatron_oreal.devices import DEVICES, GIB
-from megatron_oreal.model import gpt
+from megatron_oreal.model.shape import head_dim
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.memory import NUMBER_BYTES
+from megatron_oreal.plan.prices import Prices, Stated
+from megatron_oreal.plan.sampling import Sampler
+from megatron_oreal.plan.serving import HOSTS, Host, Served
+from megatron_oreal.plan.silicon import measured
 
 WORKING_GIB = 4.0
 """Of an engine beside weights and KV cache: CUDA context and NCCL (1), CUDA graphs (1 to 2) and activations (1). Stated, not measured."""
@@ -19,8 +20,9 @@ RELEASED_GIB = 3.5
 """What of it stays when it gives up its memory: context and, by default, CUDA graphs (sglang pull request 7873). Stated, not measured."""
 RESERVED_GIB = 10.0
 """SGLang 0.5.21 leaves at least so much of a large GPU free of weights and cache unless mem-fraction-static says otherwise."""
-STRIDE = 64
-"""Tokens that the simulation of an engine moves on by."""
+GRAPH_LIMITS = {1: 256, 2: 256}
+"""Most sequences of a CUDA graph that SGLang 0.5.21 captures by default, by rollout.tp; else WIDE_GRAPH_LIMIT."""
+WIDE_GRAPH_LIMIT = 512
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,9 @@ def engine_memory(config: Planned, hf, parameters: int) -> EngineMemory:
         parameters: of the whole model.
     """
     rollout, capacity = config.rollout, DEVICES[config.plan.gpu].memory
-    number = NUMBER_BYTES[config.model.dtype]
-    weights = parameters * number / rollout.tp
+    weights = parameters * _bytes(config, weights_number(config)) / rollout.tp
     kv_heads = ceil(hf.num_key_value_heads / rollout.tp)
-    per_token = 2 * hf.num_hidden_layers * kv_heads * gpt.head_dim(hf) * number
+    per_token = 2 * hf.num_hidden_layers * kv_heads * head_dim(hf) * _bytes(config, cache_number(config))
     fraction = rollout.server_args.get("mem-fraction-static", 1 - RESERVED_GIB * GIB / capacity)
     room = int(max(0.0, fraction * capacity - weights) // per_token)
     tokens = min(room, rollout.server_args.get("max-total-tokens", room))
@@ -79,55 +80,44 @@ def response_lengths(config: Planned) -> list[int]:
     return lengths
 
 
-def sampling_seconds(config: Planned, memory: EngineMemory, lengths: Sequence[int]) -> float:
-    """Until the slowest engine has sampled its share. What does not fit into its cache waits."""
-    device, plan, count = DEVICES[config.plan.gpu], config.plan, engines(config)
-    flops = device.bf16_flops * plan.efficiency.matmul
-    sampler = _Sampler(
-        bandwidth=device.memory_bytes_s * plan.efficiency.memory,
-        compute_s=2 * memory.weights / NUMBER_BYTES[config.model.dtype] / flops,
-        overhead_s=plan.decode_overhead_ms / 1e3,
-        weights=memory.weights,
-        per_token=memory.kv_cache / max(memory.kv_tokens, 1),
-        room=memory.kv_tokens,
-        at_once=config.rollout.concurrency * config.rollout.samples,
-        prompt=plan.lengths.prompt,
-    )
-    return max(_seconds(sampler, tuple(lengths[n::count])) for n in range(min(count, len(lengths))))
+def weights_number(config: Planned) -> str:
+    """What engines compute their projections in (rollout.server_args.quantization): bfloat16 or fp8."""
+    return "fp8" if str(config.rollout.server_args.get("quantization", "")).endswith("fp8") else "bfloat16"
 
 
-@dataclass(frozen=True)
-class _Sampler:
-    """An engine as the simulation sees it; bytes and seconds are those of one of its GPUs."""
-
-    bandwidth: float
-    compute_s: float  # of a token
-    overhead_s: float  # of a token of all running sequences
-    weights: float
-    per_token: float  # of the cache
-    room: int  # tokens of the cache
-    at_once: int  # sequences
-    prompt: int  # tokens
+def cache_number(config: Planned) -> str:
+    """What keys and values are kept in (rollout.server_args.kv-cache-dtype): bfloat16 or fp8."""
+    return "fp8" if str(config.rollout.server_args.get("kv-cache-dtype", "")).startswith("fp8") else "bfloat16"
 
 
-@lru_cache(maxsize=256)
-def _seconds(engine: _Sampler, lengths: tuple[int, ...]) -> float:
-    """A token of each running sequence costs reading the weights, and the cache of all of them, once; and an overhead.
+def _bytes(config: Planned, number: str) -> int:
+    return 1 if number == "fp8" else NUMBER_BYTES[config.model.dtype]
 
-    A sequence starts when its whole length, known here alone, has room in the cache.
-    """
-    waiting, running, promised = list(reversed(lengths)), [], 0
-    seconds, now = len(lengths) * engine.prompt * engine.compute_s, 0
-    while waiting or running:
-        while waiting and len(running) < engine.at_once and (not running or promised + waiting[-1] + engine.prompt <= engine.room):
-            promised += waiting[-1] + engine.prompt
-            heapq.heappush(running, (now + waiting.pop(), now))
-        cached = sum(now - begun + engine.prompt for _, begun in running)
-        read_s = (engine.weights + cached * engine.per_token) / engine.bandwidth
-        stride = min(STRIDE, running[0][0] - now)
-        seconds += stride * (max(read_s, len(running) * engine.compute_s) + engine.overhead_s)
-        now += stride
-        while running and running[0][0] <= now:
-            end, begun = heapq.heappop(running)
-            promised -= end - begun + engine.prompt
-    return seconds
+
+def prices(config: Planned) -> Prices:
+    """Measured ones where plan.tables has the device, else those of its maker's figures."""
+    plan = config.plan
+    return (measured(plan.gpu, plan.tables) if plan.tables else None) or stated(config)
+
+
+def stated(config: Planned) -> Stated:
+    """By the maker's figures and plan.efficiency."""
+    plan, reached = config.plan, config.plan.efficiency
+    return Stated.of(plan.gpu, reached.network, reached.matmul, reached.memory)
+
+
+def sampler(config: Planned, hf, memory: EngineMemory) -> Sampler:
+    """One of the run's engines."""
+    rollout, plan = config.rollout, config.plan
+    host = Host(plan.decode_overhead_ms / 1e3, HOSTS["sglang"].sequence_s)
+    served = Served(hf, prices(config), rollout.tp, host, weights_number(config), cache_number(config), graph_limit(config))
+    at_once = min(rollout.concurrency * rollout.samples, rollout.server_args.get("max-running-requests", memory.kv_tokens))
+    return Sampler(served, memory.kv_tokens, at_once, plan.lengths.prompt, rollout.samples)
+
+
+def graph_limit(config: Planned) -> int:
+    """Most sequences that are decoded by a CUDA graph."""
+    arguments = config.rollout.server_args
+    if arguments.get("disable-cuda-graph"):
+        return 0
+    return int(arguments.get("cuda-graph-max-bs", GRAPH_LIMITS.get(config.rollout.tp, WIDE_GRAPH_LIMIT)))

@@ -1,17 +1,17 @@
 """Whether a run fits: what each stage's GPU holds while the models train and while engines sample, and what stands in the way."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron_oreal.devices import DEVICES, GIB
-from megatron_oreal.model import gpt
+from megatron_oreal.model.architecture import check_fields
 from megatron_oreal.plan import timing
 from megatron_oreal.plan.build import Built, Request, Role, build
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.engine import EngineMemory, engine_memory
+from megatron_oreal.plan.engine import EngineMemory, engine_memory, prices
 from megatron_oreal.plan.host.need import roles
 from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload, whole
+from megatron_oreal.plan.shapes import Architecture
 from megatron_oreal.rollout.config import LOCAL
 
 PROCESS_GIB = 3.0
@@ -71,12 +71,12 @@ class Plan:
     """What a run needs, and whether it can have it."""
 
     config: Planned
-    hf: object
-    shape: str  # where the model's shape is from
+    model: Architecture
     parameters: int  # of the whole model
     stages: list[Stage]
     engine: EngineMemory
     parts: list[timing.Part]
+    prices: str  # where the seconds of operations are from
     memory: list[Obstacle]  # both empty where it fits
     engines: list[Obstacle]
     notes: list[str]
@@ -95,29 +95,29 @@ class Plan:
         return timing.step_seconds(self.parts)
 
 
-def make_plan(config: Planned, hf, shape: str, builds: bool) -> Plan:
+def make_plan(config: Planned, model: Architecture, builds: bool) -> Plan:
     """Of a configuration whose layout divides the GPUs and the model.
 
     Args:
-        shape: where `hf` is from.
         builds: build the real models; else the formula alone.
     Raises:
         ValueError: the layout divides neither the GPUs nor the model.
         BuildFailed: see build.
     """
-    gpt.check_architecture(hf, config.parallel)
+    check_fields(model.fields, config.parallel)
+    hf = model.sizes
     config.parallel.data_parallel(config.plan.gpus)
     formula, wanted = Formula(hf, _workload(config, hf)), roles(config)
     models = estimated = [formula.stage(r, s) for r in wanted for s in range(config.parallel.pp)]
     if builds:
-        models = _build(config, hf, formula.work, wanted)
+        models = _build(config, model, formula.work, wanted)
     parameters = whole(hf)
     engine = engine_memory(config, hf, parameters)
     stages = [_stage(config, formula, engine, [m for m in models if m.stage == s]) for s in range(config.parallel.pp)]
     parts = timing.step_parts(config, hf, engine, parameters)
     memory, engines = [*_memory_obstacles(config, stages, engine)], [*_engine_obstacles(config, hf)]
     notes = [*_notes(config, engine), *_differences(models, estimated)]
-    return Plan(config, hf, shape, parameters, stages, engine, parts, memory, engines, notes)
+    return Plan(config, model, parameters, stages, engine, parts, prices(config).source, memory, engines, notes)
 
 
 def _workload(config: Planned, hf) -> Workload:
@@ -127,10 +127,9 @@ def _workload(config: Planned, hf) -> Workload:
     return Workload(config.parallel, compute.recompute, config.model.dtype, config.plan.gpus, budget, micro_batches, logprobs)
 
 
-def _build(config: Planned, hf, work: Workload, wanted: Sequence[Role]) -> list[Built]:
-    fields = json.loads(hf.to_json_string(use_diff=False))
+def _build(config: Planned, model: Architecture, work: Workload, wanted: Sequence[Role]) -> list[Built]:
     sizes = (work.gpus, work.tokens, work.micro_batches)
-    request = Request(fields, work.parallel, work.recompute, work.dtype, *sizes, tuple(wanted), work.logprobs)
+    request = Request(model.fields, work.parallel, work.recompute, work.dtype, *sizes, tuple(wanted), work.logprobs)
     return build(request, config.plan.deadline_s)
 
 

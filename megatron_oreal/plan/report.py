@@ -24,7 +24,7 @@ def _head(plan: Plan) -> Iterator[str]:
     config, parallel = plan.config, plan.config.parallel
     dp = parallel.data_parallel(config.plan.gpus)
     vpp = f" (VPP {parallel.vpp})" if parallel.vpp else ""
-    yield f"{plan.shape}: {plan.parameters / 1e9:.2f} B parameters, {config.plan.gpus} x {config.plan.gpu}"
+    yield f"{plan.model.source}: {plan.parameters / 1e9:.2f} B parameters, {config.plan.gpus} x {config.plan.gpu}"
     yield (
         f"TP {parallel.tp}, PP {parallel.pp}{vpp}, CP {parallel.cp}, DP {dp}; recompute {config.compute.recompute}, "
         f"{config.learn.tokens_per_micro_batch:,} tokens a micro-batch"
@@ -54,6 +54,7 @@ def _gpus(plan: Plan) -> Iterator[str]:
 
 
 def _step(plan: Plan) -> Iterator[str]:
+    yield f"operations as by {plan.prices}"
     yield row("a step", ("PFLOP", "seconds"))
     for part in plan.parts:
         yield row(part.name, (f"{part.flops / 1e15:.1f}", f"{part.seconds:.1f}")) + ("  meanwhile" if part.overlapped else "")
@@ -90,7 +91,7 @@ def as_json(plan: Plan, suggestion: str | None, found: Sequence[Candidate] | Non
         "reasons": [obstacle.reason for obstacle in plan.obstacles],
         "suggestion": suggestion,
         "notes": plan.notes,
-        "shape": plan.shape,
+        "shape": plan.model.source,
         "parameters": plan.parameters,
         "gpus": config.plan.gpus,
         "gpu": config.plan.gpu,
@@ -106,6 +107,7 @@ def as_json(plan: Plan, suggestion: str | None, found: Sequence[Candidate] | Non
             "total": round(engine.total),
             "released": round(engine.released),
         },
+        "prices": plan.prices,
         "step": {part.name.replace(" ", "_"): {"flops": part.flops, "seconds": part.seconds} for part in plan.parts},
         "step_seconds": plan.seconds,
         "search": search if found is not None else None,

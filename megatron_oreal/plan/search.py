@@ -6,11 +6,12 @@ from itertools import product
 from math import ceil
 
 from megatron_oreal.devices import DEVICES
-from megatron_oreal.model import gpt
+from megatron_oreal.model.architecture import check_fields
 from megatron_oreal.model.config import ComputeConfig, Layout
 from megatron_oreal.model.split import Split
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.fit import Plan, make_plan
+from megatron_oreal.plan.shapes import Architecture
 
 TENSOR, PIPELINE, CHUNKS, CONTEXT = (1, 2, 4, 8), (1, 2, 4, 8), (None, 2, 4), (1, 2, 4)
 RECOMPUTE = ("none", "full")
@@ -34,9 +35,9 @@ class Candidate:
         return self.plan.seconds
 
 
-def candidates(config: Planned, hf) -> list[Candidate]:
+def candidates(config: Planned, model: Architecture) -> list[Candidate]:
     """All layouts tried whose memory suffices by the formula, the fastest first. Engines stay as they are."""
-    tried = (make_plan(c, hf, "", builds=False) for c in _layouts(config, hf))
+    tried = (make_plan(c, model, builds=False) for c in _layouts(config, model))
     fitting = [Candidate(plan, changes(config, plan.config)) for plan in tried if not plan.memory]
     return sorted(fitting, key=lambda c: (c.seconds, len(c.changes), c.plan.fullest))
 
@@ -47,7 +48,7 @@ def suggestion(plan: Plan) -> str | None:
     if None in remedies:
         return None
     if plan.memory:
-        nearest = min(candidates(plan.config, plan.hf), key=lambda c: (len(c.changes), c.seconds), default=None)
+        nearest = min(candidates(plan.config, plan.model), key=lambda c: (len(c.changes), c.seconds), default=None)
         changed = _smaller_cache(plan) or _wider_engines(plan) or (nearest.changes if nearest else ())
         if not changed:
             return None
@@ -66,7 +67,7 @@ def _smaller_cache(plan: Plan) -> tuple[str, ...]:
         return ()
     arguments = {**config.rollout.server_args, "max-total-tokens": tokens}
     smaller = replace(config, rollout=replace(config.rollout, server_args=arguments))
-    fits = not make_plan(smaller, plan.hf, plan.shape, builds=False).memory
+    fits = not make_plan(smaller, plan.model, builds=False).memory
     return (f"++rollout.server_args.max-total-tokens={tokens}",) if fits else ()
 
 
@@ -76,18 +77,18 @@ def _wider_engines(plan: Plan) -> tuple[str, ...]:
     gpus = rollout.engines * rollout.tp
     for tp in (t for t in TENSOR if t > rollout.tp and gpus % t == 0):
         wider = replace(plan.config, rollout=replace(rollout, tp=tp, engines=gpus // tp))
-        if not make_plan(wider, plan.hf, plan.shape, builds=False).obstacles:
+        if not make_plan(wider, plan.model, builds=False).obstacles:
             return f"rollout.tp={tp}", f"rollout.engines={gpus // tp}"
     return ()
 
 
-def _layouts(config: Planned, hf) -> Iterator[Planned]:
+def _layouts(config: Planned, model: Architecture) -> Iterator[Planned]:
     plan = config.plan
     for tp, pp, vpp, cp in product(TENSOR, PIPELINE, CHUNKS, CONTEXT):
         if tp * cp > plan.gpus_per_host or plan.gpus % (tp * pp * cp) or (vpp and pp == 1):
             continue
         parallel = replace(config.parallel, tp=tp, pp=pp, vpp=vpp, cp=cp, dp=None, sequence_parallel=tp > 1)
-        if not _divides(hf, parallel):
+        if not _divides(model, parallel):
             continue
         longest = Split(cp).padded(config.rollout.max_total_tokens)
         budgets = {longest * share for share in BUDGETS} | {max(longest, config.learn.tokens_per_micro_batch)}
@@ -96,9 +97,9 @@ def _layouts(config: Planned, hf) -> Iterator[Planned]:
             yield replace(config, parallel=parallel, compute=compute, learn=replace(config.learn, tokens_per_micro_batch=budget))
 
 
-def _divides(hf, parallel: Layout) -> bool:
+def _divides(model: Architecture, parallel: Layout) -> bool:
     try:
-        gpt.check_architecture(hf, parallel)
+        check_fields(model.fields, parallel)
     except ValueError:
         return False
     return True
@@ -119,15 +120,15 @@ def _written(value: object) -> str:
     return "null" if value is None else str(value).lower()
 
 
-def confirmed(config: Planned, hf, shape: str, builds: bool) -> tuple[list[Candidate], Plan | None]:
+def confirmed(config: Planned, model: Architecture, builds: bool) -> tuple[list[Candidate], Plan | None]:
     """All candidates, and the plan of the fastest that still fits once its models are built; None where none does.
 
     Raises:
         BuildFailed: see build.
     """
-    found = candidates(config, hf)
+    found = candidates(config, model)
     for candidate in found[:CONFIRMED]:
-        plan = make_plan(candidate.plan.config, hf, shape, builds)
+        plan = make_plan(candidate.plan.config, model, builds)
         if not plan.memory:
             return found, plan
     return found, None

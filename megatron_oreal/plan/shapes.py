@@ -1,6 +1,10 @@
 """The shape of the model that a run starts from: of its folder where there is one, else one of those that the papers used."""
 
+import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from megatron_oreal.model.shape import Shape, read_shape
 
@@ -24,31 +28,33 @@ SHAPES = {  # from the config.json files of the models' Hugging Face pages
 }
 
 
-def shape_of(path: str, shape: str | None):
-    """The transformers config to plan with, and where it is from.
+@dataclass(frozen=True)
+class Architecture:
+    """A model as its config.json describes it."""
+
+    source: str  # a folder, or a name of SHAPES and why
+    fields: dict[str, Any]
+
+    @cached_property
+    def sizes(self) -> Shape:
+        """The fields that sizes depend on."""
+        return Shape.of(self.fields)
+
+
+def architecture_of(path: str, shape: str | None) -> Architecture:
+    """The model to plan with.
 
     Args:
         path: model.path; empty where it was not given.
         shape: one of SHAPES.
     Raises:
-        ValueError: neither is there.
+        ValueError: neither is there, or the folder's config.json does not say all sizes.
     """
-    from transformers import AutoConfig  # these here, because they take seconds
-
-    from megatron_oreal.model.hf_files import read_config
-
     if _is_here(path):
-        return read_config(path), path
+        read_shape(path)
+        return Architecture(path, json.loads((Path(path) / "config.json").read_text(encoding="utf-8")))
     where = _said(path, shape)
-    return AutoConfig.for_model(**SHAPES[shape]), where
-
-
-def sizes_of(path: str, shape: str | None) -> tuple[Shape, str]:
-    """The same without transformers: sizes alone. Arguments and errors as shape_of."""
-    if _is_here(path):
-        return read_shape(path), path
-    where = _said(path, shape)
-    return Shape.of(SHAPES[shape]), where
+    return Architecture(where, SHAPES[shape])
 
 
 def _is_here(path: str) -> bool:

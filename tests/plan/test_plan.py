@@ -14,7 +14,10 @@ from megatron_oreal.plan import command as plan
 from megatron_oreal.plan import engine, timing
 from megatron_oreal.plan.compose import compose
 from megatron_oreal.plan.engine import EngineMemory
-from megatron_oreal.plan.shapes import shape_of
+from megatron_oreal.plan.prices import EAGER_LAYER_S
+from megatron_oreal.plan.sampling import sampling_seconds
+from megatron_oreal.plan.shapes import architecture_of
+from megatron_oreal.plan.silicon import measured
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = {"oreal_7b": 32, "oreal_7b_no_rm": 32, "oreal_7b_r1": 32, "oreal_32b": 128}
@@ -28,7 +31,7 @@ def planned(capsys, *arguments: str, status: int = 0) -> dict:
 @pytest.mark.parametrize("gpu", ["a100-80g", "h100-80g"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_experiment_fits_80_gb(capsys, name, gpu):
-    found = planned(capsys, f"experiment={name}", f"plan.gpu={gpu}", "--formula")
+    found = planned(capsys, f"experiment={name}", f"plan.gpu={gpu}")
     assert found["fits"] and not found["reasons"] and not found["notes"]  # no GPU idle, no sample that has to wait
     assert found["gpus"] == SHIPPED[name]
     roles = {"policy", "reference"} | ({"token_rm"} if name != "oreal_7b_no_rm" else set())
@@ -38,14 +41,14 @@ def test_every_shipped_experiment_fits_80_gb(capsys, name, gpu):
 @pytest.fixture(scope="module")
 def built_32b() -> dict:
     """As a person calls it, in a process of its own; every stage's models are built."""
-    command = [sys.executable, "tools/plan.py", "experiment=oreal_32b", "--json"]
+    command = [sys.executable, "tools/plan.py", "experiment=oreal_32b", "--json", "--build"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=400, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_the_formula_agrees_with_the_built_models_of_32b_on_128_gpus(capsys, built_32b):
-    formula = planned(capsys, "experiment=oreal_32b", "--formula")
+    formula = planned(capsys, "experiment=oreal_32b")
     assert formula["fullest"] == pytest.approx(built_32b["fullest"], rel=0.05)
     for stage, expected in zip(built_32b["stages"], formula["stages"], strict=True):
         for role, model in stage["models"].items():
@@ -88,22 +91,22 @@ def test_32b_as_shipped_is_built_and_fits(built_32b):
     ],
 )
 def test_what_does_not_fit_says_why_and_what_would(capsys, overrides, reason, suggested):
-    found = planned(capsys, *overrides, "--formula", status=1)
+    found = planned(capsys, *overrides, status=1)
     assert any(reason in r for r in found["reasons"]), found["reasons"]
     assert suggested in found["suggestion"]
-    again = planned(capsys, *overrides, *found["suggestion"].split(), "--formula")
+    again = planned(capsys, *overrides, *found["suggestion"].split())
     assert again["fits"]
 
 
 def test_what_no_layout_fits_says_so(capsys):
-    assert plan.main(["experiment=oreal_32b", "plan.gpus=8", "parallel.pp=1", "rollout.engines=1", "--formula"]) == 1
+    assert plan.main(["experiment=oreal_32b", "plan.gpus=8", "parallel.pp=1", "rollout.engines=1"]) == 1
     out = capsys.readouterr().out
     assert "does not fit: stage 0 needs" in out
     assert "more GPUs (plan.gpus), or larger ones (plan.gpu)" in out
 
 
 def test_disaggregated_engines_have_their_own_gpus(capsys):
-    overrides = ["experiment=oreal_7b", "rollout.placement=disaggregated", "rollout.sync=distributed", "rollout.engines=4", "--formula"]
+    overrides = ["experiment=oreal_7b", "rollout.placement=disaggregated", "rollout.sync=distributed", "rollout.engines=4"]
     found = planned(capsys, *overrides)
     assert all(stage["engine"] == stage["released"] == 0 for stage in found["stages"])
     assert "engines take 8 GPUs besides the 32 that train" in found["notes"]
@@ -112,31 +115,31 @@ def test_disaggregated_engines_have_their_own_gpus(capsys):
 
 
 def test_engines_that_keep_their_memory_are_there_while_the_models_train(capsys):
-    asleep, awake = (planned(capsys, "experiment=oreal_7b", f"rollout.release_memory={r}", "--formula") for r in ("true", "false"))
+    asleep, awake = (planned(capsys, "experiment=oreal_7b", f"rollout.release_memory={r}") for r in ("true", "false"))
     gained = asleep["engine"]["total"] - asleep["engine"]["released"]
     assert awake["stages"][0]["training"] - asleep["stages"][0]["training"] == pytest.approx(gained, abs=2)
 
 
 def test_the_search_finds_a_layout_that_is_no_slower(capsys):
-    shipped = planned(capsys, "experiment=oreal_7b", "--formula")
-    found = planned(capsys, "experiment=oreal_7b", "--formula", "--search")
+    shipped = planned(capsys, "experiment=oreal_7b")
+    found = planned(capsys, "experiment=oreal_7b", "--search")
     assert found["fits"] and found["step_seconds"] <= shipped["step_seconds"]
     seconds = [c["seconds"] for c in found["search"]]
     assert seconds == sorted(seconds) and seconds[0] == found["step_seconds"]
-    asked = planned(capsys, "experiment=oreal_7b", "--formula", *found["search"][0]["overrides"])
+    asked = planned(capsys, "experiment=oreal_7b", *found["search"][0]["overrides"])
     assert (asked["layout"], asked["fullest"]) == (found["layout"], found["fullest"])
 
 
 @pytest.mark.slow
 def test_the_searchs_best_is_confirmed_by_a_build(capsys):
-    found = planned(capsys, "experiment=oreal_7b", "--search")
+    found = planned(capsys, "experiment=oreal_7b", "--search", "--build")
     assert found["fits"] and not any("by the formula" in note for note in found["notes"])
 
 
 def test_a_folders_own_shape_is_planned(capsys, tiny_model):
-    found = planned(capsys, f"model.path={tiny_model()}", "plan.gpus=1", "rollout.sync=disk", "--formula")
+    found = planned(capsys, f"model.path={tiny_model()}", "plan.gpus=1", "rollout.sync=disk")
     assert found["parameters"] < 1e5 and found["shape"] == tiny_model()
-    elsewhere = planned(capsys, "experiment=oreal_7b", "model.path=no/such", "--formula")
+    elsewhere = planned(capsys, "experiment=oreal_7b", "model.path=no/such")
     assert elsewhere["shape"] == "qwen2.5-7b, as model.path=no/such is not here"
 
 
@@ -154,7 +157,7 @@ def test_a_folders_own_shape_is_planned(capsys, tiny_model):
     ],
 )
 def test_wrong_input_is_said(capsys, arguments, message):
-    assert plan.main([*arguments, "--formula"]) == 2
+    assert plan.main([*arguments]) == 2
     first, *more = capsys.readouterr().err.splitlines()
     assert message in first and all(line.startswith("error: ") for line in (first, *more))
 
@@ -169,15 +172,20 @@ def memory(kv_tokens: int) -> EngineMemory:
 
 
 def sampling(lengths: list[int], kv_tokens: int, *overrides: str) -> float:
-    config = compose(["experiment=oreal_7b", "rollout.engines=1", "plan.lengths.prompt=1", "plan.decode_overhead_ms=2", *overrides])
-    return engine.sampling_seconds(config, memory(kv_tokens), lengths)
+    """By stated figures, of an engine of one GPU."""
+    asked = ["experiment=oreal_7b", "plan.tables=null", "rollout.tp=1", "plan.lengths.prompt=1", "plan.decode_overhead_ms=2", *overrides]
+    config = compose(asked)
+    hf = architecture_of("", config.plan.shape).sizes
+    return sampling_seconds(engine.sampler(config, hf, memory(kv_tokens)), tuple(lengths))
 
 
 def test_sampling_takes_what_reading_weights_and_cache_takes():
-    bandwidth = 3.35e12 * 0.6
-    tokens = 640
-    by_hand = tokens * (8e9 / bandwidth + 2e-3) + sum(range(tokens)) * 1e5 / bandwidth
-    assert sampling([tokens], 10**6) == pytest.approx(by_hand, rel=0.01)
+    bandwidth, tokens = 3.35e12 * 0.75, 640
+    weights = (7_615_616_512 - 152064 * 3584) * 2  # the embedding is not read
+    cache = sum(range(tokens)) * 2 * 28 * 4 * 128 * 2  # bytes of keys and values, over all steps
+    by_hand = tokens * (weights / bandwidth + 2e-3) + cache / bandwidth
+    launches = tokens * (28 * 8 + 2) * 3e-6
+    assert sampling([tokens], 10**6) == pytest.approx(by_hand + launches, rel=0.02)
 
 
 def test_what_the_cache_does_not_hold_waits():
@@ -187,9 +195,32 @@ def test_what_the_cache_does_not_hold_waits():
     assert sampling([640] * 64, 10**6, "rollout.concurrency=1") > 3 * sampling([640] * 16, 10**6)  # 16 samples of a question at a time
 
 
+def test_beyond_its_graphs_an_engine_is_as_slow_as_its_launches():
+    by_graph, eager = (sampling([64], 10**6, f"++rollout.server_args.cuda-graph-max-bs={most}") for most in (1, 0))
+    assert eager > by_graph and eager == pytest.approx(64 * (28 * EAGER_LAYER_S + 2e-3), rel=0.05)
+
+
+@pytest.mark.parametrize(("override", "least"), [("quantization=fp8", 1.5), ("kv-cache-dtype=fp8_e4m3", 1.02)])
+def test_fewer_bits_are_read_faster(override, least):
+    many, tokens = [640] * 32, 10**6
+    assert sampling(many, tokens) > least * sampling(many, tokens, f"++rollout.server_args.{override}")
+
+
+@pytest.mark.skipif(not measured("h100-80g", "sglang"), reason="needs aiconfigurator-core")
+def test_measured_engines_behave_as_engines_do():
+    """The tables are another's: what is held here is that we ask them for the right operations."""
+    config = compose(["experiment=oreal_32b"])
+    served = engine.sampler(config, architecture_of("", config.plan.shape).sizes, memory(10**6)).served
+    one, many, longer = served.decode_s(1, 1500), served.decode_s(64, 1500), served.decode_s(64, 14000)
+    assert 65.5e9 / 8 / 3.35e12 < one < many < longer < 64 * one
+    cached = 64 * 12500 * 2 * 64 * 128 * 2 / 3.35e12  # bytes that the longer ones read besides, a GPU, at the stated bandwidth
+    assert cached < longer - many < 3 * cached
+    assert "h100_sxm" in served.prices.source and "stated" in engine.stated(config).source
+
+
 def test_training_flops_are_those_of_all_tokens_and_passes():
     config = compose(["experiment=oreal_7b"])
-    hf, _ = shape_of("", config.plan.shape)
+    hf = architecture_of("", config.plan.shape).sizes
     tokens = sum(timing.trained_lengths(config))
     parts = {p.name: p for p in timing.training_parts(config, hf, 7_615_616_512)}
     weights = 7_615_616_512 - 152064 * 3584  # the embedding multiplies nothing
