@@ -6,7 +6,8 @@
 Takes a training run's overrides, and those of conf/plan/. The shape is that of
 model.path's config.json, or plan.shape's where that folder is elsewhere; weights are not needed. Memory is estimated by a formula;
 --build builds every stage's real models instead, without memory. --search tries other layouts for the same GPUs and plans the fastest
-that fits. --json prints one object with all figures, in bytes and seconds. Evaluation and checkpoints are not in a step's seconds.
+that fits. --gpus, --why and --picture answer further questions; --published FILE prints what others measured beside what is planned for it
+instead. --json prints one object with all figures, in bytes and seconds. Evaluation and checkpoints are not in a step's seconds.
 
 Exit status: 0 fits, 1 will not fit (or the build failed), 2 wrong input.
 """
@@ -14,6 +15,7 @@ Exit status: 0 fits, 1 will not fit (or the build failed), 2 wrong input.
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from megatron_oreal.command import Command, fail, guarded
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = compose(arguments.overrides)
     if config.plan.gpu == CPU:
         return _without_gpus(arguments, config)
-    from megatron_oreal.plan import fit, report, search  # here, because it takes seconds
+    from megatron_oreal.plan import fit, search  # here, because it takes seconds
 
     model = architecture_of(config.model.path, config.plan.shape)
     found = None
@@ -45,12 +47,27 @@ def run(arguments: argparse.Namespace) -> int:
         plan = plan or fit.make_plan(config, model, builds=arguments.build)
     else:
         plan = fit.make_plan(config, model, builds=arguments.build)
-    suggestion = search.suggestion(plan) if plan.obstacles else None
-    if arguments.json:
-        print(json.dumps(report.as_json(plan, suggestion, found)))
-    else:
-        print(report.as_text(plan, suggestion, found))
+    _print(arguments, plan, search.suggestion(plan) if plan.obstacles else None, found)
     return 1 if plan.obstacles else 0
+
+
+def _print(arguments: argparse.Namespace, plan, suggestion: str | None, found) -> None:
+    """The plan, and what was asked of it besides."""
+    from megatron_oreal.plan import report
+    from megatron_oreal.plan.answers import gpus, picture, why
+
+    reasons = why.reasons(plan) if arguments.why else None
+    rows = gpus.bought(plan.config, plan.model, gpus.counts_of(arguments.gpus)) if arguments.gpus else None
+    if arguments.picture:
+        picture.write(plan, arguments.picture)
+    if arguments.json:
+        besides = {"why": reasons and [asdict(r) for r in reasons], "by_gpus": rows and gpus.as_json(rows)}
+        print(json.dumps(report.as_json(plan, suggestion, found) | besides))
+        return
+    print(report.as_text(plan, suggestion, found))
+    for block in (reasons and why.as_text(reasons), rows and gpus.as_text(rows)):
+        if block:
+            print("", *block, sep="\n")
 
 
 def _without_gpus(arguments: argparse.Namespace, config) -> int:
@@ -91,6 +108,9 @@ def plan(arguments: list[str]) -> int:
     parser.add_argument(
         "--build", action="store_true", help="build every stage's models (half a minute) instead of estimating their memory"
     )
+    parser.add_argument("--gpus", metavar="N,N,...", help="and a table of what each number of GPUs buys")
+    parser.add_argument("--why", action="store_true", help="and what costs most, with an override that would change each")
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="and an SVG of memory and of a step")
     parser.add_argument("--published", metavar="FILE", type=Path, help="hold the planner to published figures, a JSON object a line")
     asked = parser.parse_intermixed_args(arguments)
     if asked.published:

@@ -94,6 +94,21 @@ class Plan:
     def seconds(self) -> float:
         return timing.step_seconds(self.parts)
 
+    @property
+    def likely(self) -> tuple[float, float]:
+        """Seconds of a step between which it lies, if it is as far off as nine of ten published ones."""
+        return self.seconds / timing.WITHIN, self.seconds * timing.WITHIN
+
+    @property
+    def hours(self) -> float:
+        """Of the run."""
+        return self.seconds * self.config.steps / 3600
+
+    @property
+    def sampled(self) -> int:
+        """Tokens of a step, prompts included."""
+        return timing.sampled_tokens(self.config)
+
 
 def make_plan(config: Planned, model: Architecture, builds: bool) -> Plan:
     """Of a configuration whose layout divides the GPUs and the model.

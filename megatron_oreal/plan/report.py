@@ -59,7 +59,8 @@ def _step(plan: Plan) -> Iterator[str]:
     for part in plan.parts:
         yield row(part.name, (f"{part.flops / 1e15:.1f}", f"{part.seconds:.1f}")) + ("  meanwhile" if part.overlapped else "")
     steps, flops = plan.config.steps, sum(part.flops for part in plan.parts)
-    yield row("in all", (f"{flops / 1e15:.1f}", f"{plan.seconds:.1f}")) + f"  {steps} steps: {plan.seconds * steps / 3600:.1f} h"
+    low, high = plan.likely
+    yield row("in all", (f"{flops / 1e15:.1f}", f"{plan.seconds:.1f}")) + f"  ({low:.0f} to {high:.0f}); {steps} steps: {plan.hours:.1f} h"
 
 
 def _found(found: Sequence[Candidate]) -> Iterator[str]:
@@ -110,6 +111,7 @@ def as_json(plan: Plan, suggestion: str | None, found: Sequence[Candidate] | Non
         "prices": plan.prices,
         "step": {part.name.replace(" ", "_"): {"flops": part.flops, "seconds": part.seconds} for part in plan.parts},
         "step_seconds": plan.seconds,
+        "step_seconds_likely": plan.likely,
         "search": search if found is not None else None,
     }
 

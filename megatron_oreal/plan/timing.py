@@ -18,6 +18,8 @@ VERIFY_S = 2 * 0.74 / 1024
 """Of one process for a response (1,024 responses of 30,000 characters in 0.74 s on two); newer figures: verify/README.md."""
 
 
+WITHIN = 1.4
+"""Nine of ten published steps and their parts lie so close to what is planned for them, as a factor (README.md has the table)."""
 SWITCH_S = 3.0
 """Of engines that sleep while the models train: to wake, and to sleep again. Fitted, as the next."""
 HANDED_BYTES_S = 10e9
@@ -82,12 +84,17 @@ def spread_over(lengths: tuple[int, ...], dp: int, budget: int, cost: Cost, mult
 def step_parts(config: Planned, hf, memory: EngineMemory, parameters: int) -> list[Part]:
     """In the order of a step. `parameters`: of the whole model."""
     lengths = response_lengths(config)
-    sampled = sum(lengths) + len(lengths) * config.plan.lengths.prompt
     parts = [
-        Part("rollout", 2.0 * parameters * sampled, slowest(sampler(config, hf, memory), lengths, engines(config))),
+        Part("rollout", 2.0 * parameters * sampled_tokens(config), slowest(sampler(config, hf, memory), lengths, engines(config))),
         Part("verify", 0.0, len(lengths) * VERIFY_S / config.verify.workers, overlapped=True),
     ]
     return parts + training_parts(config, hf, parameters) + [Part("sync", 0.0, _sync_seconds(config, parameters))]
+
+
+def sampled_tokens(config: Planned) -> int:
+    """Of a step's responses, with the prompt of each."""
+    lengths = response_lengths(config)
+    return sum(lengths) + len(lengths) * config.plan.lengths.prompt
 
 
 def training_parts(config: Planned, hf, parameters: int) -> list[Part]:

@@ -30,7 +30,7 @@ PADDING = 300
 """Tokens that a sequence costs besides its own where sequences are not packed. Fitted to verl's logs of Qwen2-7B, whose training and
 log-probabilities take that much more than packed ones would."""
 UNPACKED = 2
-"""Sequences of a micro-batch by NeMo-RL's DTensor policy before it packed them. Fitted to its 70B."""
+"""Sequences of a micro-batch by NeMo-RL's DTensor policy before it packed them, twice as many without gradients. Fitted to its 70B."""
 BUDGET = 8192
 """Tokens of a micro-batch at least, where a source does not say."""
 GPUS_PER_HOST = 8
@@ -168,14 +168,13 @@ class Row:
         said = re.search(r"(\d+) optimizer steps", fields.get("off_policy") or "")
         return max(1, self.count // batch if batch else int(said[1]) if said else 1)
 
-    @cached_property
-    def work(self) -> Work:
-        """Of the busiest rank in an optimizer step."""
+    def work(self, unpacked: int = UNPACKED) -> Work:
+        """Of the busiest rank in an optimizer step; `unpacked`: sequences of a micro-batch where they are not packed."""
         padding = PADDING if re.search(r"(No|no) (remove_padding|dynamic batch)", self.notes) else 0
         lengths = tuple(n + self.prompt + padding for n in self.responses[:: self.updates])
         if "dtensor" in (self.fields["train_layout"].get("backend") or ""):
             each = len(lengths) / self.dp
-            return Work(max(1, round(each / UNPACKED)), sum(lengths) / self.dp, sum(n * n for n in lengths) / self.dp)
+            return Work(max(1, round(each / unpacked)), sum(lengths) / self.dp, sum(n * n for n in lengths) / self.dp)
         budget = max(*lengths, BUDGET)
         return spread_over(lengths, self.dp, budget, Cost.of(self.hf, head_dim(self.hf))).work
 
@@ -186,7 +185,7 @@ class Row:
             raise Cannot("whether the run packed its micro-batches is not said, and that doubles its time")
         passes = RECOMPUTED if self.trainer.sharded or "full recompute" in self.notes else TRAINED
         update = self.trainer.update(whole(self.hf), ADAM_BYTES["bfloat16"], GRADIENT_BYTES)
-        return self.updates * (self.trainer.seconds(self.work, passes, 3) + update)
+        return self.updates * (self.trainer.seconds(self.work(), passes, 3) + update)
 
     @cached_property
     def logprobs_s(self) -> float:
@@ -196,7 +195,7 @@ class Row:
 
     @property
     def _forward_s(self) -> float:
-        return self.updates * self.trainer.seconds(self.work, FORWARD, 1)
+        return self.updates * self.trainer.seconds(self.work(2 * UNPACKED), FORWARD, 1)
 
     @cached_property
     def step_s(self) -> float:
