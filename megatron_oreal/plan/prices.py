@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 
 from megatron_oreal.devices import DEVICES, Device
 
+NETWORK = 0.7
+"""Share of stated network bandwidth that is reached, where nobody says otherwise: as conf/plan has it."""
 LAUNCH_S = 3e-6
 """Of any operation, however small: what a kernel takes to start within a CUDA graph. By aiconfigurator's own constant for H100 and A100."""
 EAGER_LAYER_S = 0.2e-3

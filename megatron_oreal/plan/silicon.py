@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from megatron_oreal.plan.prices import Collective, Heads
+from megatron_oreal.plan.prices import NETWORK, Collective, Heads, Stated
 
 SYSTEMS = {"a100-80g": "a100_sxm", "h100-80g": "h100_sxm", "h200": "h200_sxm", "b200": "b200_sxm", "gb200": "gb200"}
 """Its tables of our devices."""
@@ -19,7 +19,7 @@ PACKAGE = "aiconfigurator_core"
 class Measured:
     """See prices.Prices."""
 
-    def __init__(self, system: str, backend: str):
+    def __init__(self, system: str, backend: str, otherwise: Stated):
         import aiconfigurator_core
         from aiconfigurator_core.sdk import common, operations, perf_database
         from aiconfigurator_core.sdk.engine import EngineHandle
@@ -31,38 +31,43 @@ class Measured:
         self._ask, self._ops, self._names = EngineHandle.for_database(tables), operations, common
         self._kernels = {phase: resolved_lane_order_for_op(tables, f"_{phase}_attention_data", None) for phase in ("context", "generation")}
         self._made: dict[tuple, str] = {}
+        self._otherwise = otherwise
 
     def matmul(self, tokens: float, outputs: int, inputs: int, number: str = "bfloat16") -> float:
         """See prices.Prices."""
         quantised = self._names.GEMMQuantMode[number]
         op = self._op(("matmul", outputs, inputs, number), lambda: self._ops.GEMM("op", 1, outputs, inputs, quantised))
-        return self._seconds(op, True, x=tokens)
+        return self._seconds(op, True, x=tokens) or self._otherwise.matmul(tokens, outputs, inputs, number)
 
     def decode_attention(self, heads: Heads, batch: int, context: float, number: str = "bfloat16") -> float:
         """See prices.Prices."""
         op = self._op(("decode", heads, number), lambda: self._generation(heads, number))
-        return self._seconds(op, False, batch, context)
+        return self._seconds(op, False, batch, context) or self._otherwise.decode_attention(heads, batch, context, number)
 
     def prefill_attention(self, heads: Heads, batch: int, length: int, prefix: int = 0) -> float:
         """See prices.Prices."""
         op = self._op(("prefill", heads), lambda: self._context(heads))
-        return self._seconds(op, True, batch, length, prefix)
+        return self._seconds(op, True, batch, length, prefix) or self._otherwise.prefill_attention(heads, batch, length, prefix)
 
     def all_reduce(self, tokens: float, width: int, ranks: int) -> float:
         """See prices.Prices."""
+        if ranks == 1:
+            return 0.0
         op = self._op(("all_reduce", width, ranks), lambda: self._ops.CustomAllReduce("op", 1, width, ranks))
-        return self._seconds(op, True, x=tokens) if ranks > 1 else 0.0
+        return self._seconds(op, True, x=tokens) or self._otherwise.all_reduce(tokens, width, ranks)
 
     def collective(self, kind: Collective, nbytes: float, ranks: int) -> float:
         """See prices.Prices. Of an all-gather the table's size is what a rank ends up with, as ours."""
+        if ranks == 1:
+            return 0.0
         number = self._names.CommQuantMode.half
         op = self._op(("nccl", kind, ranks), lambda: self._ops.NCCL("op", 1, kind, 1024, ranks, number))
-        return self._seconds(op, True, x=nbytes / 2048) if ranks > 1 else 0.0
+        return self._seconds(op, True, x=nbytes / 2048) or self._otherwise.collective(kind, nbytes, ranks)
 
     def moved(self, nbytes: float) -> float:
         """See prices.Prices; not measured there either, but its authors' share of the bandwidth."""
         op = self._op(("moved",), lambda: self._ops.ElementWise("op", 1, 512, 0))
-        return self._seconds(op, True, x=nbytes / 1024)
+        return self._seconds(op, True, x=nbytes / 1024) or self._otherwise.moved(nbytes)
 
     def _generation(self, heads: Heads, number: str):
         cache = self._names.KVCacheQuantMode[number]
@@ -79,12 +84,18 @@ class Measured:
             self._made[key] = self._written([make()])
         return self._made[key]
 
-    def _seconds(self, op: str, prefill: bool, batch: float = 1, length: float = 1, prefix: int = 0, x: float | None = None) -> float:
+    def _seconds(
+        self, op: str, prefill: bool, batch: float = 1, length: float = 1, prefix: int = 0, x: float | None = None
+    ) -> float | None:
+        """None where the tables have nothing of the kind (8 bits on an A100)."""
         counts = [max(1, round(n)) for n in (batch, length)]
         tokens = None if x is None else max(1, round(x))
-        [(_, milliseconds, _, _)] = self._ask.evaluate_ops_json(
-            op, is_context=prefill, batch_size=counts[0], s=counts[1], prefix=prefix, x=tokens
-        )
+        try:
+            [(_, milliseconds, _, _)] = self._ask.evaluate_ops_json(
+                op, is_context=prefill, batch_size=counts[0], s=counts[1], prefix=prefix, x=tokens
+            )
+        except ValueError:
+            return None
         return milliseconds / 1e3
 
 
@@ -93,6 +104,6 @@ def measured(device: str, backend: str) -> Measured | None:
     """Of a device under an engine; None where the package is not installed, or has no such table."""
     logging.getLogger(PACKAGE).setLevel(logging.ERROR)
     try:
-        return Measured(SYSTEMS[device], backend)
+        return Measured(SYSTEMS[device], backend, Stated.of(device, NETWORK))
     except (ImportError, KeyError):
         return None

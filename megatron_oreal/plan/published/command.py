@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_oreal.plan.published import serving, steps
-from megatron_oreal.plan.published.compared import Compared, Left
+from megatron_oreal.plan.published.compared import UNREADABLE, Compared, Left, said
 from megatron_oreal.plan.published.models import Cannot
 
 STEPS = ("rl_step", "train_only")
@@ -31,8 +31,8 @@ def _outcomes(fields: dict) -> Iterator[Compared | Left]:
             yield outcome
         if not some:
             yield Left(row.id, f"none of its figures is one that a plan has: {', '.join(fields['figures'])}")
-    except Cannot as reason:
-        yield Left(row.id, str(reason))
+    except (*UNREADABLE, Cannot) as reason:
+        yield Left(row.id, said(reason))
 
 
 def _read(file: Path) -> Iterator[dict]:

@@ -37,6 +37,15 @@ class Left:
     reason: str
 
 
+UNREADABLE = (KeyError, TypeError, AttributeError)
+"""What a field of another kind than expected, or none, ends in: rows are others', and each is answered for."""
+
+
+def said(reason: Exception) -> str:
+    """Why there is no prediction."""
+    return f"a field is missing or of another kind ({type(reason).__name__}: {reason})" if isinstance(reason, UNREADABLE) else str(reason)
+
+
 @dataclass(frozen=True)
 class Spread:
     """Of |log ratio| over a set of figures, as factors: 1.1 is ten per cent off, on either side."""

@@ -91,7 +91,7 @@ def _family(said: str) -> str | None:
     if "mistral" in said:
         return "mistral"
     if "llama" in said:
-        return "llama3" if re.search(r"llama-?(instruct)?-?3", said) else "llama"
+        return "llama3" if re.search(r"llama-?(instruct)?-?3|distill-llama", said) else "llama"
     return None
 
 
@@ -115,7 +115,14 @@ def device_of(gpu: str | None, framework: str) -> str:
     if not gpu:
         return "a100-80g" if "verl" in framework.lower() else "h100-80g"
     said = gpu.upper()
-    for word, device in (("GB200", "gb200"), ("B200", "b200"), ("H200", "h200"), ("H20", "h20")):
+    for word, device in (
+        ("GB200", "gb200"),
+        ("B200", "b200"),
+        ("H200", "h200"),
+        ("H20", "h20"),
+        ("H800", "h100-80g"),
+        ("A800", "a100-80g"),
+    ):
         if word in said:
             return device
     if "H100" in said:

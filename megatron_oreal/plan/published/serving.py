@@ -8,14 +8,12 @@ from functools import cached_property
 from megatron_oreal.devices import DEVICES
 from megatron_oreal.model.shape import Shape, cache_bytes_per_token
 from megatron_oreal.plan.memory import whole
-from megatron_oreal.plan.prices import Stated
+from megatron_oreal.plan.prices import NETWORK, Stated
 from megatron_oreal.plan.published.compared import Compared, Left
 from megatron_oreal.plan.published.models import Cannot, device_of, model_of
 from megatron_oreal.plan.serving import HOSTS, Served
 from megatron_oreal.plan.silicon import measured
 
-NETWORK = 0.7
-"""Share of stated network bandwidth that is reached: conf/plan."""
 NUMBERS = {None: "bfloat16", "bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "fp8_block": "fp8_block"}
 LIKE = {"sglang": "sglang", "vllm": "vllm", "tensorrt": "trtllm", "trtllm": "trtllm", "trt-llm": "trtllm", "lmdeploy": "trtllm"}
 """Engine -> whose tables and host; of lmdeploy, also without Python between its steps, there are none. Else vLLM."""

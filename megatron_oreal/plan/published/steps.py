@@ -13,10 +13,10 @@ from megatron_oreal.learn.packing import Cost
 from megatron_oreal.model.config import Layout
 from megatron_oreal.model.shape import Shape, head_dim
 from megatron_oreal.plan.memory import ADAM_BYTES, GRADIENT_BYTES, whole
-from megatron_oreal.plan.prices import Stated
-from megatron_oreal.plan.published.compared import Compared, Left
+from megatron_oreal.plan.prices import NETWORK, Stated
+from megatron_oreal.plan.published.compared import UNREADABLE, Compared, Left, said
 from megatron_oreal.plan.published.models import Cannot, device_of, model_of
-from megatron_oreal.plan.published.serving import MOST, NETWORK, engine_of, room_of
+from megatron_oreal.plan.published.serving import MOST, engine_of, room_of
 from megatron_oreal.plan.sampling import Sampler, slowest
 from megatron_oreal.plan.silicon import measured
 from megatron_oreal.plan.timing import handed_over_s, spread_over
@@ -56,8 +56,8 @@ class Row:
             try:
                 if published is not None:
                     yield Compared(self.id, part, seconds(), published)
-            except Cannot as reason:
-                yield Left(f"{self.id}, {part}", str(reason))
+            except (*UNREADABLE, Cannot) as reason:
+                yield Left(f"{self.id}, {part}", said(reason))
 
     def _parts(self, figures: dict):
         generated = figures.get("generate_sequences_s") or figures.get("gen_s")
@@ -90,10 +90,10 @@ class Row:
         gpus, placement = self.fields["n_gpus"], self.fields.get("placement") or {}
         if placement.get("mode") != "disaggregated":
             return gpus, gpus
-        said = re.match(r"(\d+) train\w* \+ (\d+)", placement.get("split") or "")
-        if not said:
+        split = re.match(r"(\d+) train\w* \+ (\d+)", placement.get("split") or "")
+        if not split:
             raise Cannot(f"how {gpus} GPUs are split is not said in numbers")
-        return int(said[1]), int(said[2])
+        return int(split[1]), int(split[2])
 
     @property
     def colocated(self) -> bool:
@@ -145,12 +145,12 @@ class Row:
     @cached_property
     def trainer(self) -> Trainer:
         """A layout that is not given is FSDP's over the engines' tensor parallelism, as NeMo-RL's recipes have it."""
-        said, backend = self.fields["train_layout"], (self.fields["train_layout"].get("backend") or "").lower()
+        layout, backend = self.fields["train_layout"], (self.fields["train_layout"].get("backend") or "").lower()
         sharded = "fsdp" in backend
-        if not backend or not (said.get("tp") or sharded):
+        if not backend or not (layout.get("tp") or sharded):
             raise Cannot("the training layout is not given")
-        tp = said.get("tp") or self.fields["gen_layout"].get("tp") or 1
-        layout = Layout(tp, said.get("pp") or 1, said.get("vpp"), said.get("cp") or 1, tp > 1)
+        tp = layout.get("tp") or self.fields["gen_layout"].get("tp") or 1
+        layout = Layout(tp, layout.get("pp") or 1, layout.get("vpp"), layout.get("cp") or 1, tp > 1)
         prices = measured(self.device, "sglang") or Stated.of(self.device, NETWORK)
         pretraining = self.fields["kind"] == "train_only"
         return Trainer(self.hf, prices, DEVICES[self.device], layout, self.shares[0], GPUS_PER_HOST, NETWORK, sharded, pretraining)
@@ -165,8 +165,8 @@ class Row:
         """Optimizer steps of a step."""
         fields = self.fields
         batch = fields.get("train_global_batch") or (fields.get("ppo_mini_batch_prompts") or 0) * (fields.get("samples_per_prompt") or 1)
-        said = re.search(r"(\d+) optimizer steps", fields.get("off_policy") or "")
-        return max(1, self.count // batch if batch else int(said[1]) if said else 1)
+        stated = re.search(r"(\d+) optimizer steps", fields.get("off_policy") or "")
+        return max(1, self.count // batch if batch else int(stated[1]) if stated else 1)
 
     def work(self, unpacked: int = UNPACKED) -> Work:
         """Of the busiest rank in an optimizer step; `unpacked`: sequences of a micro-batch where they are not packed."""
@@ -203,8 +203,8 @@ class Row:
         reference = self._forward_s if "reference pass included in step" in self.notes else 0.0
         training = self.logprobs_s + self.train_s + reference
         handed = handed_over_s(whole(self.hf), 2, self.colocated)
-        said = (self.fields.get("off_policy") or "").lower()
-        ahead = "async" in said or "off" in said.replace("on-policy", "")
+        policy = (self.fields.get("off_policy") or "").lower()
+        ahead = "async" in policy or "off" in policy.replace("on-policy", "")
         return handed + (max(self.rollout_s, training) if ahead and not self.colocated else self.rollout_s + training)
 
     @property
