@@ -23,6 +23,7 @@ class Measured:
         import aiconfigurator_core
         from aiconfigurator_core.sdk import common, operations, perf_database
         from aiconfigurator_core.sdk.engine import EngineHandle
+        from aiconfigurator_core.sdk.errors import PerfDataNotAvailableError
         from aiconfigurator_core.sdk.operations.attention import resolved_lane_order_for_op
 
         tables = perf_database.get_database(system, backend, "current")
@@ -31,7 +32,7 @@ class Measured:
         self._ask, self._ops, self._names = EngineHandle.for_database(tables), operations, common
         self._kernels = {phase: resolved_lane_order_for_op(tables, f"_{phase}_attention_data", None) for phase in ("context", "generation")}
         self._made: dict[tuple, str] = {}
-        self._otherwise = otherwise
+        self._otherwise, self._absent = otherwise, (PerfDataNotAvailableError, ValueError)
 
     def matmul(self, tokens: float, outputs: int, inputs: int, number: str = "bfloat16") -> float:
         """See prices.Prices."""
@@ -87,14 +88,14 @@ class Measured:
     def _seconds(
         self, op: str, prefill: bool, batch: float = 1, length: float = 1, prefix: int = 0, x: float | None = None
     ) -> float | None:
-        """None where the tables have nothing of the kind (8 bits on an A100)."""
+        """None where the tables have nothing of the kind (8 bits on an A100, heads of 8 channels)."""
         counts = [max(1, round(n)) for n in (batch, length)]
         tokens = None if x is None else max(1, round(x))
         try:
             [(_, milliseconds, _, _)] = self._ask.evaluate_ops_json(
                 op, is_context=prefill, batch_size=counts[0], s=counts[1], prefix=prefix, x=tokens
             )
-        except ValueError:
+        except self._absent:
             return None
         return milliseconds / 1e3
 

@@ -143,7 +143,7 @@ class Row:
         """Of a decode step; not `alone`: with its share of the prefills of other requests, which come as often as requests end."""
         step = self.served.decode_s(self.batch, self.input + self.output / 2)
         others = 0 if alone or self.fields["kind"] != "serving" else self.batch - 1
-        return step + others * self.served.prefill_s(self.input) / self.output
+        return step + self.served.host.interrupted * others * self.served.prefill_s(self.input) / self.output
 
     @property
     def prompt_s(self) -> float:
