@@ -124,9 +124,9 @@ def _sync_seconds(config: Planned, parameters: int) -> float:
     rollout, plan = config.rollout, config.plan
     number = NUMBER_BYTES[config.model.dtype]
     if rollout.sync != "disk":
-        return handed_over_s(parameters, number, rollout.releases_memory)
+        return handed_over_s(parameters, number, rollout.releases_memory())
     readers = min(engines(config), -(-engines(config) * rollout.tp // plan.gpus_per_host))
-    return rollout.releases_memory * SWITCH_S + parameters * number * (1 + max(1, readers)) / (plan.disk_gb_s * 1e9)
+    return rollout.releases_memory() * SWITCH_S + parameters * number * (1 + max(1, readers)) / (plan.disk_gb_s * 1e9)
 
 
 def handed_over_s(parameters: int, number: int, switched: bool) -> float:
