@@ -12,23 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_oreal.model.logprobs import LocalRows, chunks, from_sums
-
-STRIP = 1024
-"""Words whose sums a kernel keeps on the chip."""
-GRADIENT_BYTES = 256 * 2**20
-"""Of the logits' gradient that exists at one time."""
-LEAST_TOKENS = 2048
-"""The head's gradient is read and written once a chunk, 8 bytes for the 6 x tokens FLOPs of its chunk: at 770 TFLOP/s and 3 TB/s that is
-340/tokens of the chunk's time, a sixth here. Of a head that is not split (152k words) such a chunk is 0.6 GiB."""
-
-
-TOKENS_MULTIPLE = 128
-"""A kernel's tile; and every chunk starts at an address for which it is compiled already."""
-
-
-def chunk_tokens(rows: int, number: int) -> int:
-    """Tokens whose logits' gradient exists at one time, over so many rows of the LM head, in numbers of so many bytes."""
-    return max(GRADIENT_BYTES // (number * rows) // TOKENS_MULTIPLE * TOKENS_MULTIPLE, LEAST_TOKENS)
+from megatron_oreal.model.shape import STRIP, fused_chunk_tokens
 
 
 @dataclass(frozen=True)
@@ -99,7 +83,7 @@ class _FusedLogProbs(torch.autograd.Function):
 
 def _rooms(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Chunks of tokens, and the same memory for the gradient of each one's logits."""
-    room = hidden.new_empty(min(chunk_tokens(len(weight), hidden.element_size()), len(hidden)), len(weight))
+    room = hidden.new_empty(min(fused_chunk_tokens(len(weight), hidden.element_size()), len(hidden)), len(weight))
     for part in chunks(len(hidden), max(len(room), 1)):
         yield part, room[: len(hidden[part])]
 

@@ -10,7 +10,7 @@
   bfloat16 first (a logit of 20 is then off by up to 0.06), 10 where they are not.
 - Here: the forward pass keeps three numbers for a token and 1,024 words; the backward pass computes a tile's logits again and writes its
   gradient, rounded as the next products want it: 2 bytes written and twice 2 read a logit, 1.9 GB, 0.6 ms. Both products are the
-  library's, their sums in float32; chunks of tokens (fused_logprobs.chunk_tokens) bound what is held. 4 P; no atomics: repeatable.
+  library's, their sums in float32; chunks of tokens (shape.fused_chunk_tokens) bound what is held. 4 P; no atomics: repeatable.
 The chunked way moves some 48 bytes a logit forward and 42 backward, 28 GB or 9 ms, beside the same 4 P.
 
 **Which tiles** (bfloat16, H100: 132 processors with 227 KB of shared memory and 65,536 registers each).
@@ -31,7 +31,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from megatron_oreal.model.fused_logprobs import STRIP, Strips
+from megatron_oreal.model.fused_logprobs import Strips
+from megatron_oreal.model.shape import STRIP
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_oreal.model.shape import chunk_tokens
+
 LogProbs = Callable[[Tensor, Tensor, Tensor, dist.ProcessGroup, int], tuple[Tensor, Tensor]]
 """vocab_parallel_logprobs without its last argument, or what takes its place."""
-CHUNK_BYTES = 128 * 2**20
-"""Of the float32 logits that exist at one time: of 1,024 tokens where 152k words are split over TP 8 or 4, of 220 where they are not."""
-CHUNK_TOKENS = range(128, 1025)
-"""Fewer make the products slow, more save nothing."""
-
-
-def chunk_tokens(rows: int) -> int:
-    """Tokens whose logits are computed together, over so many rows of the LM head."""
-    return min(max(CHUNK_BYTES // (4 * rows), CHUNK_TOKENS.start), CHUNK_TOKENS.stop - 1)
 
 
 def vocab_parallel_logprobs(

@@ -7,6 +7,20 @@ from typing import Any
 
 from megatron_oreal.model.architecture import config_file
 
+CHUNK_BYTES = 128 * 2**20
+"""Of the float32 logits that exist at one time: of 1,024 tokens where 152k words are split over TP 8 or 4, of 220 where they are not."""
+CHUNK_TOKENS = range(128, 1025)
+"""Fewer make the products slow, more save nothing."""
+STRIP = 1024
+"""Words whose sums a kernel keeps on the chip."""
+GRADIENT_BYTES = 256 * 2**20
+"""Of the logits' gradient that exists at one time."""
+LEAST_TOKENS = 2048
+"""The head's gradient is read and written once a chunk, 8 bytes for the 6 x tokens FLOPs of its chunk: at 770 TFLOP/s and 3 TB/s that is
+340/tokens of the chunk's time, a sixth here. Of a head that is not split (152k words) such a chunk is 0.6 GiB."""
+TOKENS_MULTIPLE = 128
+"""A kernel's tile; and every chunk starts at an address for which it is compiled already."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -57,3 +71,13 @@ def padded_vocab_size(hf, tp: int) -> int:
 def cache_bytes_per_token(hf, tp: int, number: int) -> int:
     """Keys and values of one token in all layers, on one of an engine's TP ranks. `number`: bytes of one."""
     return 2 * hf.num_hidden_layers * -(-hf.num_key_value_heads // tp) * head_dim(hf) * number
+
+
+def chunk_tokens(rows: int) -> int:
+    """Tokens whose logits are computed together, over so many rows of the LM head."""
+    return min(max(CHUNK_BYTES // (4 * rows), CHUNK_TOKENS.start), CHUNK_TOKENS.stop - 1)
+
+
+def fused_chunk_tokens(rows: int, number: int) -> int:
+    """Tokens whose logits' gradient exists at one time, over so many rows of the LM head, in numbers of so many bytes."""
+    return max(GRADIENT_BYTES // (number * rows) // TOKENS_MULTIPLE * TOKENS_MULTIPLE, LEAST_TOKENS)

@@ -5,10 +5,9 @@ Names: h hidden size, f feed-forward size, s tokens of a micro-batch on a rank (
 
 from dataclasses import dataclass
 
-from megatron_oreal.model import fused_logprobs, shape
+from megatron_oreal.model import shape
 from megatron_oreal.model.architecture import FAMILIES
 from megatron_oreal.model.config import ONE_RANK, Layout
-from megatron_oreal.model.logprobs import chunk_tokens
 from megatron_oreal.plan.build import Built, Role
 
 NUMBER_BYTES = {"bfloat16": 2, "float32": 4}
@@ -110,9 +109,9 @@ class Formula:
         number, mine = NUMBER_BYTES[self.work.dtype], self.work.tokens // parallel.cp
         # Hidden states of the response tokens and their gradient, and that of a chunk's logits.
         if self.work.logprobs == "fused":
-            return 2 * whole + min(fused_logprobs.chunk_tokens(rows, number), mine) * rows * number
+            return 2 * whole + min(shape.fused_chunk_tokens(rows, number), mine) * rows * number
         # The same, of smaller chunks, and a chunk's part of the head's gradient.
-        return 2 * whole + rows * h * number + min(chunk_tokens(rows), mine) * rows * number
+        return 2 * whole + rows * h * number + min(shape.chunk_tokens(rows), mine) * rows * number
 
     def _in_flight(self, stage: int) -> tuple[int, int]:
         """(parts of the model that have passed forward and not backward at one time, layers of such a part), on this stage."""
@@ -150,10 +149,10 @@ class Formula:
             return layers
         rows = shape.padded_vocab_size(self.hf, parallel.tp) // parallel.tp
         if self.work.logprobs == "fused":
-            at_the_head = 6 * 4 * mine * -(-rows // fused_logprobs.STRIP)  # sums of all strips, and those on the way to one sum
+            at_the_head = 6 * 4 * mine * -(-rows // shape.STRIP)  # sums of all strips, and those on the way to one sum
         else:
             # Of a chunk: logits in float32, their exponentials, the chunk's before, which still lives, and what float32 was made from.
-            at_the_head = (12 + (number if number < 4 else 0)) * min(chunk_tokens(rows), mine) * rows
+            at_the_head = (12 + (number if number < 4 else 0)) * min(shape.chunk_tokens(rows), mine) * rows
         return max(layers, whole + at_the_head + (2 + chunks) * stream)
 
 

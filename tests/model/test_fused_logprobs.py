@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_oreal.model import fused_logprobs
+from megatron_oreal.model import shape
 from megatron_oreal.model.logprobs import vocab_parallel_logprobs
 from megatron_oreal.model.platform import Platform
 
@@ -46,7 +46,7 @@ def both_ways(cases: list[Case]) -> list[tuple[list, list]]:
     from megatron_oreal.model import logprob_kernels
 
     logprob_kernels.TILES[torch.float32] = logprob_kernels.TILES[torch.bfloat16]
-    fused_logprobs.GRADIENT_BYTES, fused_logprobs.LEAST_TOKENS = 0, 16
+    shape.GRADIENT_BYTES, shape.LEAST_TOKENS = 0, 16
     dist.init_process_group("gloo")
     ways = vocab_parallel_logprobs, Platform(torch.device("cpu"), "gloo").logprobs("fused")
     results = [tuple(of_a_rank(way, case) for way in ways) for case in cases]

@@ -167,6 +167,14 @@ def test_a_training_run_knows_nothing_of_the_plan(capsys):
     assert "unknown key plan.gpus; known" in capsys.readouterr().err
 
 
+def test_a_plan_needs_no_torch():
+    """It would be most of what a plan takes."""
+    asked = ["experiment=oreal_7b", "--json"]
+    looks = f"import sys; from megatron_oreal.plan import command; status = command.main({asked}); sys.exit(status or 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", looks], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
 def memory(kv_tokens: int) -> EngineMemory:
     return EngineMemory(weights=8e9, kv_cache=kv_tokens * 1e5, working=0.0, released=0.0, kv_tokens=kv_tokens, wanted_tokens=kv_tokens)
 

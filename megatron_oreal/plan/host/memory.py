@@ -7,8 +7,7 @@ tests/plan/test_host.py holds their sum, and the peak, against real ranks.
 from dataclasses import dataclass
 
 from megatron_oreal.model.architecture import FAMILIES
-from megatron_oreal.model.logprobs import chunk_tokens
-from megatron_oreal.model.shape import head_dim, padded_vocab_size
+from megatron_oreal.model.shape import chunk_tokens, head_dim, padded_vocab_size
 from megatron_oreal.plan.build import Role
 from megatron_oreal.plan.memory import GRADIENT_BYTES, Formula
 
