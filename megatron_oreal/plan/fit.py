@@ -96,8 +96,9 @@ class Plan:
 
     @property
     def likely(self) -> tuple[float, float]:
-        """Seconds of a step between which it lies, if it is as far off as nine of ten published ones."""
-        return self.seconds / timing.WITHIN, self.seconds * timing.WITHIN
+        """Seconds of a step, if every part is as far off as the ninth of ten published ones, to the same side."""
+        both = [part.likely for part in self.parts if not part.overlapped]
+        return sum(low for low, _ in both), sum(high for _, high in both)
 
     @property
     def hours(self) -> float:

@@ -55,12 +55,14 @@ def _gpus(plan: Plan) -> Iterator[str]:
 
 def _step(plan: Plan) -> Iterator[str]:
     yield f"operations as by {plan.prices}"
-    yield row("a step", ("PFLOP", "seconds"))
+    yield row("a step", ("PFLOP", "seconds", "from", "to"))
     for part in plan.parts:
-        yield row(part.name, (f"{part.flops / 1e15:.1f}", f"{part.seconds:.1f}")) + ("  meanwhile" if part.overlapped else "")
+        figures = [f"{part.flops / 1e15:.1f}", f"{part.seconds:.1f}"]
+        likely = ["meanwhile"] if part.overlapped else [f"{seconds:.1f}" for seconds in part.likely]
+        yield row(part.name, figures + likely)
     steps, flops = plan.config.steps, sum(part.flops for part in plan.parts)
-    low, high = plan.likely
-    yield row("in all", (f"{flops / 1e15:.1f}", f"{plan.seconds:.1f}")) + f"  ({low:.0f} to {high:.0f}); {steps} steps: {plan.hours:.1f} h"
+    figures = [f"{flops / 1e15:.1f}", *(f"{seconds:.1f}" for seconds in (plan.seconds, *plan.likely))]
+    yield row("in all", figures) + f"; {steps} steps: {plan.hours:.1f} h"
 
 
 def _found(found: Sequence[Candidate]) -> Iterator[str]:
@@ -109,7 +111,7 @@ def as_json(plan: Plan, suggestion: str | None, found: Sequence[Candidate] | Non
             "released": round(engine.released),
         },
         "prices": plan.prices,
-        "step": {part.name.replace(" ", "_"): {"flops": part.flops, "seconds": part.seconds} for part in plan.parts},
+        "step": {part.name.replace(" ", "_"): {"flops": part.flops, "seconds": part.seconds, "likely": part.likely} for part in plan.parts},
         "step_seconds": plan.seconds,
         "step_seconds_likely": plan.likely,
         "search": search if found is not None else None,

@@ -16,6 +16,17 @@ MOVED = 20
 Pass = tuple[int, int]
 """(forward, backward) passes over the layers."""
 FORWARD, TRAINED, RECOMPUTED = (1, 0), (1, 1), (2, 1)
+BUCKET = 40_000_000
+"""Parameters whose gradients travel together (megatron.core.distributed, as long as there are fewer than 40 data-parallel ranks)."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Which messages are under way while a rank computes."""
+
+    tensor: bool = False  # tensor-parallel ones; megatron_oreal's are not
+    gradients: bool = False  # learn.overlap_grad_reduce: during the backward pass of the last micro-batch
+    weights: bool = False  # learn.overlap_param_gather: during the forward pass of the first micro-batch of the next step
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Trainer:
     gpus_per_host: int
     network_share: float
     sharded: bool = False  # weights as well, over all ranks of the job (FSDP)
-    overlapped: bool = False  # tensor-parallel communication and the gradients' with computing; megatron_oreal does not
+    overlap: Overlap = Overlap()
 
     def seconds(self, work: Work, passes: Pass, head: int) -> float:
         """Of all micro-batches: the last stage's, and the pipeline's bubble.
@@ -52,30 +63,41 @@ class Trainer:
         Args:
             head: products of the LM head, each as large as that of its forward pass.
         """
+        bubble = (self.layout.pp - 1) / (self.layout.vpp or 1)
+        return self._micro_batch(work, passes, head) * (work.micro_batches + bubble)
+
+    def _micro_batch(self, work: Work, passes: Pass, head: int) -> float:
+        """On the last stage."""
         forward, backward = passes
         layers, tokens = self.hf.num_hidden_layers / self.layout.pp, work.tokens / work.micro_batches / self.layout.cp
         computing = layers * (forward * self._forward(tokens, work.length) + backward * self._backward(tokens, work.length))
         computing += head * self.prices.matmul(tokens, self.hf.vocab_size // self.layout.tp, self.hf.hidden_size)
         sent, gathered = layers * (forward + backward) * self._sent(tokens), self._gathered(passes)
         computing *= SLOWER
-        micro = max(computing, sent, gathered) if self.overlapped else max(computing + sent, gathered)
-        bubble = (self.layout.pp - 1) / (self.layout.vpp or 1)
-        return micro * (work.micro_batches + bubble)
+        return max(computing, sent, gathered) if self.overlap.tensor else max(computing + sent, gathered)
 
-    def update(self, parameters: int, state_bytes: int, gradient_bytes: int) -> float:
-        """Reducing the gradients, the optimizer's step, and gathering the weights.
+    def update(self, parameters: int, state_bytes: int, gradient_bytes: int, work: Work, read_at_once: bool = False) -> float:
+        """Reducing the gradients, the optimizer's step, and gathering the weights; of messages, what is not hidden behind the passes.
 
         Args:
             parameters: of the whole model.
             state_bytes: of the optimizer for a parameter.
             gradient_bytes: in which gradients are kept and reduced.
+            read_at_once: the whole weights are read before the next forward pass (by a sync), so that their gathering is waited for.
         """
         shards = self.gpus // (self.layout.tp * self.layout.pp)
         mine = parameters / (self.layout.tp * self.layout.pp)
-        moved = 0.0 if self.sharded or self.overlapped else mine * (gradient_bytes + 2) * (shards - 1) / shards
         # Gradients are read for their norm and for the step; masters and moments are read and written.
-        touched = mine / shards * (2 * gradient_bytes + 2 * state_bytes + 2)
-        return moved / self.bandwidth(self.layout.tp, shards) + self.prices.moved(touched)
+        touched = self.prices.moved(mine / shards * (2 * gradient_bytes + 2 * state_bytes + 2))
+        if self.sharded:
+            return touched
+        second = mine * (shards - 1) / shards / self.bandwidth(self.layout.tp, shards)  # for a byte of each parameter
+        reducing, gathering, exposed = second * gradient_bytes, second * 2, min(1.0, BUCKET / mine)
+        if self.overlap.gradients:  # the bucket that is ready last has nothing to hide behind
+            reducing = max(exposed * reducing, reducing - self._micro_batch(work, (0, 1), 0))
+        if self.overlap.weights and not read_at_once:
+            gathering = max(exposed * gathering, gathering - self._micro_batch(work, (1, 0), 0))
+        return reducing + touched + gathering
 
     def bandwidth(self, stride: int, ranks: int) -> float:
         """Bytes a second of each rank of a group whose ranks lie `stride` apart: NVLink within a host, else their hosts' network cards."""

@@ -71,7 +71,9 @@ def test_32b_as_shipped_is_built_and_fits(built_32b):
         assert stage["training"] == pytest.approx(state + stage["activations"] + stage["allowance"] + stage["released"], abs=2)
         assert stage["activations"] == max(m["activations"] for m in models)
     assert found["stages"][3]["models"]["policy"]["logprobs"] > 0 == found["stages"][0]["models"]["policy"]["logprobs"]
-    assert found["step_seconds"] == pytest.approx(sum(p["seconds"] for name, p in found["step"].items() if name != "verify"))
+    parts = [p for name, p in found["step"].items() if name != "verify"]
+    assert found["step_seconds"] == pytest.approx(sum(p["seconds"] for p in parts))
+    assert found["step_seconds_likely"] == pytest.approx([sum(p["likely"][end] for p in parts) for end in (0, 1)])
 
 
 @pytest.mark.parametrize(
@@ -239,6 +241,23 @@ def test_training_flops_are_those_of_all_tokens_and_passes():
     everything = compose(["experiment=oreal_7b_no_rm"])
     assert len(timing.trained_lengths(everything)) == 64 * 16
     assert "token RM" not in {p.name for p in timing.training_parts(everything, hf, 7_615_616_512)}
+
+
+@pytest.mark.parametrize("model", ["token RM", "policy"])
+def test_of_messages_that_overlap_the_last_bucket_is_waited_for(model):
+    """And of the policy's weights all: the sync reads them at once."""
+
+    def seconds(gradients: bool, weights: bool) -> float:
+        overlaps = [f"learn.overlap_grad_reduce={gradients}", f"learn.overlap_param_gather={weights}"]
+        config = compose(["experiment=oreal_7b", "plan.tables=null", *overlaps])
+        parts = timing.training_parts(config, architecture_of("", config.plan.shape).sizes, 7_615_616_512)
+        return next(p.seconds for p in parts if p.name == model)
+
+    alone, reduced, both = seconds(False, False), seconds(True, False), seconds(True, True)
+    second = 7_615_616_512 / 4 * 7 / 8 / (2 * 50e9 * 0.7)  # for a byte of a parameter: TP 4, DP 8, two network cards a group
+    hidden = 1 - 40e6 / (7_615_616_512 / 4)
+    assert alone - reduced == pytest.approx(hidden * 4 * second, rel=1e-3)
+    assert reduced - both == pytest.approx(hidden * 2 * second if model == "token RM" else 0, rel=1e-3, abs=1e-9)
 
 
 def test_a_gpus_memory_is_not_its_gigabytes():

@@ -102,3 +102,6 @@ def test_a_spread_is_in_factors():
     found = spread(rows)
     assert (found.count, found.within_half) == (5, 0.8)
     assert found.median == pytest.approx(1 / 0.9) and found.ninetieth == pytest.approx(2.0)
+    assert found.range == pytest.approx((0.5, 1 / 0.9))
+    many = spread([Compared("r", "step", 100.0, published) for published in range(101, 121)])
+    assert many.range == pytest.approx((1.02, 1.19))  # eighteen of twenty

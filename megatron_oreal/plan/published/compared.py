@@ -54,6 +54,7 @@ class Spread:
     median: float
     ninetieth: float
     within_half: float  # share of figures within a factor of 1.5
+    range: tuple[float, float]  # of published over predicted: at least nine of ten figures, as many left out above as below
 
 
 def spread(rows: Sequence[Compared]) -> Spread:
@@ -61,19 +62,21 @@ def spread(rows: Sequence[Compared]) -> Spread:
     apart = sorted(row.apart for row in rows)
     ninetieth = apart[min(len(apart) - 1, round(0.9 * (len(apart) - 1)))]
     close = sum(a <= log(1.5) for a in apart) / len(apart)
-    return Spread(len(apart), exp(median(apart)), exp(ninetieth), close)
+    over, cut = sorted(1 / row.ratio for row in rows), len(rows) // 20
+    return Spread(len(apart), exp(median(apart)), exp(ninetieth), close, (over[cut], over[-1 - cut]))
 
 
 def as_text(rows: Sequence[Compared], left: Iterable[Left]) -> str:
     """Every figure, the spread of each part, and what was left out."""
     lines = [f"{'row':<82}{'part':<12}{'predicted':>10}{'published':>10}{'ratio':>7}"]
     lines += [f"{r.id[:80]:<82}{r.part:<12}{r.predicted:>10.4g}{r.published:>10.4g}{r.ratio:>7.2f}" for r in rows]
-    lines += ["", f"{'|log ratio|, as a factor':<26}{'figures':>8}{'median':>8}{'90th':>8}{'within 1.5':>12}"]
+    lines += ["", f"{'|log ratio|, as a factor':<26}{'figures':>8}{'median':>8}{'90th':>8}{'within 1.5':>12}{'nine of ten':>16}"]
     for name in (*PARTS, "all"):
         some = [r for r in rows if name in ("all", r.part)]
         if some:
             s = spread(some)
-            lines.append(f"{name:<26}{s.count:>8}{s.median:>8.2f}{s.ninetieth:>8.2f}{s.within_half:>12.0%}")
+            between = "{:.2f} to {:.2f}".format(*s.range)
+            lines.append(f"{name:<26}{s.count:>8}{s.median:>8.2f}{s.ninetieth:>8.2f}{s.within_half:>12.0%}{between:>16}")
     lines += ["", *(f"left out: {one.id}: {one.reason}" for one in left)]
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ from megatron_oreal.plan.published.serving import MOST, engine_of, room_of
 from megatron_oreal.plan.sampling import Sampler, slowest
 from megatron_oreal.plan.silicon import measured
 from megatron_oreal.plan.timing import handed_over_s, spread_over
-from megatron_oreal.plan.training import FORWARD, RECOMPUTED, TRAINED, Trainer, Work
+from megatron_oreal.plan.training import FORWARD, RECOMPUTED, TRAINED, Overlap, Trainer, Work
 
 SPREAD = 0.7
 """Of the logarithm of lengths, where a source gives their mean alone: conf/plan."""
@@ -152,8 +152,8 @@ class Row:
         tp = layout.get("tp") or self.fields["gen_layout"].get("tp") or 1
         layout = Layout(tp, layout.get("pp") or 1, layout.get("vpp"), layout.get("cp") or 1, tp > 1)
         prices = measured(self.device, "sglang") or Stated.of(self.device, NETWORK)
-        pretraining = self.fields["kind"] == "train_only"
-        return Trainer(self.hf, prices, DEVICES[self.device], layout, self.shares[0], GPUS_PER_HOST, NETWORK, sharded, pretraining)
+        overlap = Overlap(*[self.fields["kind"] == "train_only"] * 3)  # Megatron-LM's table says that it overlaps; other sources are silent
+        return Trainer(self.hf, prices, DEVICES[self.device], layout, self.shares[0], GPUS_PER_HOST, NETWORK, sharded, overlap)
 
     @property
     def dp(self) -> int:
@@ -184,8 +184,9 @@ class Row:
         if "non-dynamic-batch rows" in self.notes:
             raise Cannot("whether the run packed its micro-batches is not said, and that doubles its time")
         passes = RECOMPUTED if self.trainer.sharded or "full recompute" in self.notes else TRAINED
-        update = self.trainer.update(whole(self.hf), ADAM_BYTES["bfloat16"], GRADIENT_BYTES)
-        return self.updates * (self.trainer.seconds(self.work(), passes, 3) + update)
+        work = self.work()
+        update = self.trainer.update(whole(self.hf), ADAM_BYTES["bfloat16"], GRADIENT_BYTES, work)
+        return self.updates * (self.trainer.seconds(work, passes, 3) + update)
 
     @cached_property
     def logprobs_s(self) -> float:
