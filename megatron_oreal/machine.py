@@ -93,3 +93,14 @@ def give_back_what_is_freed(at_least: int = LARGE) -> None:
     """
     if hasattr(LIBC, "mallopt"):  # glibc
         LIBC.mallopt(M_MMAP_THRESHOLD, at_least)
+
+
+def gpu_memory(driver: str = "libcuda.so.1") -> int | None:
+    """Bytes of the first GPU that we may use, as torch counts them; None without one. Asked of the driver, so that no context is made."""
+    device, size = ctypes.c_int(), ctypes.c_size_t()
+    try:
+        cuda = ctypes.CDLL(driver)
+        failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+    except (OSError, AttributeError):  # no such library, or none of these calls
+        return None
+    return None if failed else size.value

@@ -24,10 +24,14 @@ from megatron_oreal.evaluation.validation import digest
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.learn.supervised import SupervisedLearner
+from megatron_oreal.model.shape import read_shape
 from megatron_oreal.monitor.profiler import Profiler
 from megatron_oreal.monitor.reporter import Reporter
 from megatron_oreal.monitor.run_lock import NAME, alone
+from megatron_oreal.plan.host.need import Place
+from megatron_oreal.plan.start import rollout_with_cache
 from megatron_oreal.progress import Progress
+from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.stop import StopSignal
 from megatron_oreal.sync.deliver import check_way
@@ -125,12 +129,19 @@ def _open_engines(config: TrainConfig | SftConfig, ranks: Ranks, stack: ExitStac
         hosts, host = ranks.hosts()
         check_way(rollout, hosts, ranks.platform.is_cpu)
         numbers = rollout.engines_of(host, hosts) if ranks.placement.local_rank == 0 else range(0)
-        stack.enter_context(supervised_here(rollout, config.model.path, config.model.dtype, run_dir, numbers, asked))
+        here = rollout if ranks.platform.is_cpu else _with_cache(config, ranks, hosts)
+        stack.enter_context(supervised_here(here, config.model.path, config.model.dtype, run_dir, numbers, asked))
     if not ranks.conducts:
         return None
     engines = Engines(rollout, run_dir, external_engines(rollout))
     stack.callback(engines.close)
     return engines
+
+
+def _with_cache(config: TrainConfig | SftConfig, ranks: Ranks, hosts: int) -> RolloutConfig:
+    """Of engines that share the ranks' GPUs."""
+    world = ranks.placement.world_size
+    return rollout_with_cache(config, read_shape(config.model.path), Place(world, world // hosts))
 
 
 def _open_coordinator(run: _Run, ranks: Ranks, rollout: Rollout | None, stack: ExitStack) -> Coordinator:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.plan.host.start import refuse_what_cannot_fit
+from megatron_oreal.plan.start import refuse_what_cannot_fit
 from megatron_oreal.trajectory import Directive, TrainBatch, Work
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import sys
 
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import PassrateConfig
-from megatron_oreal.plan.host.start import refuse_what_cannot_fit
+from megatron_oreal.plan.start import refuse_what_cannot_fit
 
 MAIN_KEYS = (
     "model.path questions split fields out answers rollout.samples rollout.temperature rollout.top_p rollout.max_new_tokens system_prompt "

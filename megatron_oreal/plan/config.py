@@ -6,7 +6,7 @@ from megatron_oreal.checked import Checked, Require
 from megatron_oreal.config import TrainConfig
 
 BACKENDS = ("sglang", "vllm", "trtllm")
-"""Engines under which operations were measured (plan.silicon)."""
+"""Engines under which operations were measured (plan.operations.silicon)."""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from math import ceil, exp
 from statistics import NormalDist
 
-from megatron_oreal.devices import DEVICES, GIB
+from megatron_oreal.config import SftConfig, TrainConfig
+from megatron_oreal.devices import GIB
+from megatron_oreal.engines import demand
 from megatron_oreal.model.shape import head_dim
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.memory import NUMBER_BYTES
-from megatron_oreal.plan.prices import Prices, Stated
-from megatron_oreal.plan.sampling import Sampler
-from megatron_oreal.plan.serving import HOSTS, Host, Served
-from megatron_oreal.plan.silicon import measured
+from megatron_oreal.plan.operations.prices import Prices, Stated
+from megatron_oreal.plan.operations.sampling import Sampler
+from megatron_oreal.plan.operations.serving import HOSTS, Host, Served
+from megatron_oreal.plan.operations.silicon import measured
+from megatron_oreal.rollout.config import RolloutConfig
 
 WORKING_GIB = 4.0
 """Of an engine beside weights and KV cache: CUDA context and NCCL (1), CUDA graphs (1 to 2) and activations (1). Stated, not measured."""
@@ -20,6 +23,10 @@ RELEASED_GIB = 3.5
 """What of it stays when it gives up its memory: context and, by default, CUDA graphs (sglang pull request 7873). Stated, not measured."""
 RESERVED_GIB = 10.0
 """SGLang 0.5.21 leaves at least so much of a large GPU free of weights and cache unless mem-fraction-static says otherwise."""
+CACHE = "max-total-tokens"
+"""SGLang's own limit of what an engine's cache holds."""
+SPARE = 0.03
+"""Of a GPU's memory: left free where an engine's cache is sized here, for what is stated above and not measured."""
 GRAPH_LIMITS = {1: 256, 2: 256}
 """Most sequences of a CUDA graph that SGLang 0.5.21 captures by default, by rollout.tp; else WIDE_GRAPH_LIMIT."""
 WIDE_GRAPH_LIMIT = 512
@@ -41,30 +48,49 @@ class EngineMemory:
         return self.weights + self.kv_cache + self.working
 
 
-def engine_memory(config: Planned, hf, parameters: int) -> EngineMemory:
+def engine_memory(config: TrainConfig | SftConfig, hf, parameters: int, capacity: float, beside: float) -> EngineMemory:
     """By SGLang's rule: weights and cache fill mem-fraction-static of what is free when it starts, and at most max-total-tokens are cached.
+
+    Where neither is configured the cache gets what the models that share its GPU leave, and no more than is asked for at one time.
 
     Args:
         parameters: of the whole model.
+        capacity: bytes of a GPU.
+        beside: bytes of it that others hold while the engine is awake.
     """
-    rollout, capacity = config.rollout, DEVICES[config.plan.gpu].memory
+    rollout = config.rollout
     weights = parameters * _bytes(config, weights_number(config)) / rollout.tp
     kv_heads = ceil(hf.num_key_value_heads / rollout.tp)
     per_token = 2 * hf.num_hidden_layers * kv_heads * head_dim(hf) * _bytes(config, cache_number(config))
-    fraction = rollout.server_args.get("mem-fraction-static", 1 - RESERVED_GIB * GIB / capacity)
+    fraction = rollout.server_args.get("mem-fraction-static") or 1 - RESERVED_GIB * GIB / capacity
     room = int(max(0.0, fraction * capacity - weights) // per_token)
-    tokens = min(room, rollout.server_args.get("max-total-tokens", room))
+    wanted = asked_at_once(config) * rollout.max_total_tokens
+    if beside and not sized(rollout):
+        left = capacity * (1 - SPARE) - beside - weights - WORKING_GIB * GIB
+        room = min(room, wanted, max(0, int(left // per_token)))
+    tokens = min(room, rollout.server_args.get(CACHE) or room)
     released = RELEASED_GIB * GIB if rollout.releases_memory() else weights + tokens * per_token + WORKING_GIB * GIB
-    asked_at_once = min(rollout.concurrency, ceil(questions(config) / engines(config))) * rollout.samples
-    return EngineMemory(weights, tokens * per_token, WORKING_GIB * GIB, released, tokens, asked_at_once * rollout.max_total_tokens)
+    return EngineMemory(weights, tokens * per_token, WORKING_GIB * GIB, released, tokens, wanted)
 
 
-def questions(config: Planned) -> int:
+def sized(rollout: RolloutConfig) -> bool:
+    """Whether the user says how large an engine's cache is."""
+    return any(rollout.server_args.get(name) is not None for name in ("mem-fraction-static", CACHE))
+
+
+def asked_at_once(config: TrainConfig | SftConfig) -> int:
+    """Answers that an engine samples at one time, for a step where there are steps of it."""
+    if isinstance(config, SftConfig):
+        return demand.of_supervised(config)
+    return min(config.rollout.concurrency, ceil(questions(config) / engines(config))) * config.rollout.samples
+
+
+def questions(config: TrainConfig) -> int:
     """Begun in a step."""
     return ceil(config.data.questions_per_step * config.rollout.oversample)
 
 
-def engines(config: Planned) -> int:
+def engines(config: TrainConfig | SftConfig) -> int:
     """Of whatever placement."""
     return len(config.rollout.urls) or config.rollout.engines
 
@@ -80,17 +106,17 @@ def response_lengths(config: Planned) -> list[int]:
     return lengths
 
 
-def weights_number(config: Planned) -> str:
+def weights_number(config: TrainConfig | SftConfig) -> str:
     """What engines compute their projections in (rollout.server_args.quantization): bfloat16 or fp8."""
     return "fp8" if str(config.rollout.server_args.get("quantization", "")).endswith("fp8") else "bfloat16"
 
 
-def cache_number(config: Planned) -> str:
+def cache_number(config: TrainConfig | SftConfig) -> str:
     """What keys and values are kept in (rollout.server_args.kv-cache-dtype): bfloat16 or fp8."""
     return "fp8" if str(config.rollout.server_args.get("kv-cache-dtype", "")).startswith("fp8") else "bfloat16"
 
 
-def _bytes(config: Planned, number: str) -> int:
+def _bytes(config: TrainConfig | SftConfig, number: str) -> int:
     return 1 if number == "fp8" else NUMBER_BYTES[config.model.dtype]
 
 

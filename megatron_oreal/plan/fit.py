@@ -8,62 +8,16 @@ from megatron_oreal.model.architecture import check_fields
 from megatron_oreal.plan import timing
 from megatron_oreal.plan.build import Built, Request, Role, build
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.engine import EngineMemory, engine_memory, prices
+from megatron_oreal.plan.engine import EngineMemory, prices
+from megatron_oreal.plan.files import Files
 from megatron_oreal.plan.host.need import roles
-from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload, whole
+from megatron_oreal.plan.memory import Formula, Workload, whole
 from megatron_oreal.plan.shapes import Architecture
+from megatron_oreal.plan.stages import Card, Obstacle, Stage, memory_obstacles, stages_of
 from megatron_oreal.rollout.config import LOCAL
 
-PROCESS_GIB = 3.0
-"""Of a training process beside tensors: CUDA context (0.5), cuBLAS, cuDNN and Transformer Engine (0.5), NCCL's buffers of some ten
-groups (2). Stated, not measured here."""
-FRAGMENTATION = 0.1
-"""Of the activations' peak: what torch's allocator loses between blocks of unequal micro-batches. Stated, not measured here."""
 AGREE = 0.05
 """How far formula and build may differ without a note."""
-FP8_BYTES = 2
-"""Transformer Engine keeps a weight in 8 bits and transposed, beside the 16 that are trained."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The GPU of a pipeline stage; bytes."""
-
-    stage: int
-    models: list[Built]
-    logprobs: float  # of the policy's activations: the log-probabilities' workspace
-    fp8: float
-    allowance: float  # while the models train: PROCESS_GIB and FRAGMENTATION
-    sync: float  # while engines are awake: PROCESS_GIB, and what their new weights are gathered in
-    engine: float  # while engines sample; 0 where they have GPUs of their own
-    released: float  # what they keep while the models train
-
-    @property
-    def state(self) -> float:
-        """Weights, gradients and optimizers of all models: always there."""
-        return self.fp8 + sum(m.weights + m.gradients + m.optimizer for m in self.models)
-
-    @property
-    def activations(self) -> int:
-        """Models take turns."""
-        return max(m.activations for m in self.models)
-
-    @property
-    def training(self) -> float:
-        return self.state + self.activations + self.allowance + self.released
-
-    @property
-    def sampling(self) -> float:
-        """While engines are awake: they sample, or take new weights."""
-        return self.state + self.sync + self.engine
-
-
-@dataclass(frozen=True)
-class Obstacle:
-    """Why a run will not fit, or not start."""
-
-    reason: str
-    remedy: str | None = None  # an override that takes it away; None where another layout or cache may
 
 
 @dataclass(frozen=True)
@@ -75,6 +29,7 @@ class Plan:
     parameters: int  # of the whole model
     stages: list[Stage]
     engine: EngineMemory
+    files: Files
     parts: list[timing.Part]
     prices: str  # where the seconds of operations are from
     memory: list[Obstacle]  # both empty where it fits
@@ -127,13 +82,13 @@ def make_plan(config: Planned, model: Architecture, builds: bool) -> Plan:
     models = estimated = [formula.stage(r, s) for r in wanted for s in range(config.parallel.pp)]
     if builds:
         models = _build(config, model, formula.work, wanted)
-    parameters = whole(hf)
-    engine = engine_memory(config, hf, parameters)
-    stages = [_stage(config, formula, engine, [m for m in models if m.stage == s]) for s in range(config.parallel.pp)]
+    parameters, card = whole(hf), Card(f"an {config.plan.gpu}", DEVICES[config.plan.gpu].memory)
+    stages, engine = stages_of(config, formula, models, card.memory, config.plan.gpus_per_host)
+    files = Files.of(config, formula, models, config.plan.gpus_per_host)
     parts = timing.step_parts(config, hf, engine, parameters)
-    memory, engines = [*_memory_obstacles(config, stages, engine)], [*_engine_obstacles(config, hf)]
+    memory, engines = [*memory_obstacles(config, stages, engine, card)], [*_engine_obstacles(config, hf)]
     notes = [*_notes(config, engine), *_differences(models, estimated)]
-    return Plan(config, model, parameters, stages, engine, parts, prices(config).source, memory, engines, notes)
+    return Plan(config, model, parameters, stages, engine, files, parts, prices(config).source, memory, engines, notes)
 
 
 def _workload(config: Planned, hf) -> Workload:
@@ -154,45 +109,6 @@ def _differences(models: Sequence[Built], estimated: Sequence[Built]) -> Iterato
         whole, expected = (m.weights + m.gradients + m.optimizer + m.activations for m in (built, formula))
         if abs(expected / whole - 1) > AGREE:
             yield f"{built.role} at stage {built.stage}: built {whole / GIB:.2f} GiB, by the formula {expected / GIB:.2f}"
-
-
-def _stage(config: Planned, formula: Formula, engine: EngineMemory, models: list[Built]) -> Stage:
-    stage, shares = models[0].stage, config.rollout.placement == "colocated"
-    activations = max(m.activations for m in models)
-    return Stage(
-        stage,
-        models,
-        logprobs=formula.logprobs(stage),
-        fp8=sum(m.parameters for m in models) * FP8_BYTES * (config.compute.fp8 != "none"),
-        allowance=PROCESS_GIB * GIB + FRAGMENTATION * activations,
-        sync=PROCESS_GIB * GIB + _gathered(config, formula.hf, stage),
-        engine=engine.total * shares,
-        released=engine.released * shares,
-    )
-
-
-def _gathered(config: Planned, hf, stage: int) -> float:
-    """Sync gathers a tensor's TP shards and joins them (model.hf_weights.export): twice the largest tensor; and fills a bucket."""
-    ends = stage in (0, config.parallel.pp - 1)
-    largest = hf.hidden_size * max(2 * hf.intermediate_size, ends * hf.vocab_size) * NUMBER_BYTES[config.model.dtype]
-    return 2 * largest + config.rollout.sync_bucket_mb * 2**20
-
-
-def _memory_obstacles(config: Planned, stages: Sequence[Stage], engine: EngineMemory) -> Iterator[Obstacle]:
-    gpu, rollout = config.plan.gpu, config.rollout
-    capacity = DEVICES[gpu].memory
-    for what in ("training", "sampling"):
-        fullest = max(stages, key=lambda s: getattr(s, what))
-        needed = getattr(fullest, what)
-        if needed > capacity:
-            yield Obstacle(f"stage {fullest.stage} needs {needed / GIB:.1f} GiB while {what}, an {gpu} has {capacity / GIB:.1f}")
-    if rollout.placement != "colocated" and engine.total > capacity:
-        yield Obstacle(f"an engine needs {engine.total / GIB:.1f} GiB on each of its {rollout.tp} GPUs, an {gpu} has {capacity / GIB:.1f}")
-    if engine.kv_tokens < rollout.max_total_tokens:
-        yield Obstacle(
-            f"an engine of rollout.tp={rollout.tp} has room for {engine.kv_tokens:,} tokens beside its weights, less than one trajectory "
-            f"of rollout.max_total_tokens={rollout.max_total_tokens:,}",
-        )
 
 
 def _engine_obstacles(config: Planned, hf) -> Iterator[Obstacle]:

@@ -73,7 +73,7 @@ class Formula:
         return self.hf.num_attention_heads * head_dim, self.hf.num_key_value_heads * head_dim
 
     @property
-    def _number(self) -> int:
+    def number(self) -> int:
         """Bytes of a weight, and of an activation."""
         return NUMBER_BYTES[self.work.dtype]
 
@@ -121,9 +121,14 @@ class Formula:
         warm_up = 2 * (parallel.pp - stage - 1) + (parallel.vpp - 1) * parallel.pp
         return min(n * parallel.vpp, warm_up + 1), self._layers // parallel.vpp
 
-    def _buffer(self) -> float:
+    def buffer(self) -> float:
         """Megatron's buffer for gathering the residual stream of all TP ranks; it stays."""
         return self._sizes[2] if self.work.parallel.sequence_parallel else 0.0
+
+    def put_together(self) -> float:
+        """What reading a checkpoint copies: files have both halves of SwiGLU's input apart, the model has them in one."""
+        hf = self.hf
+        return 2 * hf.intermediate_size * hf.hidden_size / self.work.parallel.tp * self._layers * self.number
 
     def _backward(self, role: Role, stage: int) -> float:
         """The most that forward and backward passes hold beside weights, gradients and optimizer."""
@@ -135,7 +140,7 @@ class Formula:
         # In the backward pass of SwiGLU: gradients of its output and, twice as wide, of its input, one temporary, and the output's.
         layer = full * self.layer() + 4 * projection + stream
         logprobs = self.logprobs(stage) if role == "policy" else 0.0
-        return kept + self._buffer() + max(layer, logprobs)
+        return kept + self.buffer() + max(layer, logprobs)
 
     def _forward(self, stage: int) -> float:
         """The most that a forward pass without gradients holds: SwiGLU's input, output and a temporary, or logits."""

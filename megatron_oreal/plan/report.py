@@ -1,11 +1,13 @@
 """A plan for people and for programs."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from megatron_oreal.devices import DEVICES
+from megatron_oreal.devices import DEVICES, GIB
 from megatron_oreal.plan.fit import Plan
 from megatron_oreal.plan.search import Candidate
+from megatron_oreal.plan.stages import PROCESS_GIB
 from megatron_oreal.plan.tables import NAMES, gib, row
 
 SHOWN = 5
@@ -51,6 +53,9 @@ def _gpus(plan: Plan) -> Iterator[str]:
         training = (s.state, s.activations, s.allowance, s.released, s.training)
         sampling = (s.state, s.sync, s.engine, s.sampling)
         yield row(f"stage {s.stage}", [gib(n) for n in (*training, *sampling)])
+    files, loading = plan.files, max(s.loading - PROCESS_GIB * GIB for s in plan.stages)
+    host = f"{gib(files.saving)} of a host's memory, pinned, an export {gib(files.exporting)}"
+    yield f"checkpoints: writing takes nothing of a GPU and {host}; reading {gib(loading)} of a GPU, {gib(files.loading)} of a host's"
 
 
 def _step(plan: Plan) -> Iterator[str]:
@@ -110,6 +115,7 @@ def as_json(plan: Plan, suggestion: str | None, found: Sequence[Candidate] | Non
             "total": round(engine.total),
             "released": round(engine.released),
         },
+        "host": asdict(plan.files),
         "prices": plan.prices,
         "step": {part.name.replace(" ", "_"): {"flops": part.flops, "seconds": part.seconds, "likely": part.likely} for part in plan.parts},
         "step_seconds": plan.seconds,
@@ -123,5 +129,5 @@ def _stage_json(stage) -> dict[str, Any]:
         figures = {name: getattr(m, name) for name in ("parameters", "weights", "gradients", "optimizer", "activations")}
         return figures | {"logprobs": round(stage.logprobs) if m.role == "policy" else 0}
 
-    names = ("state", "activations", "allowance", "released", "training", "sync", "engine", "sampling")
+    names = ("state", "activations", "allowance", "released", "training", "sync", "loading", "engine", "sampling")
     return {"stage": stage.stage, "models": {m.role: model(m) for m in stage.models}} | {n: round(getattr(stage, n)) for n in names}

@@ -11,8 +11,8 @@ from megatron_oreal.model.split import Split
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.engine import EngineMemory, engines, prices, response_lengths, sampler
 from megatron_oreal.plan.memory import ADAM_BYTES, GRADIENT_BYTES, NUMBER_BYTES
-from megatron_oreal.plan.sampling import slowest
-from megatron_oreal.plan.training import FORWARD, RECOMPUTED, TRAINED, Overlap, Trainer, Work
+from megatron_oreal.plan.operations.sampling import slowest
+from megatron_oreal.plan.operations.training import FORWARD, RECOMPUTED, TRAINED, Overlap, Trainer, Work
 
 VERIFY_S = 2 * 0.74 / 1024
 """Of one process for a response (1,024 responses of 30,000 characters in 0.74 s on two); newer figures: verify/README.md."""

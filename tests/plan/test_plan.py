@@ -14,10 +14,10 @@ from megatron_oreal.plan import command as plan
 from megatron_oreal.plan import engine, timing
 from megatron_oreal.plan.compose import compose
 from megatron_oreal.plan.engine import EngineMemory
-from megatron_oreal.plan.prices import EAGER_LAYER_S
-from megatron_oreal.plan.sampling import sampling_seconds
+from megatron_oreal.plan.operations.prices import EAGER_LAYER_S
+from megatron_oreal.plan.operations.sampling import sampling_seconds
+from megatron_oreal.plan.operations.silicon import measured
 from megatron_oreal.plan.shapes import architecture_of
-from megatron_oreal.plan.silicon import measured
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = {"oreal_7b": 32, "oreal_7b_no_rm": 32, "oreal_7b_r1": 32, "oreal_32b": 128}
@@ -172,7 +172,9 @@ def test_a_training_run_knows_nothing_of_the_plan(capsys):
 def test_a_plan_needs_no_torch():
     """It would be most of what a plan takes."""
     asked = ["experiment=oreal_7b", "--json"]
-    looks = f"import sys; from megatron_oreal.plan import command; status = command.main({asked}); sys.exit(status or 'torch' in sys.modules)"
+    looks = (
+        f"import sys; from megatron_oreal.plan import command; status = command.main({asked}); sys.exit(status or 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", looks], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     assert done.returncode == 0, done.stderr
 

@@ -6,9 +6,9 @@ import pytest
 
 from megatron_oreal.plan import command as plan
 from megatron_oreal.plan.memory import whole
+from megatron_oreal.plan.operations.silicon import measured
 from megatron_oreal.plan.published.compared import Compared, spread
 from megatron_oreal.plan.published.models import Cannot, device_of, model_of
-from megatron_oreal.plan.silicon import measured
 
 # vLLM's blog, on one H100; NeMo-RL v0.5's performance page: no constant was fitted to whole steps.
 DECODE = {

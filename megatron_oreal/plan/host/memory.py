@@ -37,7 +37,7 @@ class CpuFormula(Formula):
 
     def _float(self, size: float) -> float:
         """Of the same numbers in float32."""
-        return size * FLOAT / self._number
+        return size * FLOAT / self.number
 
     def _head(self) -> tuple[float, float, bool]:
         """Bytes of the LM head's gradient in float32, of the float32 logits of a chunk, and whether there are several chunks."""
@@ -56,7 +56,7 @@ class CpuFormula(Formula):
             return 0.0
         whole, (gradient, chunk, several) = self._sizes[2], self._head()
         backward = (1 + several) * chunk
-        if self._number != FLOAT:
+        if self.number != FLOAT:
             backward = max(backward, gradient + chunk)  # with a chunk's part of the head's gradient
         return whole + max(self._logits(), backward + whole)
 
@@ -65,7 +65,7 @@ class CpuFormula(Formula):
         parallel, (_, stream, _, projection) = self.work.parallel, self._sizes
         parts, layers = self._in_flight(stage)
         full, last = self.work.recompute == "full", stage == parallel.pp - 1
-        kept = parts * layers * (stream if full else self.layer()) + parts * stream * (parallel.pp > 1) + self._buffer()
+        kept = parts * layers * (stream if full else self.layer()) + parts * stream * (parallel.pp > 1) + self.buffer()
         # SwiGLU's gradients: of its output, of both parts of its input, and these joined; and the residual stream's.
         at_a_layer = full * self.layer() + 5 * projection + stream
         at_the_end = parts * stream * (parallel.pp > 1)

@@ -170,7 +170,7 @@ def need_of_run(config: TrainConfig, hf: Shape, place: Place, free: int) -> Need
 
 def need_of_sft(config: SftConfig, hf: Shape, place: Place, free: int) -> Need:
     """Of a supervised start: ranks with a policy alone, and engines where it is evaluated. Arguments and errors as need_of_run."""
-    ranks = _ranks(config, hf, place, ("policy",))
+    ranks = _ranks(config, hf, place, roles(config))
     if not config.has_engines:
         return Need(ranks, [], 0, _launcher(place))
     engines = config.rollout.engines // place.hosts if config.rollout.placement == "colocated" else 0
@@ -186,8 +186,10 @@ def need_of_sampling(config: EvaluateConfig | PassrateConfig, hf: Shape, free: i
     return Need([], [engine] * engines, _workers(config), round(LAUNCHER_GIB * GIB))
 
 
-def roles(config: TrainConfig) -> tuple[Role, ...]:
+def roles(config: TrainConfig | SftConfig) -> tuple[Role, ...]:
     """The models that the objective needs."""
+    if isinstance(config, SftConfig):
+        return ("policy",)
     return ("policy", *(["token_rm"] if config.objective.token_rm else []), *(["reference"] if config.objective.beta else []))
 
 
@@ -195,7 +197,7 @@ def _ranks(config: TrainConfig | SftConfig, hf: Shape, place: Place, wanted: Seq
     """Of the machine with the most; Megatron's first ranks are those of the first stage."""
     parallel: ParallelConfig = config.parallel
     check_fields(asdict(hf), parallel)
-    tokens = _micro_batch(config, parallel.data_parallel(place.world))
+    tokens = micro_batch_tokens(config, parallel.data_parallel(place.world))
     in_flight = 2 * parallel.pp  # as many micro-batches as may be under way
     work = Workload(parallel, config.compute.recompute, config.model.dtype, place.world, tokens, in_flight, "chunked")
     formula = CpuFormula(hf, work)
@@ -205,7 +207,7 @@ def _ranks(config: TrainConfig | SftConfig, hf: Shape, place: Place, wanted: Seq
     return max(([stages[rank // per_stage] for rank in some] for some in machines), key=lambda ranks: sum(r.training for r in ranks))
 
 
-def _micro_batch(config: TrainConfig | SftConfig, dp: int) -> int:
+def micro_batch_tokens(config: TrainConfig | SftConfig, dp: int) -> int:
     """Most tokens of one: a small step does not fill it."""
     budget = config.learn.tokens_per_micro_batch
     if isinstance(config, SftConfig):

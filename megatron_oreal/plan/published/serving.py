@@ -8,11 +8,11 @@ from functools import cached_property
 from megatron_oreal.devices import DEVICES
 from megatron_oreal.model.shape import Shape, cache_bytes_per_token
 from megatron_oreal.plan.memory import whole
-from megatron_oreal.plan.prices import NETWORK, Stated
+from megatron_oreal.plan.operations.prices import NETWORK, Stated
+from megatron_oreal.plan.operations.serving import HOSTS, Served
+from megatron_oreal.plan.operations.silicon import measured
 from megatron_oreal.plan.published.compared import Compared, Left
 from megatron_oreal.plan.published.models import Cannot, device_of, model_of
-from megatron_oreal.plan.serving import HOSTS, Served
-from megatron_oreal.plan.silicon import measured
 
 NUMBERS = {None: "bfloat16", "bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "fp8_block": "fp8_block"}
 LIKE = {"sglang": "sglang", "vllm": "vllm", "tensorrt": "trtllm", "trtllm": "trtllm", "trt-llm": "trtllm", "lmdeploy": "trtllm"}

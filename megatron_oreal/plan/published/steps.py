@@ -13,14 +13,14 @@ from megatron_oreal.learn.packing import Cost
 from megatron_oreal.model.config import Layout
 from megatron_oreal.model.shape import Shape, head_dim
 from megatron_oreal.plan.memory import ADAM_BYTES, GRADIENT_BYTES, whole
-from megatron_oreal.plan.prices import NETWORK, Stated
+from megatron_oreal.plan.operations.prices import NETWORK, Stated
+from megatron_oreal.plan.operations.sampling import Sampler, slowest
+from megatron_oreal.plan.operations.silicon import measured
+from megatron_oreal.plan.operations.training import FORWARD, RECOMPUTED, TRAINED, Overlap, Trainer, Work
 from megatron_oreal.plan.published.compared import UNREADABLE, Compared, Left, said
 from megatron_oreal.plan.published.models import Cannot, device_of, model_of
 from megatron_oreal.plan.published.serving import MOST, engine_of, room_of
-from megatron_oreal.plan.sampling import Sampler, slowest
-from megatron_oreal.plan.silicon import measured
 from megatron_oreal.plan.timing import handed_over_s, spread_over
-from megatron_oreal.plan.training import FORWARD, RECOMPUTED, TRAINED, Overlap, Trainer, Work
 
 SPREAD = 0.7
 """Of the logarithm of lengths, where a source gives their mean alone: conf/plan."""

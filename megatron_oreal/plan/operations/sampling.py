@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from megatron_oreal.plan.serving import Served
+from megatron_oreal.plan.operations.serving import Served
 
 STRIDE = 64
 """Tokens that the simulation of an engine moves on by."""

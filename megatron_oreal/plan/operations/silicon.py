@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from megatron_oreal.plan.prices import NETWORK, Collective, Heads, Stated
+from megatron_oreal.plan.operations.prices import NETWORK, Collective, Heads, Stated
 
 SYSTEMS = {"a100-80g": "a100_sxm", "h100-80g": "h100_sxm", "h200": "h200_sxm", "b200": "b200_sxm", "gb200": "gb200"}
 """Its tables of our devices."""

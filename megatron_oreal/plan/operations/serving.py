@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from megatron_oreal.model.shape import head_dim
-from megatron_oreal.plan.prices import EAGER_LAYER_S, SLOWER, Heads, Prices
+from megatron_oreal.plan.operations.prices import EAGER_LAYER_S, SLOWER, Heads, Prices
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from math import sqrt
 from megatron_oreal.devices import Device
 from megatron_oreal.model.config import Layout
 from megatron_oreal.model.shape import head_dim
-from megatron_oreal.plan.prices import EAGER_LAYER_S, SLOWER, Heads, Prices
+from megatron_oreal.plan.operations.prices import EAGER_LAYER_S, SLOWER, Heads, Prices
 
 ATTENTION_BACKWARD = 3.0
 """Attention's backward pass over its forward pass: 2.5 times the FLOPs, at five sixths of the rate (FlashAttention-3, arXiv 2407.08608,

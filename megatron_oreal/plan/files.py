@@ -1,0 +1,56 @@
+"""What writing and reading checkpoints and exports takes of a host's memory. Of a GPU's: see stages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megatron_oreal.config import SftConfig, TrainConfig
+from megatron_oreal.model.shape import padded_vocab_size
+from megatron_oreal.plan.build import Built
+from megatron_oreal.plan.memory import Formula
+
+SAVED_BYTES = 12
+"""Of a parameter, by its optimizer: weight and both moments in float32 (learn.live_state)."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Bytes, of the host that needs most."""
+
+    saving: int  # pinned, and kept from the first checkpoint on: one copy of what the host's ranks write
+    exporting: int  # while Hugging Face files are written: a stage's weights, on its first rank
+    loading: int  # one tensor at a time on each rank, however many ranks wrote it
+
+    @classmethod
+    def of(cls, config: TrainConfig | SftConfig, formula: Formula, models: Sequence[Built], gpus_per_host: int) -> "Files":
+        """Arguments: as of stages.stages_of."""
+        work, parallel = formula.work, config.parallel
+        here, per_stage = min(gpus_per_host, work.gpus), work.gpus // parallel.pp
+        hosts = [range(first, first + here) for first in range(0, work.gpus, here)]
+
+        def written(rank: int) -> int:
+            stage, place = divmod(rank, per_stage)
+            return sum(saved(m, parallel.tp, per_stage, place) for m in models if m.stage == stage and m.role != "reference")
+
+        policy = {m.stage: m.weights * parallel.tp for m in models if m.role == "policy"}
+        first_ranks = [[rank // per_stage for rank in host if rank % per_stage == 0] for host in hosts]
+        return cls(
+            max(sum(map(written, host)) for host in hosts),
+            max(sum(policy[stage] for stage in stages) for stages in first_ranks),
+            here * largest_read(formula),
+        )
+
+
+def saved(model: Built, tp: int, ranks: int, place: int) -> int:
+    """Bytes that a rank writes of a model: its part of the optimizer, and of what is the same on others the first ones.
+
+    Args:
+        ranks: of the stage.
+        place: of the rank among them; tensor-parallel ones come first.
+    """
+    return model.parameters * SAVED_BYTES * tp // ranks + model.weights * (place < tp)
+
+
+def largest_read(formula: Formula) -> int:
+    """Bytes of the largest tensor in a file: of a rank that had a whole parameter to itself, in float32."""
+    hf, tp = formula.hf, formula.work.parallel.tp
+    return 4 * hf.hidden_size * max(hf.intermediate_size, padded_vocab_size(hf, tp)) // tp

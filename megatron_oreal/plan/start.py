@@ -1,0 +1,106 @@
+"""Before ranks and engines are started: what cannot fit into memory is refused, and an engine's cache gets what the models leave it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from megatron_oreal.config import SftConfig, TrainConfig
+from megatron_oreal.devices import GIB
+from megatron_oreal.launcher import Placement, number
+from megatron_oreal.machine import gpu_memory
+from megatron_oreal.rollout.config import RolloutConfig
+
+if TYPE_CHECKING:
+    from megatron_oreal.learn.config import ParallelConfig
+    from megatron_oreal.plan.host.fit import Config
+    from megatron_oreal.plan.host.need import Place
+    from megatron_oreal.plan.stages import Obstacle
+
+
+def refuse_what_cannot_fit(config: "Config") -> None:
+    """memory_gib is the word of whoever knows better, of a machine without GPUs or of each GPU.
+
+    Raises:
+        ValueError: one line; who needs how much, and what would fit. Or the layout divides neither the ranks nor the model.
+    """
+    import torch  # these here, because they take seconds
+
+    from megatron_oreal.model.shape import read_shape
+    from megatron_oreal.plan.host.fit import fit_of
+
+    try:
+        shape = read_shape(config.model.path)
+    except ValueError:  # what is wrong with the model is for the run to say
+        return
+    if torch.cuda.is_available():
+        _refuse_on_gpus(config, shape)
+        return
+    fit = fit_of(config, shape, _places)
+    if not fit.fits:
+        raise ValueError(f"memory: this {fit.line}; {fit.advice}; memory_gib=N says that it may take N GiB")
+
+
+def _refuse_on_gpus(config: "Config", hf) -> None:
+    """What models share with engines or have alone. Engines without models size themselves."""
+    if not isinstance(config, TrainConfig | SftConfig):
+        return
+    place = _places(config.parallel)
+    for obstacle in obstacles_on_gpus(config, hf, place, _capacity(config)):
+        raise ValueError(f"memory: {obstacle.reason}; {advice(place)}; memory_gib=N says that a GPU has N GiB for it")
+
+
+def advice(place: "Place") -> str:
+    """Where to find out what would fit on GPUs."""
+    return f"`megatron-oreal plan` with the same overrides, plan.gpus={place.world} and plan.gpu=NAME says what would"
+
+
+def obstacles_on_gpus(config: TrainConfig | SftConfig, hf, place: "Place", capacity: float | None) -> "Sequence[Obstacle]":
+    """Why a run does not fit on its GPUs; none where nothing learns, or nobody knows how large they are.
+
+    Args:
+        capacity: bytes of each.
+    Raises:
+        ValueError: the layout divides neither the ranks nor the model.
+    """
+    from megatron_oreal.plan.stages import Card, memory_obstacles, planned_stages
+
+    if capacity is None or not _learns(config):
+        return []
+    stages, engine = planned_stages(config, hf, place, capacity)
+    return [*memory_obstacles(config, stages, engine, Card("each", capacity))]
+
+
+def rollout_with_cache(config: TrainConfig | SftConfig, hf, place: "Place", capacity: float | None = None) -> RolloutConfig:
+    """rollout, with a cache as large as the models leave room for where engines share their GPUs and nobody says how large it is.
+
+    Args:
+        capacity: bytes of each GPU; None: as the driver says.
+    """
+    from megatron_oreal.plan.engine import CACHE, sized
+    from megatron_oreal.plan.stages import planned_stages
+
+    rollout, capacity = config.rollout, capacity or _capacity(config)
+    if rollout.placement != "colocated" or sized(rollout) or not _learns(config) or capacity is None:
+        return rollout
+    _, engine = planned_stages(config, hf, place, capacity)
+    return replace(rollout, server_args={**rollout.server_args, CACHE: engine.kv_tokens})
+
+
+def _learns(config: TrainConfig | SftConfig) -> bool:
+    return isinstance(config, SftConfig) or config.mode != "rollout_only"
+
+
+def _capacity(config: "Config") -> float | None:
+    return config.memory_gib * GIB if config.memory_gib else gpu_memory()
+
+
+def _places(parallel: "ParallelConfig") -> "Place":
+    """Ranks that torchrun or srun has started; else those that the launcher will start here."""
+    from megatron_oreal.plan.host.need import Place
+
+    placement = Placement.detect()
+    if "RANK" in placement.variables:
+        return Place(placement.world_size, number("LOCAL_WORLD_SIZE") or placement.world_size)
+    if placement.world_size > 1:
+        return Place(placement.world_size, -(-placement.world_size // (number("SLURM_NNODES") or 1)))
+    return Place(parallel.ranks, parallel.ranks)
