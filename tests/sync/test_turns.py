@@ -16,6 +16,7 @@ from megatron_oreal.engines.engines import Engines
 from megatron_oreal.engines.registry import RegistryEntry, register, registry_folder
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
+from megatron_oreal.model.platform import Platform
 from megatron_oreal.sync.deliver import Updates
 from megatron_oreal.sync.publisher import Publisher
 from tests.settings import rollout_config, tiny_run
@@ -102,6 +103,32 @@ def test_no_rank_trains_before_every_engine_has_given_up_its_memory(ranks, tiny_
         begins = ranks(2, make_room, tiny_run(tiny_model(), {"dp": 2}, run_dir=str(tmp_path)), endpoints)
     asleep = [when for engine in engines for path, when in engine.answered if path == "/release_memory_occupation"]
     assert len(asleep) == 3 and max(asleep) <= min(begins)
+
+
+def wake(run: TrainConfig, endpoints: list[Endpoint]) -> float:
+    """When this rank had given back what its allocator kept of training."""
+    given_back, give_back = [], Platform.release_cached_memory
+
+    def noted(platform: Platform) -> None:
+        give_back(platform)
+        given_back.append(time.time())
+
+    with Ranks(run.parallel, run.seed) as ranks:
+        learner = Learner(run, ranks)
+        engines = ours(Path(run.run_dir), endpoints) if ranks.conducts else None
+        publisher = Publisher(run, learner.models, ranks, engines, memory_is_shared=True)
+        publisher.make_room()
+        Platform.release_cached_memory = noted
+        assert publisher._agree() == endpoints
+        return given_back[0]
+
+
+def test_no_engine_wakes_before_every_rank_has_given_back_what_it_kept_of_training(ranks, tiny_model, tmp_path):
+    engines = [Engine() for _ in range(3)]
+    with serving(*engines) as endpoints:
+        given_back = ranks(2, wake, tiny_run(tiny_model(), {"dp": 2}, run_dir=str(tmp_path)), endpoints)
+    awake = [when for engine in engines for path, when in engine.answered if path == "/resume_memory_occupation"]
+    assert len(awake) == 3 and max(given_back) <= min(awake) - TAKES_S
 
 
 def test_on_a_cpu_turns_are_taken_where_that_is_asked_for():
