@@ -93,7 +93,7 @@ def test_metadata(wheel: zipfile.ZipFile):
     assert metadata["Name"] == "megatron-oreal"
     assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.13"}
     assert "Apache-2.0" in (metadata["License"], metadata["License-Expression"])
-    assert set(metadata.get_all("Provides-Extra")) == {"bench", "cpu", "gpu", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"bench", "cpu", "gpu", "dev", "plan"}
     scripts = ConfigParser()
     scripts.read_string(read_info(wheel, "entry_points.txt"))
     assert scripts["console_scripts"]["megatron-oreal"] == "megatron_oreal.cli.main:main"
