@@ -79,7 +79,7 @@ def test_32b_as_shipped_is_built_and_fits(built_32b):
 @pytest.mark.parametrize(
     ("overrides", "reason", "suggested"),
     [
-        (["experiment=oreal_7b", "parallel.tp=2"], "stage 0 needs 97.9 GiB while sampling, an h100-80g has 79.1", "max-total-tokens"),
+        (["experiment=oreal_7b", "parallel.tp=2"], "GiB while sampling, an h100-80g has 79.1", "max-total-tokens"),
         (
             ["experiment=oreal_7b", "compute.recompute=none", "parallel.tp=1", "parallel.sequence_parallel=false"],
             "while training",
