@@ -12,6 +12,7 @@ from megatron_oreal.rollout.config import RolloutConfig
 
 if TYPE_CHECKING:
     from megatron_oreal.learn.config import ParallelConfig
+    from megatron_oreal.model.shape import Shape
     from megatron_oreal.plan.host.fit import Config
     from megatron_oreal.plan.host.need import Place
     from megatron_oreal.plan.stages import Obstacle
@@ -23,15 +24,21 @@ def refuse_what_cannot_fit(config: "Config") -> None:
     Raises:
         ValueError: one line; who needs how much, and what would fit. Or the layout divides neither the ranks nor the model.
     """
-    import torch  # these here, because they take seconds
-
     from megatron_oreal.model.shape import read_shape
-    from megatron_oreal.plan.host.fit import fit_of
 
     try:
         shape = read_shape(config.model.path)
     except ValueError:  # what is wrong with the model is for the run to say
         return
+    refuse_what_cannot_fit_of(config, shape)
+
+
+def refuse_what_cannot_fit_of(config: "Config", shape: "Shape") -> None:
+    """The same of a model of these sizes."""
+    import torch  # these here, because they take seconds
+
+    from megatron_oreal.plan.host.fit import fit_of
+
     if torch.cuda.is_available():
         _refuse_on_gpus(config, shape)
         return
@@ -40,7 +47,7 @@ def refuse_what_cannot_fit(config: "Config") -> None:
         raise ValueError(f"memory: this {fit.line}; {fit.advice}; memory_gib=N says that it may take N GiB")
 
 
-def _refuse_on_gpus(config: "Config", hf) -> None:
+def _refuse_on_gpus(config: "Config", hf: "Shape") -> None:
     """What models share with engines or have alone. Engines without models size themselves."""
     if not isinstance(config, TrainConfig | SftConfig):
         return
@@ -54,7 +61,7 @@ def advice(place: "Place") -> str:
     return f"`megatron-oreal plan` with the same overrides, plan.gpus={place.world} and plan.gpu=NAME says what would"
 
 
-def obstacles_on_gpus(config: TrainConfig | SftConfig, hf, place: "Place", capacity: float | None) -> "Sequence[Obstacle]":
+def obstacles_on_gpus(config: TrainConfig | SftConfig, hf: "Shape", place: "Place", capacity: float | None) -> "Sequence[Obstacle]":
     """Why a run does not fit on its GPUs; none where nothing learns, or nobody knows how large they are.
 
     Args:
@@ -70,7 +77,7 @@ def obstacles_on_gpus(config: TrainConfig | SftConfig, hf, place: "Place", capac
     return [*memory_obstacles(config, stages, engine, Card("each", capacity))]
 
 
-def rollout_with_cache(config: TrainConfig | SftConfig, hf, place: "Place", capacity: float | None = None) -> RolloutConfig:
+def rollout_with_cache(config: TrainConfig | SftConfig, hf: "Shape", place: "Place", capacity: float | None = None) -> RolloutConfig:
     """rollout, with a cache as large as the models leave room for where engines share their GPUs and nobody says how large it is.
 
     Args:
