@@ -201,7 +201,7 @@ def test_a_wheel_composes_plans_reports_and_measures(installed: Installed):
     given = ["experiment=oreal_32b", "model.path=M", "data.train=D"]
     assert "tp: 8" in installed.succeed("megatron-oreal", "train", "--cfg", *given)
     assert "tp: 8" in installed.succeed(sys.executable, "-m", "megatron_oreal.train", "--cfg", *given)
-    assert json.loads(installed.succeed("megatron-oreal", "plan", "experiment=oreal_7b", "--formula", "--json"))["fits"]
+    assert json.loads(installed.succeed("megatron-oreal", "plan", "experiment=oreal_7b", "--json"))["fits"]
     synthetic.write_metrics(installed.elsewhere / "run", 3)
     assert "wrote run/report.html" in installed.succeed("megatron-oreal", "report", "run")
     assert (installed.elsewhere / "run" / "report.html").stat().st_size > 100_000
