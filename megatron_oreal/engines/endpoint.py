@@ -17,6 +17,7 @@ class Endpoint:
     url: str
     key: str | None = field(default=None, repr=False)  # admin key, sent with every call
     log: str | None = None  # path of its log, where we started it
+    number: int | None = None  # among the run's engines, where we started it
 
     @property
     def headers(self) -> dict[str, str]:

@@ -49,7 +49,7 @@ class Server:
         self._log = run_dir / f"{name}.log"
         self._ports = launcher.HeldPort(), launcher.HeldPort()  # as long as the engine may live
         address = _reached_at(config.bind)
-        self.endpoint = Endpoint(url_of(address, self._ports[0].number), secrets.token_hex(24), str(self._log))
+        self.endpoint = Endpoint(url_of(address, self._ports[0].number), secrets.token_hex(24), str(self._log), number)
         key = _write_key(run_dir / f"{name}_key.yaml", self.endpoint.key)
         cpu = _cpu_share(config, Path(model_path), dtype, asked) if _no_cuda() else None
         here = _cpu_flags(cpu) if cpu else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory()}

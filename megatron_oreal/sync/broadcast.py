@@ -17,7 +17,7 @@ from megatron_oreal.errors import ServerError
 from megatron_oreal.learn.meeting import listening_store
 from megatron_oreal.network import speak_through
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.sync.deliver import Updates
+from megatron_oreal.sync.deliver import Delivery, Updates
 from megatron_oreal.sync.gather import Bucket, flattened
 
 TURN_POLL_S = 0.001
@@ -50,7 +50,7 @@ class TicketLock:
             self._store.add("served", 1)
 
 
-class Broadcast:
+class Broadcast(Delivery):
     """Buckets over one gloo or NCCL group of the sender and all ranks of all engines.
 
     An engine takes one bucket at a time, and all of a group's members must take the same one: senders take turns by the bucket.

@@ -19,7 +19,7 @@ from megatron_oreal.sync.broadcast import Broadcast, TicketLock
 from megatron_oreal.sync.deliver import Delivery
 from megatron_oreal.sync.disk import Disk
 from megatron_oreal.sync.gather import Bucket, buckets
-from megatron_oreal.sync.hand_over import HandOver
+from megatron_oreal.sync.hand_over import Gift, HandOver
 from megatron_oreal.sync.prove import EngineChecksums, WrongWeights
 
 NamedTensors = Iterable[tuple[str, Tensor]]
@@ -38,9 +38,12 @@ class WeightSender:
         device: torch.device,
         turns: TicketLock,
         kv_heads: int,
+        gifts: Sequence[Gift] | None = None,
+        proves: bool = True,
     ):
         """`sender` is unique among the processes that send to these engines and share `turns`; `folder` is for the way over
-        disk, `model` where the policy started from.
+        disk, `model` where the policy started from. `gifts`: what this rank has of a hand-over; None: all of it. `proves`: hashes what
+        it sends.
 
         Raises:
             ValueError: an engine's layout has no checksums that this side can compute, or the way does not lead to it.
@@ -48,12 +51,14 @@ class WeightSender:
         """
         self._engines, self._timeout_s, self._kv_heads = engines, config.sync_timeout_s, kv_heads
         self._bucket_bytes = config.sync_bucket_mb * 2**20
-        self._sizes = [_tp_size(engine, config.sync_timeout_s) for engine in engines]
+        self._sizes, self._proves = [tp_size(engine, config.sync_timeout_s) for engine in engines if proves], proves
         self._delivery: Delivery
         if config.sync == "distributed":
             self._delivery = Broadcast(engines, self._sizes, config, sender, device, turns)
         elif config.sync == "tensor":
-            self._delivery = HandOver(engines, self._sizes, config, device)
+            if gifts is None:
+                gifts = [Gift(engine, list(range(size)), size) for engine, size in zip(engines, self._sizes, strict=True)]
+            self._delivery = HandOver(engines, gifts, config, device)
         else:
             self._delivery = Disk(engines, config, sender, folder, model)
         self._sent: dict[int, EngineChecksums] = {}  # TP size -> what engines of that size must hold
@@ -72,21 +77,22 @@ class WeightSender:
         """
         self._sent = {size: EngineChecksums(size, self._kv_heads) for size in set(self._sizes)}
         sending = _Sending(self._delivery, version)
-        tensors = iter(tensors)
+        parcels = iter(self._delivery.parcels(buckets(tensors, self._bucket_bytes)))
         try:
-            for bucket in buckets(tensors, self._bucket_bytes):
-                sending.put(bucket)
-                self._note(bucket)  # hashed on its way
+            for parcel, own in parcels:
+                sending.put(parcel)
+                self._note(own)  # hashed on its way
         except ServerError:
-            for _ in tensors:
+            for _ in parcels:
                 pass
             raise
         finally:
             sending.finish()
         sending.result()
+        self._delivery.finish()
 
     def _note(self, bucket: Bucket) -> None:
-        for checksums in self._sent.values():
+        for checksums in self._sent.values() if self._proves else ():
             for name, tensor in bucket:
                 checksums.note(name, tensor)
 
@@ -127,7 +133,7 @@ class WeightSender:
 
 
 class _Sending(Background):
-    """Sends one bucket while the caller makes the next."""
+    """Sends one parcel while the caller makes the next."""
 
     def __init__(self, delivery: Delivery, version: int):
         self._delivery, self._version = delivery, version
@@ -138,22 +144,22 @@ class _Sending(Background):
     def _send_all(self) -> None:
         if self._device is not None:
             torch.cuda.set_device(self._device)
-        while (bucket := self._next.get()) is not None:
-            self._delivery.send(bucket, self._version)
+        while (parcel := self._next.get()) is not None:
+            self._delivery.send(parcel, self._version)
 
-    def put(self, bucket: Bucket) -> None:
+    def put(self, parcel) -> None:
         """Raises what the thread raised."""
         if self._device is not None:
             torch.cuda.current_stream().synchronize()  # the thread works on a stream of its own
         while True:
             try:
-                return self._next.put(bucket, timeout=0.1)
+                return self._next.put(parcel, timeout=0.1)
             except queue.Full:
                 if self.done():
                     self.result()
 
     def finish(self) -> None:
-        """Return when all is sent, or has failed; each bucket has a deadline of its own."""
+        """Return when all is sent, or has failed; each parcel has a deadline of its own."""
         while not self.done():
             try:
                 self._next.put(None, timeout=0.05)
@@ -163,7 +169,8 @@ class _Sending(Background):
         self.join()
 
 
-def _tp_size(endpoint: Endpoint, timeout_s: float) -> int:
+def tp_size(endpoint: Endpoint, timeout_s: float) -> int:
+    """Of an engine, as it says itself. Raises ValueError where it is split in another way as well."""
     info = endpoint.get("/server_info", timeout_s)
     sizes = {name: info.get(name, 1) for name in ("pp_size", "dp_size")}
     if any(size != 1 for size in sizes.values()):

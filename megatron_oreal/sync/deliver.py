@@ -1,9 +1,9 @@
 """Deliver: what the three ways of rollout.sync have in common. Every HTTP status is looked at; every wait has a deadline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 from megatron_oreal.engines.calls import Background, post_all
 from megatron_oreal.engines.endpoint import Endpoint
@@ -17,7 +17,14 @@ class Delivery(Protocol):
 
     def begin(self) -> None: ...
 
-    def send(self, bucket: Bucket, version: int) -> None: ...
+    def parcels(self, buckets: Iterable[Bucket]) -> Iterable[tuple[Any, Bucket]]:
+        """What is to be sent, and beside it the tensors of the sender's own that are in it."""
+        return ((bucket, bucket) for bucket in buckets)
+
+    def send(self, parcel: Any, version: int) -> None: ...
+
+    def finish(self) -> None:
+        """All parcels were sent."""
 
     def end(self, version: int) -> None: ...
 
@@ -62,8 +69,6 @@ def check_way(rollout: RolloutConfig, hosts: int, on_cpu: bool) -> None:
     if rollout.sync == "distributed" and not on_cpu:
         raise ValueError(
             "rollout.sync=distributed: NCCL joins no two processes on one GPU, as ranks and rollout.placement=colocated engines are; "
-            "set rollout.sync=tensor on one host, disk on several"
+            "set rollout.sync=tensor"
         )
-    if rollout.sync == "tensor" and hosts > 1:
-        raise ValueError(f"rollout.sync=tensor hands weights over within a host, the engines are on {hosts}; set rollout.sync=disk")
     rollout.engines_of(0, hosts)

@@ -10,10 +10,11 @@ from megatron_oreal.errors import ServerError
 from megatron_oreal.model.hf_files import TensorSpec
 from megatron_oreal.model.hf_writer import ShardWriter
 from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.sync.deliver import Delivery
 from megatron_oreal.sync.gather import Bucket
 
 
-class Disk:
+class Disk(Delivery):
     """A folder that the engines read, one a version, a safetensors file a bucket; needs a file system that all of them see."""
 
     def __init__(self, engines: Sequence[Endpoint], config: RolloutConfig, sender: str, folder: Path, model: Path):

@@ -26,6 +26,7 @@ from megatron_oreal.model import hf_weights
 from megatron_oreal.sync.broadcast import TicketLock
 from megatron_oreal.sync.carry import WeightSender
 from megatron_oreal.sync.prove import WrongWeights
+from megatron_oreal.sync.seating import Seating
 
 ATTEMPTS = 4
 """Of a publication. Each but the first follows the loss of an engine, or one failure that nothing explains."""
@@ -50,8 +51,13 @@ class Publisher:
         self._turns = TicketLock(dist.HashStore() if one_sender else ranks.open_store(config.rollout.sync_timeout_s))
         self._sender: WeightSender | None = None  # this rank's connection, where it sends
         self._memory_is_shared = memory_is_shared
+        self._seating = self._seat() if config.rollout.sync == "tensor" else None
         self._connected: list[Endpoint] = []
         self._proof_s = 0.0  # of the publication in progress: what comparing checksums took
+
+    def _seat(self) -> Seating:
+        known = self._ranks.share(self._engines.known if self._engines else None, list[Endpoint])
+        return Seating(known, self._config, self._ranks)
 
     def make_room(self) -> bool:
         """Whether the engines have given up the GPUs' memory, and with it their weights, until the next publication.
@@ -141,28 +147,27 @@ class Publisher:
         if engines == self._connected:
             return
         self.disconnect()
-        if self._ranks.is_sender:
+        if self._ranks.is_sender or (self._seating and self._seating.at_work):
             device, name = self._ranks.platform.device, f"stage{self._stage}"
-            places = self._folder, self._model
-            self._sender = WeightSender(engines, self._config, name, *places, device, self._turns, self._models.dims.groups)
+            places, gifts = (self._folder, self._model), self._seating.gifts(engines) if self._seating else None
+            heads, proves = self._models.dims.groups, self._ranks.is_sender
+            self._sender = WeightSender(engines, self._config, name, *places, device, self._turns, heads, gifts, proves)
         self._connected = engines
 
     @property
     def _speaker(self) -> WeightSender | None:
-        """The sender that speaks to the engines for all senders: that of the first pipeline stage; None on other ranks."""
-        return self._sender if self._stage == 0 else None
+        """The sender that speaks to the engines for all senders: rank 0's; None on other ranks."""
+        return self._sender if self._ranks.conducts else None
 
     def _pause(self) -> None:
         if self._speaker:
             self._speaker.pause()
 
     def _send(self, policy: Sequence[GPTModel], version: int) -> None:
-        if not self._ranks.is_first_replica:
-            return
         tensors = hf_weights.export(policy, self._models.dims)
         if self._sender:
             self._sender.send(tensors, version)
-        else:
+        elif self._ranks.is_first_replica:
             for _ in tensors:  # takes part in the gathering over TP
                 pass
 
@@ -184,7 +189,7 @@ class Publisher:
         if failure:
             raise failure
         try:
-            compared, held = self._sender.compare(answers) if self._sender and answers else (0, 0)
+            compared, held = self._sender.compare(answers) if self._sender and self._ranks.is_sender and answers else (0, 0)
         except WrongWeights as error:
             failure = error
         total = int(self._ranks.total(torch.tensor([compared], dtype=torch.int64)))

@@ -74,7 +74,7 @@ def endpoints(server, served_model, tmp_path_factory):
         second = Server(settings, served_model, "float32", tmp_path_factory.mktemp("server"), number=1)
     with second:
         second.wait_ready()
-        yield server.endpoint, second.endpoint
+        yield tuple(dataclasses.replace(one.endpoint, number=None) for one in (server, second))  # as engines that somebody else started
 
 
 @pytest.fixture

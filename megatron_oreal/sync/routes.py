@@ -1,0 +1,48 @@
+"""Routes: which rank hands over to which rank of which engine. A pure function of where everybody sits; rollout.sync=tensor walks it.
+
+An engine's TP rank sits on a GPU, and so does a rank: that GPU's rank hands over to it, so no process opens another GPU's memory. What a
+rank hands over are whole tensors, which it has of its own replica: gathered over TP in its stage, carried to the other stages (stages.py).
+So a host's engines get everything from the host's own ranks, and what crosses the network is what the replica's other stages hold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a rank is."""
+
+    rank: int
+    host: int
+    replica: int  # which of the data (and context) parallel copies of the model it belongs to
+
+
+@dataclass(frozen=True)
+class Guest:
+    """An engine on the ranks' hosts."""
+
+    name: str
+    host: int
+    first: int  # of its GPUs, counted on its host; engines there follow one another
+    tp: int
+
+
+def givers(seats: Sequence[Seat], guest: Guest) -> list[int]:
+    """The rank that hands over to the engine's TP rank 0, 1, ...
+
+    The one on the same GPU, where every GPU has one; where there are fewer ranks than places they take turns (on CPUs).
+
+    Raises:
+        ValueError: no rank is on its host.
+    """
+    here = [seat.rank for seat in seats if seat.host == guest.host]
+    if not here:
+        raise ValueError(f"rollout.sync=tensor: no rank is on the host of {guest.name}")
+    return [here[(guest.first + place) % len(here)] for place in range(guest.tp)]
+
+
+def replicas_at_work(seats: Sequence[Seat], guests: Sequence[Guest]) -> set[int]:
+    """The replicas that gather and carry: those with a rank that hands over, and the first, by which what arrives is proven."""
+    giving = {rank for guest in guests for rank in givers(seats, guest)}
+    return {0} | {seat.replica for seat in seats if seat.rank in giving}
