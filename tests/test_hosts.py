@@ -1,5 +1,6 @@
 """Runs on several hosts: what their names resolve to, addresses of either kind, and a host that is cut off without a word."""
 
+import json
 import sys
 import time
 from contextlib import contextmanager
@@ -73,6 +74,18 @@ def test_hosts_whose_names_mean_themselves_alone_find_each_other(task, tmp_path,
     with running(task, tmp_path, "none", master, f"rollout.bind={bind}", "steps=2", own_name_is="127.0.1.1", docker=True) as run:
         run.wait(lambda: None not in run.statuses or any(run.statuses), STARTS_WITHIN_S)
         assert run.statuses == [0, 0], run.said
+
+
+def test_stages_on_different_hosts_hand_over_to_the_engines_on_both(task, tmp_path):
+    """Each host has half of the layers: the other half crosses the link. Every publication is proven by checksum, or ends the run."""
+    layout = ["rollout.bind=0.0.0.0", "parallel.dp=1", "parallel.pp=2", "rollout.sync=tensor", "steps=2"]
+    with running(task, tmp_path, "none", "h1", *layout) as run:
+        run.wait(lambda: None not in run.statuses or any(run.statuses), STARTS_WITHIN_S)
+        assert run.statuses == [0, 0], run.said
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open(encoding="utf-8")]
+    published = [step for step in steps if "sync/attempts" in step]
+    assert published and all(step["sync/attempts"] == 1 for step in published)
+    assert {step["rollout/engines"] for step in steps if "rollout/engines" in step} == {2}
 
 
 def test_the_doctor_of_such_hosts_times_them(task, tmp_path):

@@ -11,6 +11,7 @@ import torch
 
 from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.doctor.findings import OK, WARNING, Findings
+from megatron_oreal.sync.hand_over import BUFFERS
 
 FILES_OF_A_RANK = 512
 """Libraries, logs, pipes to workers, connections among ranks."""
@@ -53,10 +54,9 @@ def _check_shared_memory(findings: Findings, config: TrainConfig | SftConfig) ->
     if on_gpus:
         needed, by = SHARED_BY_GPUS, "NCCL and engines of several GPUs"
     elif config.rollout.sync == "tensor" and not torch.cuda.is_available():
-        needed, by = (
-            config.rollout.sync_bucket_mb << 20,
-            "rollout.sync=tensor without a GPU (rollout.sync_bucket_mb, or the largest weight)",
-        )
+        rollout = config.rollout
+        needed = BUFFERS * rollout.engines * rollout.tp * rollout.sync_bucket_mb << 20
+        by = f"rollout.sync=tensor without a GPU ({BUFFERS} times rollout.sync_bucket_mb, or the largest weight, for each rank that hands over)"
     else:
         return
     has = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0

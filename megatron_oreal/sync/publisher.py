@@ -1,7 +1,8 @@
 """The policy's weights into the engines: pause, send, prove, continue.
 
 gather (tensors whole, in buckets) -> carry (buckets on their way while the next is gathered) -> deliver (broadcast, hand_over or disk)
--> prove (checksums). Every pipeline stage gathers its part, and its first rank sends it, all stages at the same time.
+-> prove (checksums). Every pipeline stage gathers its part, and its first rank sends it, all stages at the same time; for a hand-over
+(rollout.sync=tensor) every rank beside an engine gets all parts, and hands them over there.
 """
 
 import sys
