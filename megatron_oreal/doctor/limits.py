@@ -56,7 +56,7 @@ def _check_shared_memory(findings: Findings, config: TrainConfig | SftConfig) ->
     elif config.rollout.sync == "tensor" and not torch.cuda.is_available():
         rollout = config.rollout
         needed = BUFFERS * rollout.engines * rollout.tp * rollout.sync_bucket_mb << 20
-        by = f"rollout.sync=tensor without a GPU ({BUFFERS} times rollout.sync_bucket_mb, or the largest weight, for each rank that hands over)"
+        by = f"rollout.sync=tensor without a GPU ({BUFFERS} buckets, or twice the largest weight, for each rank that hands over)"
     else:
         return
     has = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
