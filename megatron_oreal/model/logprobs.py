@@ -95,7 +95,7 @@ class LocalRows:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[chunk, hidden] -> [chunk, rows] in float32."""
-        return torch.nn.functional.linear(hidden, self.weight).float()
+        return product(hidden, self.weight.t())
 
     def accumulate(self, grad_weight: Tensor, grad: Tensor, hidden: Tensor) -> None:
         """Add the product of grad [chunk, rows] and hidden [chunk, h] to grad_weight [padded rows, h], which is float32."""
@@ -103,7 +103,7 @@ class LocalRows:
         if grad.dtype == mine.dtype:
             mine.addmm_(grad.t(), hidden)  # in place: the product of a chunk is as large as the head
         else:
-            mine += grad.t() @ hidden
+            mine += product(grad.t(), hidden)
 
     def has(self, targets: Tensor) -> Tensor:
         """Whose row is here: [chunk], bool."""
@@ -121,6 +121,13 @@ class LocalRows:
         """Add value [chunk] at the target's column where its row is here."""
         local, mine = self._local(targets)
         grad.scatter_add_(1, local, (value * mine)[:, None])
+
+
+def product(one: Tensor, other: Tensor) -> Tensor:
+    """[n, k] @ [k, m] in float32, also of bfloat16, whose sums a GPU rounds only if asked to. On a CPU torch rounds them all the same."""
+    if one.is_cuda and one.dtype != torch.float32:
+        return torch.mm(one, other, out_dtype=torch.float32)
+    return (one @ other).float()
 
 
 def chunks(tokens: int, size: int) -> Iterator[slice]:
