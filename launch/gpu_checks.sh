@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # What a GPU has to show, on one GPU without network, in parts: each with its time limit and its log; a failed part does not stop the rest.
 #   bash launch/gpu_checks.sh [--dry-run] KIT OUT PART...      logs in OUT, a table last; status 1 where a part failed
-#   parts: install modules tests step plain logprobs sync demo; their limits may add up to 580 s a call, e.g.
-#     KIT OUT install modules tests logprobs  |  KIT OUT install step  |  KIT OUT install plain  |  KIT OUT install sync demo
+#   parts: install modules learn engine loop slice step plain logprobs sync demo; those joined by + run side by side. The limits of a
+#   call may add up to 580 s. All that can be right or wrong, and one timing, which has the GPU for itself; then the other timings:
+#     KIT OUT install modules learn+loop engine slice
+#     KIT OUT install step  |  KIT OUT install plain logprobs  |  KIT OUT install sync demo
 # KIT is a folder of wheels and sglang-*.tar.xz for the machine's own Python, installed into /tmp/site where they are not there already.
 set -uo pipefail
 
@@ -12,7 +14,11 @@ MOST_SECONDS=580
 # Of an SGLang whose optional kernels were left out.
 ENGINE=(attention-backend=triton sampling-backend=pytorch grammar-backend=none mem-fraction-static=0.3)
 
-declare -A LIMIT=([install]=60 [modules]=30 [tests]=330 [step]=500 [plain]=500 [logprobs]=60 [sync]=240 [demo]=280)
+# Beside other work on the GPU: the cache that a small model needs, whatever part of the memory is free as it starts.
+SMALL_ENGINE=("${ENGINE[@]/mem-fraction-static=0.3/mem-fraction-static=0.5}" max-total-tokens=65536)
+
+declare -A LIMIT=([install]=60 [modules]=30 [learn]=240 [engine]=100 [loop]=240 [slice]=130 [step]=500 [plain]=420 [logprobs]=60 [sync]=240
+    [demo]=280)
 
 fail() {
     echo "gpu_checks: $*" >&2
@@ -47,9 +53,21 @@ for name in sys.argv[1:]:
 sys.exit(f"missing or broken: {chr(32).join(missing)}" if missing else 0)' "${names[@]}"
 }
 
-tests() {
-    run python3 -m pytest -m gpu -q -rA --tb=short -p no:cacheprovider tests/learn tests/model tests/plan tests/sync --engine-args "${ENGINE[@]}"
+TESTS=(python3 -m pytest -m gpu -q -rA --tb=short -p no:cacheprovider)
+
+learn() { run "${TESTS[@]}" tests/learn tests/model tests/plan; }
+
+engine() { run "${TESTS[@]}" tests/sync --engine-args "${ENGINE[@]}"; } # it measures what the GPU has free: nothing beside it
+
+loop() { # a few steps of the demo's own model: colocated, asleep while it trains, new weights by CUDA IPC
+    local work=$OUT/loop flags=("${SMALL_ENGINE[@]/#/+rollout.server_args.}")
+    run python3 tools/make_demo.py --out "$work/task" --seed 0 || return
+    run python3 -m megatron_oreal.train experiment=demo debug=fast parallel=auto model.dtype=bfloat16 "${flags[@]}" rollout.sync=tensor \
+        model.path="$work/task/base" data.train="$work/task/train.jsonl" eval.data="$work/task/heldout.jsonl" run_dir="$work/run" || return
+    run rm -rf "$work/run/checkpoints"
 }
+
+slice() { run python3 tools/bench_step.py --shape 32b-tp8 --steps 3; }
 
 step() { run python3 tools/bench_step.py --shape 32b-tp8 32b-layers 7b --steps 3 --profile "$OUT/traces"; }
 
@@ -88,9 +106,13 @@ fi
 KIT=$(realpath -m "$1") OUT=$(realpath -m "$2")
 shift 2
 total=0
-for part in "$@"; do
-    [[ -n ${LIMIT[$part]:-} ]] || fail "no part is called $part; parts: ${!LIMIT[*]}"
-    total=$((total + LIMIT[$part]))
+for group in "$@"; do
+    longest=0
+    for part in ${group//+/ }; do
+        [[ -n ${LIMIT[$part]:-} ]] || fail "no part is called $part; parts: ${!LIMIT[*]}"
+        longest=$((LIMIT[$part] > longest ? LIMIT[$part] : longest))
+    done
+    total=$((total + longest))
 done
 ((total <= MOST_SECONDS)) || fail "the limits of $* add up to $total s, and a call has $MOST_SECONDS: do it in several"
 [[ -d $KIT ]] || fail "KIT=$KIT is no folder"
@@ -99,20 +121,29 @@ cd "$ROOT" || exit 2
 
 export PYTHONPATH=$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=4 # with torch.compile, as a run has it
 export KIT OUT DRY SITE
+
+timed() { # PART: in a shell of its own, so that the limit ends the part and all that it started
+    local began=$SECONDS
+    timeout -k 10 "${LIMIT[$1]}" bash -c "$(declare -f run "$1"); $(declare -p ENGINE SMALL_ENGINE TESTS); $1" >"$OUT/$1.log" 2>&1
+    echo "$? $((SECONDS - began))" >"$OUT/$1.ended"
+}
+
 table="" status=0
-for part in "$@"; do
-    log=$OUT/$part.log began=$SECONDS
-    # A shell of its own, so that the limit ends the part and all that it started.
-    timeout -k 10 "${LIMIT[$part]}" bash -c "$(declare -f run "$part"); ENGINE=(${ENGINE[*]}); $part" >"$log" 2>&1
-    code=$?
-    case $code in
-    0) said=done ;;
-    124 | 137) said="over ${LIMIT[$part]} s" status=1 ;;
-    *) said="failed ($code)" status=1 ;;
-    esac
-    echo "== $part: $said"
-    if [[ -n $DRY ]]; then cat "$log"; else tail -n 25 "$log" | cut -c -200; fi
-    table+=$(printf '%-10s %-14s %5d s  %s' "$part" "$said" $((SECONDS - began)) "$log")$'\n'
+for group in "$@"; do
+    for part in ${group//+/ }; do timed "$part" & done
+    wait
+    for part in ${group//+/ }; do
+        log=$OUT/$part.log
+        read -r code seconds <"$OUT/$part.ended"
+        case $code in
+        0) said=done ;;
+        124 | 137) said="over ${LIMIT[$part]} s" status=1 ;;
+        *) said="failed ($code)" status=1 ;;
+        esac
+        echo "== $part: $said"
+        if [[ -n $DRY ]]; then cat "$log"; else tail -n 25 "$log" | cut -c -200; fi
+        table+=$(printf '%-10s %-14s %5d s  %s' "$part" "$said" "$seconds" "$log")$'\n'
+    done
 done
 printf '\n%s' "$table"
 exit "$status"
