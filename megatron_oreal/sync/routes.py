@@ -16,6 +16,8 @@ class Seat:
     rank: int
     host: int
     replica: int  # which of the data (and context) parallel copies of the model it belongs to
+    stage: int = 0  # of the pipeline
+    tp: int = 0  # its place among the ranks that split a stage's tensors
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,20 @@ def replicas_at_work(seats: Sequence[Seat], guests: Sequence[Guest]) -> set[int]
     """The replicas that gather and carry: those with a rank that hands over, and the first, by which what arrives is proven."""
     giving = {rank for guest in guests for rank in givers(seats, guest)}
     return {0} | {seat.replica for seat in seats if seat.rank in giving}
+
+
+def carried(seats: Sequence[Seat], stage_bytes: Sequence[int], at_work: set[int]) -> dict[int, int]:
+    """Bytes of one publication that come to each host from others: see Stages.carry.
+
+    A rank gets 1/tp of every other stage from its counterpart there; the rest comes over TP, which is within a host where Megatron's
+    own advice is followed.
+    """
+    by_place = {(seat.replica, seat.stage, seat.tp): seat for seat in seats}
+    tp = 1 + max(seat.tp for seat in seats)
+    come = {seat.host: 0 for seat in seats}
+    for seat in seats:
+        for stage, size in enumerate(stage_bytes):
+            sender = by_place[seat.replica, stage, seat.tp]
+            if seat.replica in at_work and sender.host != seat.host:
+                come[seat.host] += size // tp
+    return come

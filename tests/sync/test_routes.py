@@ -2,14 +2,14 @@
 
 import pytest
 
-from megatron_oreal.sync.routes import Guest, Seat, givers, replicas_at_work
+from megatron_oreal.sync.routes import Guest, Seat, carried, givers, replicas_at_work
 
 
 def seated(hosts: int, gpus: int, tp: int, pp: int) -> list[Seat]:
     """As Megatron numbers ranks: TP first, then data parallel, then pipeline stages."""
     world = hosts * gpus
     replicas = world // (tp * pp)
-    return [Seat(rank, rank // gpus, rank // tp % replicas) for rank in range(world)]
+    return [Seat(rank, rank // gpus, rank // tp % replicas, rank // tp // replicas, rank % tp) for rank in range(world)]
 
 
 def guests(hosts: int, gpus: int, tp: int) -> list[Guest]:
@@ -37,3 +37,19 @@ def test_few_ranks_take_turns_and_replicas_without_an_engine_beside_them_rest():
     assert replicas_at_work(two, [Guest("b", 0, 1, 1)]) == {0, 1}  # what arrives is proven by the first replica's
     with pytest.raises(ValueError, match="no rank is on the host of b"):
         givers(two, Guest("b", 1, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("hosts", "gpus", "tp", "pp", "share"),
+    [
+        (4, 8, 4, 1, 0),  # each host has the whole model, twice
+        (16, 8, 8, 4, 3 / 4),  # a stage on each host: the other three, once
+        (1, 8, 2, 4, 0),
+        (2, 8, 4, 2, 1),  # two replicas' first halves here, their second halves there: each carries its own
+    ],
+)
+def test_bytes_that_cross_to_a_host(hosts, gpus, tp, pp, share):
+    seats, model = seated(hosts, gpus, tp, pp), 1 << 20
+    come = carried(seats, [model // pp] * pp, {seat.replica for seat in seats})
+    assert come == {host: share * model for host in range(hosts)}
+    assert not any(carried(seats, [model // pp] * pp, set()).values())
