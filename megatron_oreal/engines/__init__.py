@@ -1,1 +1,4 @@
-"""SGLang servers: started and watched (server, supervisor), found (registry), directed (control), seen from rank 0 (engines)."""
+"""SGLang servers: started and watched (server, supervisor), found (registry), directed (control), seen from rank 0 (engines).
+
+routes: the ranks beside them.
+"""

@@ -83,7 +83,7 @@ def make_plan(config: Planned, model: Architecture, builds: bool) -> Plan:
     if builds:
         models = _build(config, model, formula.work, wanted)
     parameters, card = whole(hf), Card(f"an {config.plan.gpu}", DEVICES[config.plan.gpu].memory)
-    stages, engine = stages_of(config, formula, models, card.memory, config.plan.gpus_per_host)
+    stages, engine = stages_of(config, formula, models, card.memory)
     files = Files.of(config, formula, models, config.plan.gpus_per_host)
     parts = timing.step_parts(config, hf, engine, parameters)
     memory, engines = [*memory_obstacles(config, stages, engine, card)], [*_engine_obstacles(config, hf)]
@@ -130,9 +130,7 @@ def _engine_obstacles(config: Planned, hf) -> Iterator[Obstacle]:
         yield Obstacle(f"rollout.bind={rollout.bind} hides the engines of {plan.hosts} hosts from rank 0", "rollout.bind=0.0.0.0")
     if rollout.sync == "distributed":
         reason = "rollout.sync=distributed: NCCL takes no two ranks on one GPU, which colocated engines and ranks share"
-        yield Obstacle(reason, "rollout.sync=disk")
-    if rollout.sync == "tensor" and plan.hosts > 1:
-        yield Obstacle(f"rollout.sync=tensor hands weights over within a host, and there are {plan.hosts}", "rollout.sync=disk")
+        yield Obstacle(reason, "rollout.sync=tensor")
 
 
 def _notes(config: Planned, engine: EngineMemory) -> Iterator[str]:

@@ -16,10 +16,10 @@ PROCESS_GIB = 3.0
 groups (2). Stated, not measured here."""
 FRAGMENTATION = 0.1
 """Of the activations' peak: what torch's allocator loses between blocks of unequal micro-batches. Stated, not measured here."""
-CONTEXT_GIB = 0.5
-"""Of a process on a GPU that is not its own: every rank of every engine of the host opens the sender's memory (rollout.sync=tensor)."""
 BUCKETS = 3
 """Of new weights on the sender: one on its way to the engines, one that waits, one that is being gathered (sync.carry)."""
+HANDED_OVER = 2
+"""Buckets in one piece on each rank, where ranks hand over: one at the engine, one that is being filled (sync.hand_over)."""
 FP8_BYTES = 2
 """Transformer Engine keeps a weight in 8 bits and transposed, beside the 16 that are trained."""
 
@@ -76,7 +76,7 @@ class Obstacle:
 
 
 def stages_of(
-    config: TrainConfig | SftConfig, formula: Formula, models: Sequence[Built], capacity: float, gpus_per_host: int
+    config: TrainConfig | SftConfig, formula: Formula, models: Sequence[Built], capacity: float
 ) -> tuple[list[Stage], EngineMemory]:
     """All stages with the engine that shares their GPUs, if one does; and an engine.
 
@@ -85,7 +85,7 @@ def stages_of(
         capacity: bytes of a GPU.
     """
     numbers = range(config.parallel.pp)
-    alone = [_stage(config, formula, [m for m in models if m.stage == n], gpus_per_host) for n in numbers]
+    alone = [_stage(config, formula, [m for m in models if m.stage == n]) for n in numbers]
     rollout, shares = config.rollout, config.rollout.placement == "colocated" and config.has_engines
     beside = 0.0
     if shares:  # engines that keep their memory have to leave room for training as well
@@ -107,10 +107,10 @@ def planned_stages(config: TrainConfig | SftConfig, hf, place: Place, capacity: 
     work = Workload(config.parallel, config.compute.recompute, config.model.dtype, place.world, tokens, in_flight, logprobs)
     formula = Formula(hf, work)
     models = [formula.stage(role, stage) for role in roles(config) for stage in range(config.parallel.pp)]
-    return stages_of(config, formula, models, capacity, place.here)
+    return stages_of(config, formula, models, capacity)
 
 
-def _stage(config: TrainConfig | SftConfig, formula: Formula, models: list[Built], gpus_per_host: int) -> Stage:
+def _stage(config: TrainConfig | SftConfig, formula: Formula, models: list[Built]) -> Stage:
     stage, activations = models[0].stage, max(m.activations for m in models)
     return Stage(
         stage,
@@ -118,22 +118,24 @@ def _stage(config: TrainConfig | SftConfig, formula: Formula, models: list[Built
         logprobs=formula.logprobs(stage),
         fp8=sum(m.parameters for m in models) * FP8_BYTES * (config.compute.fp8 != "none"),
         allowance=PROCESS_GIB * GIB + FRAGMENTATION * activations,
-        sync=PROCESS_GIB * GIB + formula.buffer() + _sent(config, formula, stage, gpus_per_host),
+        sync=PROCESS_GIB * GIB + formula.buffer() + _sent(config, formula, stage),
         loading=PROCESS_GIB * GIB + formula.put_together(),
     )
 
 
-def _sent(config: TrainConfig | SftConfig, formula: Formula, stage: int, gpus_per_host: int) -> float:
+def _sent(config: TrainConfig | SftConfig, formula: Formula, stage: int) -> float:
     """Of new weights, on their sender: buckets, each of a tensor at least, and what they are made of and turned into."""
-    rollout, hf = config.rollout, formula.hf
-    projection = hf.hidden_size * hf.intermediate_size * formula.number
-    vocabulary = hf.hidden_size * hf.vocab_size * formula.number if stage in (0, config.parallel.pp - 1) else 0
+    rollout, hf, number = config.rollout, formula.hf, formula.number
+    projection, words = hf.hidden_size * hf.intermediate_size * number, hf.hidden_size * hf.vocab_size * number
+    vocabulary = words * (stage in (0, config.parallel.pp - 1))
     bucket = max(rollout.sync_bucket_mb * 2**20, projection)
     # Gathered over TP, gate and up are one tensor; each is copied, and one kept until both are hashed. A vocabulary is not copied.
-    gathered = (BUCKETS - 1) * bucket + max(vocabulary, bucket + 3 * projection)
-    copied = max(vocabulary, bucket) * (rollout.sync != "disk")  # into one piece, for NCCL or to be handed over
-    opened = min(rollout.engines * rollout.tp, gpus_per_host) - 1 if rollout.sync == "tensor" else 0
-    return gathered * (config.parallel.tp > 1) + copied + opened * CONTEXT_GIB * GIB
+    gathered = max(vocabulary, bucket + 3 * projection)
+    if rollout.sync == "tensor":  # every rank has every stage's tensors in its turn
+        return gathered * (config.parallel.tp > 1) + HANDED_OVER * max(words, bucket)
+    waiting = (BUCKETS - 1) * bucket
+    flat = max(vocabulary, bucket) * (rollout.sync == "distributed")  # for NCCL
+    return (waiting + gathered) * (config.parallel.tp > 1) + flat
 
 
 def memory_obstacles(config: TrainConfig | SftConfig, stages: Sequence[Stage], engine: EngineMemory, card: Card) -> Iterator[Obstacle]:

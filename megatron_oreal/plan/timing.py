@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from megatron_oreal.devices import DEVICES
+from megatron_oreal.engines.routes import carried, seats_of
 from megatron_oreal.learn.packing import Cost, partition
 from megatron_oreal.model.shape import head_dim
 from megatron_oreal.model.split import Split
@@ -137,9 +138,19 @@ def _sync_seconds(config: Planned, parameters: int) -> float:
     rollout, plan = config.rollout, config.plan
     number = NUMBER_BYTES[config.model.dtype]
     if rollout.sync != "disk":
-        return handed_over_s(parameters, number, rollout.releases_memory())
+        carried_s = _carried_s(config, parameters * number) if rollout.sync == "tensor" else 0.0
+        return carried_s + handed_over_s(parameters, number, rollout.releases_memory())
     readers = min(engines(config), -(-engines(config) * rollout.tp // plan.gpus_per_host))
     return rollout.releases_memory() * SWITCH_S + parameters * number * (1 + max(1, readers)) / (plan.disk_gb_s * 1e9)
+
+
+def _carried_s(config: Planned, weights: int) -> float:
+    """Of `weights` bytes what other stages hold comes over all network cards of a host; see engines/routes.py."""
+    plan, layout = config.plan, config.parallel
+    here = min(plan.gpus, plan.gpus_per_host)
+    seats = seats_of(plan.gpus, here, layout.tp, layout.pp)
+    come = carried(seats, [weights // layout.pp] * layout.pp, {seat.replica for seat in seats})
+    return max(come.values()) / (here * DEVICES[plan.gpu].network_bytes_s * plan.efficiency.network)
 
 
 def handed_over_s(parameters: int, number: int, switched: bool) -> float:

@@ -8,11 +8,11 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from megatron_oreal.engines.endpoint import Endpoint, is_on_this_host
+from megatron_oreal.engines.routes import Guest, Seat, givers, replicas_at_work
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.sync.carry import tp_size
 from megatron_oreal.sync.hand_over import Gift
-from megatron_oreal.sync.routes import Guest, Seat, givers, replicas_at_work
 
 
 class Seating:

@@ -87,8 +87,7 @@ def test_32b_as_shipped_is_built_and_fits(built_32b):
         ),
         (["experiment=oreal_32b", "rollout.tp=1", "rollout.engines=128"], "while sampling", "rollout.tp=8 rollout.engines=16"),
         (["experiment=oreal_32b", "plan.gpus=64"], "64 GPUs hold 8 engines of rollout.tp=8, not rollout.engines=16", "rollout.engines=8"),
-        (["experiment=oreal_32b", "rollout.sync=distributed"], "NCCL takes no two ranks on one GPU", "rollout.sync=disk"),
-        (["experiment=oreal_32b", "rollout.sync=tensor"], "within a host, and there are 16", "rollout.sync=disk"),
+        (["experiment=oreal_32b", "rollout.sync=distributed"], "NCCL takes no two ranks on one GPU", "rollout.sync=tensor"),
         (["experiment=oreal_7b", "rollout.bind=127.0.0.1"], "hides the engines of 4 hosts", "rollout.bind=0.0.0.0"),
     ],
 )

@@ -2,14 +2,7 @@
 
 import pytest
 
-from megatron_oreal.sync.routes import Guest, Seat, carried, givers, replicas_at_work
-
-
-def seated(hosts: int, gpus: int, tp: int, pp: int) -> list[Seat]:
-    """As Megatron numbers ranks: TP first, then data parallel, then pipeline stages."""
-    world = hosts * gpus
-    replicas = world // (tp * pp)
-    return [Seat(rank, rank // gpus, rank // tp % replicas, rank // tp // replicas, rank % tp) for rank in range(world)]
+from megatron_oreal.engines.routes import Guest, Seat, carried, givers, replicas_at_work, seats_of
 
 
 def guests(hosts: int, gpus: int, tp: int) -> list[Guest]:
@@ -23,7 +16,7 @@ LAYOUTS = [(4, 8, 4, 1, 4), (4, 8, 4, 1, 1), (16, 8, 8, 2, 8), (16, 8, 8, 4, 4),
 
 @pytest.mark.parametrize(("hosts", "gpus", "tp", "pp", "engine_tp"), LAYOUTS)
 def test_every_gpu_is_given_by_its_own_rank_and_every_replica_with_such_a_rank_is_at_work(hosts, gpus, tp, pp, engine_tp):
-    seats, engines = seated(hosts, gpus, tp, pp), guests(hosts, gpus, engine_tp)
+    seats, engines = seats_of(hosts * gpus, gpus, tp, pp), guests(hosts, gpus, engine_tp)
     given = [rank for engine in engines for rank in givers(seats, engine)]
     assert given == list(range(hosts * gpus))
     assert replicas_at_work(seats, engines) == {seat.replica for seat in seats}
@@ -49,7 +42,7 @@ def test_few_ranks_take_turns_and_replicas_without_an_engine_beside_them_rest():
     ],
 )
 def test_bytes_that_cross_to_a_host(hosts, gpus, tp, pp, share):
-    seats, model = seated(hosts, gpus, tp, pp), 1 << 20
+    seats, model = seats_of(hosts * gpus, gpus, tp, pp), 1 << 20
     come = carried(seats, [model // pp] * pp, {seat.replica for seat in seats})
     assert come == {host: share * model for host in range(hosts)}
     assert not any(carried(seats, [model // pp] * pp, set()).values())

@@ -1,7 +1,7 @@
 """Routes: which rank hands over to which rank of which engine. A pure function of where everybody sits; rollout.sync=tensor walks it.
 
 An engine's TP rank sits on a GPU, and so does a rank: that GPU's rank hands over to it, so no process opens another GPU's memory. What a
-rank hands over are whole tensors, which it has of its own replica: gathered over TP in its stage, carried to the other stages (stages.py).
+rank hands over are whole tensors, which it has of its own replica: gathered over TP in its stage, carried to the others (sync/stages.py).
 So a host's engines get everything from the host's own ranks, and what crosses the network is what the replica's other stages hold.
 """
 
@@ -28,6 +28,12 @@ class Guest:
     host: int
     first: int  # of its GPUs, counted on its host; engines there follow one another
     tp: int
+
+
+def seats_of(world: int, per_host: int, tp: int, pp: int) -> list[Seat]:
+    """As Megatron numbers ranks: TP first, then replicas, then pipeline stages."""
+    replicas = world // (tp * pp)
+    return [Seat(rank, rank // per_host, rank // tp % replicas, rank // tp // replicas, rank % tp) for rank in range(world)]
 
 
 def givers(seats: Sequence[Seat], guest: Guest) -> list[int]:
