@@ -21,7 +21,8 @@ VERIFY_S = 2 * 0.74 / 1024
 Range = tuple[float, float]
 ROLLOUT, TRAINING, FORWARD_ALONE = (0.74, 1.38), (0.87, 2.51), (0.87, 2.56)
 """Of published seconds over planned ones: at least nine of ten rollouts, of trainings and of computed log-probabilities lie between these,
-by `plan --published` (README.md has the table). Nobody publishes a sync through a file system: that is as long as plan.disk_gb_s says."""
+by `plan --published` (README.md has the table). A sync has no range: it is as fitted below, or as
+plan.disk_gb_s says."""
 SWITCH_S = 3.0
 """Of engines that sleep while the models train: to wake, and to sleep again. Fitted, as the next."""
 HANDED_BYTES_S = 10e9
