@@ -21,7 +21,7 @@ from megatron_oreal.verify.config import VerifyConfig
 
 SEEDS = 1 << 32
 """So many there are for torch, Megatron and an engine's samples alike."""
-MODES = ("train", "rollout_only", "train_only", "replay")
+MODES = ("train", "rollout_only", "train_only", "replay", "bench")
 CHOICES = ("shortest", "nearest", "random")
 """Of select.by."""
 
@@ -53,6 +53,7 @@ class TrainConfig(Checked):
     mode: str
     recorded: FilePath | None
     replay_step: int | None
+    bench_steps: int | None
 
     def check(self, require: Require) -> None:
         _start_is_sound(self, require)
@@ -60,6 +61,8 @@ class TrainConfig(Checked):
         reads = self.mode in ("train_only", "replay")
         require((self.recorded is not None) == reads, f"recorded={self.recorded}: a folder is given if and only if mode reads one")
         require((self.replay_step is not None) == (self.mode == "replay"), f"replay_step={self.replay_step} goes with mode=replay")
+        require((self.bench_steps is not None) == (self.mode == "bench"), f"bench_steps={self.bench_steps} goes with debug=bench")
+        require(self.bench_steps is None or self.bench_steps >= 1, f"bench_steps={self.bench_steps} must be at least 1")
         frozen = self.policy.freeze_steps if self.objective.token_rm else 0
         require(self.steps > frozen, f"steps={self.steps} must be above policy.freeze_steps={frozen}, or the policy never learns")
         require(
@@ -90,7 +93,7 @@ class TrainConfig(Checked):
     @property
     def has_engines(self) -> bool:
         """Whether anything is sampled."""
-        return not self.recorded
+        return not self.recorded and self.mode != "bench"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """GPUs as their makers state them. What of it is reached is for the planner to ask of tables, and for a run to measure."""
 
+import re
 from dataclasses import dataclass
 
 GIB = 2**30
@@ -44,11 +45,21 @@ DEVICES = {
 }
 
 
-def bf16_peak(name: str) -> float | None:
-    """FLOPs a second of the GPU that CUDA calls so ("NVIDIA H100 80GB HBM3"); None for one that is not in the table.
+def known_as(name: str) -> str | None:
+    """Which of DEVICES it is that CUDA calls so ("NVIDIA H100 80GB HBM3" is h100-80g); None for one that is not in the table.
 
-    PCIe cards of the same names are slower, and not in it.
+    PCIe and NVL cards of a chip are slower than its SXM modules: they are another row, or none.
     """
-    if "PCIE" in name.upper() or "NVL" in name:
-        return None
-    return next((device.bf16_flops for key, device in DEVICES.items() if key.partition("-")[0].upper() in name), None)
+    words = re.split("[ -]", name.lower())
+    for key in DEVICES:
+        chip, _, kind = key.partition("-")
+        apart = ("pcie" in words) != (kind == "pcie") or "nvl" in words
+        if chip in words and not apart and any(word.startswith(kind) for word in words):
+            return key
+    return None
+
+
+def bf16_peak(name: str) -> float | None:
+    """FLOPs a second of the GPU that CUDA calls so; None for one that is not in the table."""
+    key = known_as(name)
+    return DEVICES[key].bf16_flops if key else None

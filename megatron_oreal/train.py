@@ -21,6 +21,7 @@ The loop in `run` is Algorithm 1 of arXiv 2502.06781. Where it differs from the 
 import sys
 from typing import TYPE_CHECKING
 
+from megatron_oreal.bench import command as bench
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.plan.start import refuse_what_cannot_fit
@@ -82,6 +83,9 @@ def collect(coordinator: "Coordinator", step: int, version: int, sampled: TrainB
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if bench.is_asked_for(arguments):
+        return bench.main(arguments)
     return run_command(COMMAND, run, arguments, refuse_what_cannot_fit)
 
 

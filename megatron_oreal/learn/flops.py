@@ -23,6 +23,10 @@ class StepCost:
 
     def flops(self, samples: Sequence[Sample], policy: bool) -> float:
         """Of all ranks together. `policy`: it is trained in this step, and so the reference is asked; else the token RM alone is."""
-        passes = 3 + self.reference if policy else 0  # of a model with an LM head
+        return sum(self.of_stages(samples, policy).values())
+
+    def of_stages(self, samples: Sequence[Sample], policy: bool) -> dict[str, float]:
+        """The same by stages of a step, as learn.step names them."""
         layers = sum(self.layers(sample.length) for sample in samples)
-        return layers * (3 * self.token_rm + passes) + self.head * passes * sum(len(sample.response_ids) for sample in samples)
+        whole = layers + self.head * sum(len(sample.response_ids) for sample in samples)  # of a model with an LM head
+        return {"token_rm": 3 * self.token_rm * layers, "reference": policy * self.reference * whole, "policy": policy * 3 * whole}

@@ -39,13 +39,26 @@ class StepResult:
     token_weights: list[list[float]] | None = None  # [samples][response tokens], as used; only with `record` and a token RM
 
 
-class Models:
-    """Builds the run's models from one Hugging Face folder, all in the same layout."""
+@dataclass(frozen=True)
+class Start:
+    """What all models of a run start from."""
 
-    def __init__(self, model: ModelConfig, parallel: ParallelConfig, compute: ComputeConfig, ranks: Ranks):
-        """Raises ValueError where `compute` asks for what is not there."""
-        self.hf = AutoConfig.from_pretrained(model.path)
-        self.source = HFFolder(model.path)
+    hf: object  # transformers config
+    source: hf_weights.TensorSource
+
+    @classmethod
+    def of_folder(cls, path: str) -> "Start":
+        """A Hugging Face folder."""
+        return cls(AutoConfig.from_pretrained(path), HFFolder(path))
+
+
+class Models:
+    """Builds the run's models from one start, all in the same layout."""
+
+    def __init__(self, model: ModelConfig, parallel: ParallelConfig, compute: ComputeConfig, ranks: Ranks, start: Start | None = None):
+        """`start`: None: the folder model.path. Raises ValueError where `compute` asks for what is not there."""
+        start = start or Start.of_folder(model.path)
+        self.hf, self.source = start.hf, start.source
         self.dims = dims_of(self.hf)
         self.cost = Cost.of(self.hf, gpt.head_dim(self.hf))
         self._parallel = parallel
@@ -53,7 +66,7 @@ class Models:
         self.compute.install()
 
     def build(self, role: gpt.Role):
-        """A model of this role with the folder's weights."""
+        """A model of this role with the start's weights."""
         model = gpt.build(self.hf, role, self._parallel, self.compute)
         hf_weights.load(model, self.source, self.dims)
         return model
@@ -62,9 +75,10 @@ class Models:
 class Learner:
     """Policy, token RM and reference, and the one verb that trains them on a batch."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks):
+    def __init__(self, config: TrainConfig, ranks: Ranks, start: Start | None = None):
+        """`start`: as of Models."""
         self.config, self.objective, self.ranks = config, config.objective, ranks
-        self.models = Models(config.model, config.parallel, config.compute, ranks)
+        self.models = Models(config.model, config.parallel, config.compute, ranks, start)
         self.policy = Trainable(self.models.build("policy"), config.policy.optimizer, config.policy.scheduled(config.steps), config.learn)
         self.token_rm = None
         if self.objective.token_rm:

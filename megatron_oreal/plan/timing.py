@@ -39,6 +39,7 @@ class Part:
     seconds: float
     published: Range = (1.0, 1.0)  # see ROLLOUT; else what is planned is assumed
     overlapped: bool = False  # with the part before it: adds nothing to the step
+    update: float = 0.0  # of its seconds: the optimizer's, with the exchange of gradients and weights
 
     @property
     def likely(self) -> Range:
@@ -116,14 +117,15 @@ def training_parts(config: Planned, hf, parameters: int) -> list[Part]:
     sizes = parameters, ADAM_BYTES[config.model.dtype], GRADIENT_BYTES
     parts = []
     if config.objective.token_rm:
-        seconds = model.seconds(spread.work, passes, 0) + model.update(*sizes, spread.work)
-        parts.append(Part("token RM", computed * spread.total_flops, seconds, TRAINING))
+        update = model.update(*sizes, spread.work)
+        seconds = model.seconds(spread.work, passes, 0) + update
+        parts.append(Part("token RM", computed * spread.total_flops, seconds, TRAINING, update=update))
     if config.objective.beta:
         flops = spread.total_flops + head * spread.total_tokens
         parts.append(Part("reference", flops, model.seconds(spread.work, FORWARD, 1), FORWARD_ALONE))
     flops = computed * spread.total_flops + 4 * head * spread.total_tokens  # model.logprobs computes the logits twice
-    seconds = model.seconds(spread.work, passes, 4) + model.update(*sizes, spread.work, read_at_once=True)  # by the sync that follows
-    return [*parts, Part("policy", flops, seconds, TRAINING)]
+    update = model.update(*sizes, spread.work, read_at_once=True)  # by the sync that follows
+    return [*parts, Part("policy", flops, model.seconds(spread.work, passes, 4) + update, TRAINING, update=update)]
 
 
 def trainer(config: Planned, hf) -> Trainer:

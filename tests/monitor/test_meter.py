@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal.devices import bf16_peak
+from megatron_oreal.devices import bf16_peak, known_as
 from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.learn.parallel import Ranks
@@ -121,7 +121,23 @@ def test_flops_are_those_that_torch_counts(tiny_model):
 def test_a_peak_is_stated_of_known_gpus_alone():
     assert bf16_peak("NVIDIA H100 80GB HBM3") == bf16_peak("NVIDIA H200") == 989e12
     assert bf16_peak("NVIDIA A100-SXM4-80GB") == 312e12
-    assert [bf16_peak(name) for name in ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 4090")] == [None] * 3
+    assert bf16_peak("NVIDIA H100 PCIe") == 756e12
+    assert [bf16_peak(name) for name in ("NVIDIA A100 80GB PCIe", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 4090")] == [None] * 3
+
+
+def test_the_planner_finds_its_device_by_cudas_name():
+    known = {
+        "NVIDIA H100 80GB HBM3": "h100-80g",
+        "NVIDIA H100 PCIe": "h100-pcie",
+        "NVIDIA A100-SXM4-80GB": "a100-80g",
+        "NVIDIA A100-SXM4-40GB": "a100-40g",
+        "NVIDIA H200": "h200",
+        "NVIDIA H20": "h20",
+        "NVIDIA B200": "b200",
+        "NVIDIA GB200": "gb200",
+        "NVIDIA L40S": None,
+    }
+    assert {name: known_as(name) for name in known} == known
 
 
 def test_nvtx_ranges_are_closed_before_the_next_is_opened(monkeypatch):

@@ -160,7 +160,7 @@ def need_of_run(config: TrainConfig, hf: Shape, place: Place, free: int) -> Need
     Raises:
         ValueError: the layout divides neither the ranks nor the model.
     """
-    rollout, trains, samples = config.rollout, config.mode != "rollout_only", not config.recorded
+    rollout, trains, samples = config.rollout, config.mode != "rollout_only", config.has_engines
     colocated = samples and rollout.placement == "colocated"
     engines = rollout.engines // place.hosts if colocated else 0
     ranks = _ranks(config, hf, place, roles(config) if trains else ())
