@@ -113,8 +113,7 @@ def run_command(
         take_all_open_files()
         config = compose(asked.overrides)
         end_with_parent()
-        # What a line of its config.json tells must not wait for what a rank imports; a bench may do without a folder.
-        if getattr(config, "parallel", None) and (config.model.path or config.has_engines):
+        if getattr(config, "parallel", None) and (config.model.path or config.has_engines):  # told before a rank imports what takes seconds
             check_written(config.model.path, config.parallel)
         if getattr(config, "rollout", None) and getattr(config, "has_engines", True):
             check_positions(config.model.path, config.rollout.max_total_tokens)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from megatron_oreal.bench import command as bench
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import TrainConfig
+from megatron_oreal.plan.compose import asks_for_bench
 from megatron_oreal.plan.start import refuse_what_cannot_fit
 from megatron_oreal.trajectory import Directive, TrainBatch, Work
 
@@ -84,7 +85,7 @@ def collect(coordinator: "Coordinator", step: int, version: int, sampled: TrainB
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if bench.is_asked_for(arguments):
+    if asks_for_bench(arguments):
         return bench.main(arguments)
     return run_command(COMMAND, run, arguments, refuse_what_cannot_fit)
 

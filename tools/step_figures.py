@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig
 
 from megatron_oreal.devices import GIB
+from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.model.config import ONE_RANK
 from megatron_oreal.model.gpt import head_dim
@@ -107,7 +108,7 @@ def work_of(samples: Sequence, hf, recompute: str) -> Work:
     attention = sum(cost.quadratic * s.length**2 for s in samples)
     again = {"none": 0.0, "selective": attention, "full": layers}[recompute]
     head = 2.0 * hf.hidden_size * hf.vocab_size * sum(len(s.response_ids) for s in samples)
-    needed = {"token_rm": 3 * layers, "reference": layers + head, "policy": 3 * layers + 3 * head}
+    needed = StepCost.of(hf, cost, token_rm=True, reference=True).of_stages(samples, policy=True)
     twice = {"token_rm": again, "reference": 0.0, "policy": again + head}
     return Work({stage: needed[stage] + twice[stage] for stage in needed}, needed)
 

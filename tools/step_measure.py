@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from megatron_oreal.bench.matmul import matmul_flops
 from megatron_oreal.config import TrainConfig, load
 from megatron_oreal.learn.packing import partition
 from megatron_oreal.learn.parallel import Ranks
@@ -25,8 +26,6 @@ from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.trajectory import Sample, TrainBatch
 from tools.plain_step import sharded_models
 from tools.step_figures import STAGES, Asked, Measured
-
-CEILING_SIZE = {"cuda": 8192, "cpu": 512}
 
 
 def settings(folder: Path, asked: Asked) -> TrainConfig:
@@ -63,7 +62,7 @@ def measure_ours(config: TrainConfig, asked: Asked, trace: Path | None) -> Measu
         measured = _measured(device, rows[asked.warm_up :], metrics, sum(map(bool, packed)))
         if trace:
             profile(lambda: learner.train(TrainBatch(samples), number + 1), trace, device)
-        return replace(measured, ceiling=ceiling(device))
+        return replace(measured, ceiling=matmul_flops(device))
 
 
 def _stages(ranges: StageRanges, step: float) -> dict[str, float]:
@@ -131,19 +130,6 @@ def _measured(device: torch.device, rows: list[dict[str, float]], losses: dict[s
     medians = {stage: statistics.median(row[stage] for row in rows) for stage in STAGES}
     peak = torch.cuda.max_memory_allocated() if cuda else None
     return Measured(torch.cuda.get_device_name() if cuda else "CPU", medians, micro_batches, peak, losses)
-
-
-def ceiling(device: torch.device) -> float:
-    """FLOP/s of a square product, the median of ten."""
-    size, dtype = CEILING_SIZE[device.type], torch.bfloat16 if device.type == "cuda" else torch.float32
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = []
-    for _ in range(13):
-        watch = Stopwatch(device)
-        torch.mm(a, b)
-        watch.lap("product")
-        seconds.append(watch.seconds["product"])
-    return 2.0 * size**3 / statistics.median(seconds[3:])
 
 
 def profile(step: Callable, folder: Path, device: torch.device) -> None:

@@ -4,6 +4,7 @@ import shlex
 import sys
 
 from megatron_oreal.config import SftConfig, TrainConfig, load
+from megatron_oreal.plan.compose import asks_for_bench, compose_bench
 
 SCHEMAS = {"train": TrainConfig, "sft": SftConfig}
 
@@ -11,7 +12,7 @@ SCHEMAS = {"train": TrainConfig, "sft": SftConfig}
 def main(command: str, *overrides: str) -> int:
     """Entry point; returns the exit status: 2 where the configuration is wrong."""
     try:
-        config = load(SCHEMAS[command], command, overrides)
+        config = compose_bench(overrides) if asks_for_bench(overrides) else load(SCHEMAS[command], command, overrides)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,11 +8,9 @@ model.path's config.json, or plan.shape's where no folder is given. What of plan
 Leaves bench.json in run_dir.
 """
 
-from collections.abc import Sequence
-
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.model.architecture import check_fields
-from megatron_oreal.plan.compose import compose
+from megatron_oreal.plan.compose import compose_bench
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.start import refuse_what_cannot_fit_of
 from megatron_oreal.plan.shapes import architecture_of
@@ -23,17 +21,6 @@ MAIN_KEYS = (
     "learn.tokens_per_micro_batch objective.token_rm"
 )
 COMMAND = Command("train", "megatron_oreal.train", __doc__, Planned, "plan", MAIN_KEYS)
-ASKED_FOR = ("debug=bench", "mode=bench")
-
-
-def is_asked_for(arguments: Sequence[str]) -> bool:
-    """In the place of training."""
-    return any(word in ASKED_FOR for word in arguments)
-
-
-def composed(overrides: Sequence[str]) -> Planned:
-    """As plan.compose; how many GPUs there are is counted when the ranks have met, and not to be given."""
-    return compose(["plan.gpus=1", *overrides])
 
 
 def check(config: Planned) -> None:
@@ -43,11 +30,8 @@ def check(config: Planned) -> None:
         ValueError: there is neither a model nor a shape, it does not divide by the layout, or this machine cannot hold it; or no response
             fits behind the planner's prompt.
     """
-    model, prompt, longest = (
-        architecture_of(config.model.path, config.plan.shape),
-        config.plan.lengths.prompt,
-        config.rollout.max_total_tokens,
-    )
+    model = architecture_of(config.model.path, config.plan.shape)
+    prompt, longest = config.plan.lengths.prompt, config.rollout.max_total_tokens
     check_fields(model.fields, config.parallel)
     if prompt >= longest:
         raise ValueError(f"plan.lengths.prompt={prompt} must be below rollout.max_total_tokens={longest}: no response would fit")
@@ -63,4 +47,4 @@ def run(config: Planned) -> None:
 
 def main(arguments: list[str]) -> int:
     """Entry point; returns the exit status."""
-    return run_command(COMMAND, run, arguments, check, composed)
+    return run_command(COMMAND, run, arguments, check, compose_bench)

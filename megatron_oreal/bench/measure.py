@@ -10,14 +10,13 @@ import torch
 from megatron.core import parallel_state
 
 from megatron_oreal.bench.matmul import matmul_flops
-from megatron_oreal.bench.stand_in import start_of, trajectories
+from megatron_oreal.bench.stand_in import trajectories
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.step import Learner
+from megatron_oreal.learn.step import Learner, Start
 from megatron_oreal.model import hf_weights
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.monitor.meter import TRAINING
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.shapes import Architecture
 from megatron_oreal.trajectory import Sample, TrainBatch
 
 STEP, GATHER = "step", "gather"
@@ -47,13 +46,12 @@ class Measured:
     compute: str  # with what was computed
 
 
-def measure(config: Planned, model: Architecture, ranks: Ranks) -> Measured:
+def measure(config: Planned, start: Start, ranks: Ranks) -> Measured:
     """A step to warm up, and config.bench_steps that count. Collective."""
     ranks.enter("matmul")
     ranks.barrier()
     products = ranks.rows(torch.tensor([[matmul_flops(ranks.platform.device)]], dtype=torch.float64))
     ranks.enter("load")
-    start = start_of(model, ranks.platform.device)
     learner, samples = Learner(config, ranks, start), trajectories(config, start.hf.vocab_size)
     ranks.platform.release_cached_memory()
     _forget_peak(ranks.platform)
@@ -66,7 +64,7 @@ def measure(config: Planned, model: Architecture, ranks: Ranks) -> Measured:
         _memory(ranks),
         len(samples),
         sum(sample.length for sample in samples),
-        learner.models.compute.line(),
+        learner.models.compute.line().removeprefix("compute: "),
     )
 
 

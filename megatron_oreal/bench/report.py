@@ -88,7 +88,8 @@ def as_text(bench: Bench) -> str:
 def _head(bench: Bench) -> Iterator[str]:
     config, measured = bench.config, bench.measured
     layout = ", ".join(f"{name.upper()} {size}" for name, size in bench.layout.items() if size)
-    yield f"{bench.model.source}: {bench.prediction.parameters / 1e9:.2f} B parameters, random; {layout} on {config.plan.gpus} x {bench.device}"
+    size = f"{bench.prediction.parameters / 1e9:.2f} B parameters, random"
+    yield f"{bench.model.source}: {size}; {layout} on {config.plan.gpus} x {bench.device}"
     yield measured.compute
     yield (
         f"a step: {measured.tokens:,} tokens of {measured.trajectories} trajectories, {config.learn.tokens_per_micro_batch:,} tokens a "

@@ -20,7 +20,10 @@ STD = 0.02
 
 
 def start_of(model: Architecture, device: torch.device) -> Start:
-    """Random weights, made on the device; the same for policy and reference, and on all data-parallel ranks."""
+    """Random weights, made on the device; the same for policy and reference, and on all data-parallel ranks.
+
+    To be called before the ranks meet: the names and shapes are Megatron's, which is asked under process groups of its own.
+    """
     fields = dict(model.fields)
     hf = AutoConfig.for_model(fields.pop("model_type"), **fields)
     return Start(hf, _RandomTensors(hf_shapes(hf, "policy"), device))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from megatron_oreal.command import Command, Parser, guarded, run_command
 from megatron_oreal.config import SftConfig, TrainConfig
+from megatron_oreal.plan.compose import asks_for_bench, compose_bench
 
 MAIN_KEYS = (
     "model.path data.train run_dir eval.data parallel.tp parallel.pp parallel.dp rollout.placement rollout.engines rollout.tp verify.mode"
@@ -55,7 +56,8 @@ def look(arguments: list[str]) -> int:
         wishes = Wishes(options.ranks, options.ranks_per_node, options.slowest_allreduce, options.slowest_disk)
         status = examine(config.run, wishes, Place.detect(options.nodes))
 
-    failed = run_command(command, run, options.overrides, compose=lambda overrides: Checked(command.load(overrides)))
+    read = compose_bench if asks_for_bench(options.overrides) else command.load
+    failed = run_command(command, run, options.overrides, compose=lambda overrides: Checked(read(overrides)))
     return failed or status
 
 

@@ -12,6 +12,7 @@ from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.doctor import inputs, limits, memory, services, software, storage
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, Finding, Findings, report
 from megatron_oreal.doctor.network import Absent, Meeting, differing
+from megatron_oreal.plan.config import Planned
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def examine(config: TrainConfig | SftConfig, wishes: Wishes, place: Place) -> in
     limits.check_limits(findings, config)
     model = _first_node_alone(findings, config, wishes, len(place.nodes)) if place.index == 0 else None
     try:
-        if meeting and meeting.index:
+        if meeting and meeting.index and not isinstance(config, Planned):
             inputs.check_model_is_seen(findings, config.model.path)
         _check_storage(findings, config, wishes, meeting, model)
         if meeting:
@@ -65,9 +66,12 @@ def examine(config: TrainConfig | SftConfig, wishes: Wishes, place: Place) -> in
 
 
 def _first_node_alone(findings: Findings, config: TrainConfig | SftConfig, wishes: Wishes, nodes: int):
-    """What one node finds out for all; the transformers config of the model."""
-    model = inputs.check_inputs(findings, config)
+    """What one node finds out for all; the transformers config of the model, None where it cannot be used, or is not read."""
+    is_bench = isinstance(config, Planned)  # which has random weights, and asks nobody
+    model = inputs.check_compute(findings, config) if is_bench else inputs.check_inputs(findings, config)
     inputs.check_layout(findings, config, wishes.ranks, wishes.ranks_per_node, nodes)
+    if is_bench:
+        return None
     if model:
         memory.check_memory(findings, config, wishes.ranks, wishes.ranks_per_node)
     services.check_proxies(findings, config)

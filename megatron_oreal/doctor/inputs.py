@@ -41,9 +41,14 @@ def check_inputs(findings: Findings, config: TrainConfig | SftConfig):
         lambda: _goes_on(config),
         lambda found: "; ".join(found),
     )
+    check_compute(findings, config)
+    return model[0] if model else None
+
+
+def check_compute(findings: Findings, config: TrainConfig | SftConfig) -> None:
+    """What it asks to compute with is there."""
     find_compute = lambda: Compute.find(config.compute, config.model.dtype, Platform.detect())  # noqa: E731
     _noted(findings, "compute", "install it, or turn the setting off", find_compute, lambda found: found.line().removeprefix("compute: "))
-    return model[0] if model else None
 
 
 def _check_text(findings: Findings, config: TrainConfig | SftConfig, model) -> None:

@@ -10,6 +10,8 @@ from megatron_oreal.keys.files import conf_dir
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.shapes import SHAPES
 
+BENCH = ("debug=bench", "mode=bench")
+
 
 def compose(overrides: Sequence[str]) -> Planned:
     """From a training run's overrides and the planner's; what conf/plan/ says of the experiment goes with it.
@@ -22,6 +24,16 @@ def compose(overrides: Sequence[str]) -> Planned:
     if planned.plan.shape is not None:
         _refuse_unknown("shape", planned.plan.shape, SHAPES)
     return planned
+
+
+def asks_for_bench(overrides: Sequence[str]) -> bool:
+    """Whether a training run is only to be timed beside its plan (megatron_oreal.bench)."""
+    return any(word in BENCH for word in overrides)
+
+
+def compose_bench(overrides: Sequence[str]) -> Planned:
+    """As compose; how many GPUs there are is counted when the ranks have met, and need not be given."""
+    return compose(["plan.gpus=1", *overrides])
 
 
 def with_section(overrides: Sequence[str]) -> list[str]:
