@@ -10,7 +10,7 @@ Leaves bench.json in run_dir.
 
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.model.architecture import check_fields
-from megatron_oreal.plan.compose import compose_bench
+from megatron_oreal.plan.compose import compose_bench, with_section
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.start import refuse_what_cannot_fit_of
 from megatron_oreal.plan.shapes import architecture_of
@@ -47,4 +47,4 @@ def run(config: Planned) -> None:
 
 def main(arguments: list[str]) -> int:
     """Entry point; returns the exit status."""
-    return run_command(COMMAND, run, arguments, check, compose_bench)
+    return run_command(COMMAND, run, with_section(arguments), check, compose_bench)

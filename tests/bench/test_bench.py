@@ -23,9 +23,9 @@ from megatron_oreal.plan.compose import compose, compose_bench
 from megatron_oreal.plan.shapes import architecture_of
 from tests import runs
 
-LARGE = {"vocab_size": 60000, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
-"""1 GiB of weights, gradients and optimizer states, and little to compute. Of a smaller model one would see the process itself alone."""
-SHORT = ["rollout.max_total_tokens=128", "rollout.max_new_tokens=112", "plan.lengths.prompt=16", "plan.lengths.median=90"]
+LARGE = {"vocab_size": 90000, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+"""1.5 GiB of weights, gradients and optimizer states, and little to compute. Of a smaller model one would see the process itself alone."""
+SHORT = ["rollout.max_total_tokens=64", "rollout.max_new_tokens=56", "plan.lengths.prompt=8", "plan.lengths.median=40"]
 FEW = ["experiment=demo", "debug=bench", "data.questions_per_step=3", "rollout.samples=2", "learn.tokens_per_micro_batch=128"]
 
 
@@ -46,7 +46,7 @@ def test_two_ranks_hold_what_was_planned_and_every_stage_is_timed(sizes, tmp_pat
     assert found["layout"] == {"tp": 2, "pp": 1, "vpp": None, "cp": 1, "dp": 1} and found["device"] == "CPU"
     assert [rank["rank"] for rank in found["memory"]] == [0, 1] == list(range(len(found["matmul"]["ranks"])))
     for rank in found["memory"]:
-        assert rank["held"] > 0.9 * GIB  # half of it is what the model's size decides
+        assert rank["held"] > GIB  # more than half of it is what the model's size decides
         assert rank["held_over_planned"] == pytest.approx(1, rel=0.10)
     config = compose_bench(asked)
     hf = AutoConfig.from_pretrained(sizes)
