@@ -16,7 +16,7 @@ def main(command: str, *overrides: str) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"RUN_DIR={shlex.quote(config.run_dir)} PLACEMENT={config.rollout.placement}")
+    print(f"RUN_DIR={shlex.quote(config.run_dir)} PLACEMENT={config.rollout.placement if config.has_engines else 'none'}")
     return 0
 
 

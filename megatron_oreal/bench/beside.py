@@ -34,8 +34,9 @@ def predict(config: Planned, model: Architecture) -> Prediction:
         return Prediction(parameters, {}, [held[stage] for stage in sorted(held)], [None] * len(held), "")
     plan = make_plan(config, model, builds=False)
     seconds = _by_stage(plan.parts) | {GATHER: handed_over_s(parameters, NUMBER_BYTES[config.model.dtype], switched=False)}
-    held = [stage.training - stage.released for stage in plan.stages]
-    return Prediction(parameters, seconds, held, [stage.state + stage.activations for stage in plan.stages], plan.prices)
+    tensors = [stage.state + stage.activations for stage in plan.stages]
+    held = [known + stage.allowance for known, stage in zip(tensors, plan.stages, strict=True)]
+    return Prediction(parameters, seconds, held, tensors, plan.prices)
 
 
 def _by_stage(parts: Sequence[Part]) -> dict[str, float]:

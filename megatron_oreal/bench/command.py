@@ -12,8 +12,8 @@ from megatron_oreal.command import Command, run_command
 from megatron_oreal.model.architecture import check_fields
 from megatron_oreal.plan.compose import compose_bench, with_section
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.start import refuse_what_cannot_fit_of
 from megatron_oreal.plan.shapes import architecture_of
+from megatron_oreal.plan.start import refuse_what_cannot_fit_of
 
 MAIN_KEYS = (
     "bench_steps model.path plan.shape run_dir plan.lengths.median plan.lengths.spread plan.lengths.prompt plan.mixed "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
 
 from megatron_oreal.bench.matmul import matmul_flops
 from megatron_oreal.bench.stand_in import trajectories
@@ -75,11 +76,13 @@ def _step(learner: Learner, samples: Sequence[Sample], number: int) -> dict[str,
     clock.restart()
     started = time.perf_counter()
     learner.train(TrainBatch(list(samples)), number)
+    ranks.enter("optimizer")
+    policy = learner.policy.gpt  # what its update has left to be gathered (learn.overlap_param_gather) is its own
     clock.leave()
     mine = [*(clock.seconds(stage) for stage in TRAINING), time.perf_counter() - started]
     means = ranks.total(torch.tensor(mine, dtype=torch.float64)) / ranks.placement.world_size
     ranks.enter(GATHER)
-    _gather(learner)
+    _gather(policy, learner)
     clock.leave()
     slowest = ranks.largest(torch.tensor([clock.seconds(GATHER)], dtype=torch.float64))
     row = dict(zip(STAGES, [*means.tolist(), *slowest.tolist()], strict=True))
@@ -88,11 +91,10 @@ def _step(learner: Learner, samples: Sequence[Sample], number: int) -> dict[str,
     return row
 
 
-def _gather(learner: Learner) -> None:
-    """The policy's tensors whole, one by one, as sync.publisher has them sent."""
-    chunks = learner.policy.gpt  # of all ranks, where an update has left weights to be gathered
+def _gather(policy: Sequence[GPTModel], learner: Learner) -> None:
+    """Its tensors whole, one by one, as sync.publisher has them sent."""
     if learner.ranks.is_first_replica:
-        for _ in hf_weights.export(chunks, learner.models.dims):
+        for _ in hf_weights.export(policy, learner.models.dims):
             pass
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
+from launch.slurm import facts
 from megatron_oreal import train
 from megatron_oreal.bench.beside import predict
 from megatron_oreal.bench.measure import GATHER, STAGES, Measured, RankMemory
 from megatron_oreal.bench.report import Bench, as_json, as_text
 from megatron_oreal.bench.stand_in import trajectories
 from megatron_oreal.devices import GIB
+from megatron_oreal.doctor import command as doctor
 from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.model.shape import head_dim
@@ -76,8 +78,8 @@ def test_beside_a_gpus_steps_stands_what_the_plan_command_says(capsys):
     assert named == pytest.approx(prediction.seconds["step"]) and prediction.seconds["reference"] == pytest.approx(parts["reference"])
     assert prediction.seconds[GATHER] < said["step"]["sync"]["seconds"]
     for stage, held, tensors in zip(said["stages"], prediction.held, prediction.tensors, strict=True):
-        assert held == pytest.approx(stage["training"] - stage["released"])
         assert tensors == pytest.approx(stage["state"] + stage["activations"])
+        assert held == pytest.approx(tensors + stage["allowance"])
     seconds = {name: 2 * prediction.seconds[name] for name in STAGES}
     memory = [RankMemory(rank // 32, round(0.5 * prediction.held[rank // 32]), 1 << 30) for rank in range(128)]
     measured = Measured(seconds, {"policy": 1e18, "step": 2e18}, [6e14] * 127 + [3e14], memory, 90, 500_000, "anything")
@@ -112,3 +114,12 @@ def test_a_run_that_trains_has_no_bench_steps(capsys, tmp_path):
     given = ["experiment=demo", "model.path=unused", "data.train=unused", f"run_dir={tmp_path}"]
     assert train.main([*given, "bench_steps=3"]) == 2
     assert capsys.readouterr().err == "error: config: bench_steps=3 goes with debug=bench\n"
+
+
+def test_the_preflight_check_asks_for_nothing_that_a_bench_does_without(sizes, tmp_path, capsys):
+    overrides = ["experiment=demo", "debug=bench", f"model.path={sizes}", f"run_dir={tmp_path / 'run'}", "plan.lengths.prompt=8"]
+    assert doctor.main([*overrides, "--ranks=2", "--ranks-per-node=2"]) == 0
+    lines = capsys.readouterr().out
+    assert "layout" in lines and "compute" in lines and "questions" not in lines and "tokenizer" not in lines
+    assert facts.main("train", *overrides) == 0
+    assert capsys.readouterr().out == f"RUN_DIR={tmp_path / 'run'} PLACEMENT=none\n"
