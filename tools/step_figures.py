@@ -14,8 +14,8 @@ from megatron_oreal.learn.flops import StepCost
 from megatron_oreal.learn.packing import Cost
 from megatron_oreal.model.config import ONE_RANK
 from megatron_oreal.model.gpt import head_dim
-from megatron_oreal.plan.fit import FRAGMENTATION, PROCESS_GIB
 from megatron_oreal.plan.memory import Formula, Workload
+from megatron_oreal.plan.stages import FRAGMENTATION, PROCESS_GIB
 from megatron_oreal.trajectory import Sample
 
 QWEN_7B = {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064}
