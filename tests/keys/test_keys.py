@@ -47,7 +47,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest(override, meant):
 
 
 def test_where_nothing_is_near_there_is_what_is_known():
-    assert "unknown key zzz; known: checkpoint, compute, data" in wrong("zzz=1")
+    assert "unknown key zzz; known: bench_steps, checkpoint, compute, data" in wrong("zzz=1")
     assert "(auto, dp2, pp2, tp2)" in wrong("parallel=zzz")
 
 
