@@ -26,16 +26,13 @@ WORKS = {  # what is no number, no switch and no choice, and what 0 and null are
     0: "tail judge.temperature threshold eta beta min_lr warmup_steps weight_decay freeze_steps eval.samples validation validation_samples "
     "seed keep_best hf_interval",
     None: "vpp dp router admin_key_file judge.model judge.key_file judge.cache importance_cap eval.data patience project experiment uri "
-    "kind memory_gib resume recorded replay_step split answers release_memory length longest",
+    "kind memory_gib resume recorded replay_step split answers release_memory length longest bench_steps",
     "text": "path data.train system_prompt stop_word bind admin_key_file judge.model judge.key_file judge.cache eval.data project "
     "experiment uri run_dir resume questions split out answers",
 }
 NEEDED = [("evaluate", "eval.data", None), ("select", "answers", None)]  # by these commands: others go without
 UNTOUCHED = {  # by tests as by their names; why
     "parallel.control_timeout_s": "a rank waits for it an hour; tests/test_lost_rank.py ends runs before",
-    "policy.optimizer.clip_grad": "tests/learn/test_optimizer.py compares with AdamW, gradients above and below it",
-    "token_rm.optimizer.clip_grad": "the same class",
-    "optimizer.clip_grad": "the same class",
 }
 
 
