@@ -87,7 +87,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layers", default="auto", help="a number, or auto")
     for name, default in (("tokens", 16384), ("micro-batches", 4), ("steps", 5), ("warm-up", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--recompute", choices=("none", "selective", "full"), default="none")
+    parser.add_argument("--recompute", choices=("none", "core_attn", "mlp", "full"), default="none")
     parser.add_argument("--against-plain", action="store_true")
     parser.add_argument("--profile", type=Path, help="folder for a trace of one step, a folder a shape")
     parser.add_argument("--json", action="store_true", help="one object a shape and line, in place of the tables")

@@ -106,7 +106,8 @@ def work_of(samples: Sequence, hf, recompute: str) -> Work:
     cost = Cost.of(hf, head_dim(hf))
     layers = sum(cost(s.length) for s in samples)
     attention = sum(cost.quadratic * s.length**2 for s in samples)
-    again = {"none": 0.0, "selective": attention, "full": layers}[recompute]
+    mlp = sum(cost.feed_forward * s.length for s in samples)
+    again = {"none": 0.0, "core_attn": attention, "mlp": mlp, "full": layers}[recompute]
     head = 2.0 * hf.hidden_size * hf.vocab_size * sum(len(s.response_ids) for s in samples)
     needed = StepCost.of(hf, cost, token_rm=True, reference=True).of_stages(samples, policy=True)
     twice = {"token_rm": again, "reference": 0.0, "policy": again + head}

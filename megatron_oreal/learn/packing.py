@@ -22,6 +22,7 @@ class Cost:
 
     linear: float  # per token
     quadratic: float  # per squared token of a sequence
+    feed_forward: float = 0.0  # of linear
 
     @classmethod
     def of(cls, hf, head_dim: int) -> "Cost":
@@ -30,8 +31,9 @@ class Cost:
         Two FLOPs per weight and token; causal attention is two products (scores, values) over half of length x length.
         """
         queries, keys = hf.num_attention_heads * head_dim, hf.num_key_value_heads * head_dim
-        weights = hf.hidden_size * (2 * queries + 2 * keys + 3 * hf.intermediate_size)
-        return cls(linear=2.0 * hf.num_hidden_layers * weights, quadratic=2.0 * hf.num_hidden_layers * queries)
+        per_weight, feed_forward = 2.0 * hf.num_hidden_layers, 3 * hf.hidden_size * hf.intermediate_size
+        weights = hf.hidden_size * (2 * queries + 2 * keys) + feed_forward
+        return cls(per_weight * weights, per_weight * queries, per_weight * feed_forward)
 
     def __call__(self, length: int) -> float:
         return length * (self.linear + self.quadratic * length)

@@ -59,10 +59,10 @@ class Compute:
     def transformer_options(self) -> dict:
         """Fields of Megatron's TransformerConfig."""
         options = self.platform.transformer_options() | {"gradient_accumulation_fusion": self.config.fused_weight_gradients}
-        if self.config.recompute != "none":
-            options["recompute_granularity"] = self.config.recompute
         if self.config.recompute == "full":
-            options |= {"recompute_method": "uniform", "recompute_num_layers": 1}
+            options |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+        elif self.config.recompute != "none":
+            options |= {"recompute_granularity": "selective", "recompute_modules": [self.config.recompute]}
         if self.config.fp8 != "none":
             # Scaled by the tensors of the moment: delayed scaling keeps a history, which policy, reference and token RM would share.
             options |= {"fp8": self.config.fp8, "fp8_recipe": "tensorwise"}

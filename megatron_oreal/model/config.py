@@ -57,7 +57,7 @@ class ComputeConfig(Checked):
 
     def check(self, require: Require) -> None:
         for name, allowed in (
-            ("recompute", ("none", "selective", "full")),
+            ("recompute", ("none", "core_attn", "mlp", "full")),
             ("fp8", ("none", "hybrid", "e4m3")),
             ("adam", ("auto", "te", "apex")),
             ("attention", ("auto", "flash", "fused", "unfused")),

@@ -95,9 +95,15 @@ class Formula:
         # Both norms' inputs and outputs; the fused q, k, v; q and k rotated (and, in Qwen3, normed before); attention's output.
         kept = 4 * stream + column * ((queries + 2 * keys) + (1 + qk_norm) * (queries + keys) + queries) / tp
         kept += 4 * column * head_dim  # cosines and sines, for q and for k
-        if self.work.recompute == "none":
+        if self.work.recompute != "core_attn":
             kept += self.work.tokens // self.work.parallel.cp * 4 * hf.num_attention_heads / tp  # attention's normalisers
         return kept + 3 * projection  # SwiGLU's input, twice as wide, and its output
+
+    def recomputed(self) -> float:
+        """Of that what a layer does not keep, and has again in its own backward pass."""
+        _, stream, _, projection = self._sizes
+        # Of the feed-forward part its input stays, which is the second norm's as well.
+        return {"full": self.layer() - stream, "mlp": stream + 3 * projection}.get(self.work.recompute, 0.0)
 
     def logprobs(self, stage: int) -> float:
         """Workspace of the log-probabilities at its peak, in their backward pass (model.logprobs); 0 but on the last stage."""
@@ -134,11 +140,11 @@ class Formula:
         """The most that forward and backward passes hold beside weights, gradients and optimizer."""
         _, stream, _, projection = self._sizes
         parts, layers = self._in_flight(stage)
-        full, last = self.work.recompute == "full", stage == self.work.parallel.pp - 1
+        again, last = self.recomputed(), stage == self.work.parallel.pp - 1
         # A part's output is kept beside its layers' inputs: Megatron frees it with the backward pass.
-        kept = parts * (layers * (stream if full else self.layer()) + stream) + last * stream
+        kept = parts * (layers * (self.layer() - again) + stream) + last * stream
         # In the backward pass of SwiGLU: gradients of its output and, twice as wide, of its input, one temporary, and the output's.
-        layer = full * self.layer() + 4 * projection + stream
+        layer = again + (again > 0) * stream + 4 * projection + stream
         logprobs = self.logprobs(stage) if role == "policy" else 0.0
         return kept + self.buffer() + max(layer, logprobs)
 

@@ -14,8 +14,8 @@ from megatron_oreal.plan.fit import Plan, make_plan
 from megatron_oreal.plan.shapes import Architecture
 
 TENSOR, PIPELINE, CHUNKS, CONTEXT = (1, 2, 4, 8), (1, 2, 4, 8), (None, 2, 4), (1, 2, 4)
-RECOMPUTE = ("none", "full")
-"""Not "selective": it drops what attention keeps of its scores, which is nothing with fused kernels."""
+RECOMPUTE = ("none", "mlp", "full")
+"""Not "core_attn": it drops what attention keeps of its scores, which is nothing with fused kernels."""
 CONFIRMED = 3
 """Candidates that are built, one after the other, until one fits: formula and build differ by little."""
 BUDGETS = (1, 2)

@@ -13,7 +13,7 @@ from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.engine import EngineMemory, engines, prices, response_lengths, sampler
 from megatron_oreal.plan.memory import ADAM_BYTES, GRADIENT_BYTES, NUMBER_BYTES
 from megatron_oreal.plan.operations.sampling import slowest
-from megatron_oreal.plan.operations.training import FORWARD, RECOMPUTED, TRAINED, Overlap, Trainer, Work
+from megatron_oreal.plan.operations.training import FORWARD, RECOMPUTED, TRAINED, Overlap, Pass, Trainer, Work
 
 VERIFY_S = 2 * 0.74 / 1024
 """Of one process for a response (1,024 responses of 30,000 characters in 0.74 s on two); newer figures: verify/README.md."""
@@ -111,7 +111,7 @@ def sampled_tokens(config: Planned) -> int:
 def training_parts(config: Planned, hf, parameters: int) -> list[Part]:
     """Token RM, reference and policy, as far as the objective has them."""
     spread, model = spread_of(config, hf), trainer(config, hf)
-    passes = RECOMPUTED if config.compute.recompute == "full" else TRAINED
+    passes = _passes(config, hf, spread)
     computed = passes[0] + 2 * passes[1]  # in forward passes
     head = 2.0 * hf.hidden_size * hf.vocab_size
     sizes = parameters, ADAM_BYTES[config.model.dtype], GRADIENT_BYTES
@@ -126,6 +126,13 @@ def training_parts(config: Planned, hf, parameters: int) -> list[Part]:
     flops = computed * spread.total_flops + 4 * head * spread.total_tokens  # model.logprobs computes the logits twice
     update = model.update(*sizes, spread.work, read_at_once=True)  # by the sync that follows
     return [*parts, Part("policy", flops, model.seconds(spread.work, passes, 4) + update, TRAINING, update=update)]
+
+
+def _passes(config: Planned, hf, spread: Spread) -> Pass:
+    """Of a trained model over its layers."""
+    if config.compute.recompute == "mlp":
+        return 1 + Cost.of(hf, head_dim(hf)).feed_forward * spread.total_tokens / spread.total_flops, 1
+    return RECOMPUTED if config.compute.recompute == "full" else TRAINED
 
 
 def trainer(config: Planned, hf) -> Trainer:

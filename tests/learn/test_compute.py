@@ -61,7 +61,7 @@ def train(run: TrainConfig) -> tuple[list[dict], dict, int]:
 def test_recomputation_changes_nothing_and_happens(ranks, tiny_model, parallel):
     world = 2 if parallel else 1
     plain = ranks(world, train, settings(tiny_model(), parallel))
-    for how in ("selective", "full"):
+    for how in ("core_attn", "mlp", "full"):
         again = ranks(world, train, settings(tiny_model(), parallel, recompute=how))
         for (metrics, weights, calls), (expected, expected_weights, once) in zip(again, plain, strict=True):
             assert metrics == [pytest.approx(step, rel=1e-6) for step in expected]

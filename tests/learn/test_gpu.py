@@ -92,12 +92,12 @@ def test_transformer_engine_in_float32_gives_the_numbers_of_a_plain_implementati
         (compute_config(), 0.05),
         (compute_config(attention="fused"), 0.05),
         (compute_config(recompute="full"), 0.05),
-        (compute_config(recompute="selective"), 0.05),
+        (compute_config(recompute="mlp"), 0.05),
         (compute_config(fused_weight_gradients=True), 0.05),
         (compute_config(fp8="hybrid"), 0.3),
         (compute_config(fp8="hybrid", recompute="full"), 0.3),
     ],
-    ids=["auto", "fused", "full", "selective", "fused-gradients", "fp8", "fp8-full"],
+    ids=["auto", "fused", "full", "mlp", "fused-gradients", "fp8", "fp8-full"],
 )
 def test_bfloat16_and_fp8_follow_float32(ranks, model, compute, rel):
     if compute.fp8 != "none" and torch.cuda.get_device_capability() < (8, 9):

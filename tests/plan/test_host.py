@@ -82,6 +82,7 @@ def _count_what_is_there(model: list, trained: bool, alive: Alive) -> None:
     [
         ("qwen2", False, "policy", "none", {}),
         ("qwen2", True, "policy", "full", {}),
+        ("qwen2", True, "policy", "mlp", {}),
         ("qwen3", False, "policy", "none", {"tp": 2}),
         ("qwen2", True, "policy", "none", {"tp": 2, "sequence_parallel": True}),
         ("qwen2", True, "token_rm", "full", {"tp": 2}),

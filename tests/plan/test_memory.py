@@ -73,6 +73,7 @@ def test_formula_and_models_agree_for_7b_on_32_gpus():
 @pytest.mark.parametrize(
     ("shape", "work"),
     [
+        ("qwen2.5-7b", Workload(parallel_config(tp=4, sequence_parallel=True), "mlp", "bfloat16", 32, 16384, 5, "fused")),
         ("qwen2.5-32b", Workload(parallel_config(tp=8, pp=4, sequence_parallel=True), "none", "bfloat16", 128, 16384, 9, "fused")),
         ("qwen2.5-32b", Workload(parallel_config(tp=8, pp=4, vpp=2, sequence_parallel=True), "full", "bfloat16", 128, 16384, 8, "fused")),
         ("qwen2.5-7b", Workload(parallel_config(tp=2, pp=2, cp=2, sequence_parallel=True), "none", "bfloat16", 32, 32768, 5, "fused")),
@@ -80,10 +81,10 @@ def test_formula_and_models_agree_for_7b_on_32_gpus():
         ("qwen2.5-7b", Workload(parallel_config(tp=2), "none", "float32", 2, 4096, 1, "fused")),
         (
             "qwen3-8b",
-            Workload(parallel_config(tp=4, pp=2, vpp=3, cp=2, sequence_parallel=True), "selective", "bfloat16", 32, 16384, 4, "fused"),
+            Workload(parallel_config(tp=4, pp=2, vpp=3, cp=2, sequence_parallel=True), "core_attn", "bfloat16", 32, 16384, 4, "fused"),
         ),
     ],
-    ids=["32b-none", "32b-vpp2", "7b-tp2-pp2-cp2", "7b-pp2-chunked", "7b-tp2-float32", "qwen3-vpp3-cp2"],
+    ids=["7b-mlp", "32b-none", "32b-vpp2", "7b-tp2-pp2-cp2", "7b-pp2-chunked", "7b-tp2-float32", "qwen3-vpp3-cp2"],
 )
 def test_formula_and_models_agree_in_other_layouts(shape, work):
     assert_agree(build_and_estimate(SHAPES[shape], work), work.parallel.pp)

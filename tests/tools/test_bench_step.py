@@ -24,7 +24,8 @@ def by_hand(lengths: list[int], responses: int) -> tuple[int, int, int]:
 def test_flops_are_those_of_a_count_by_hand():
     samples = TINY.samples
     layers, attention, head = by_hand([s.length for s in samples], sum(len(s.response_ids) for s in samples))
-    for recompute, again in (("none", 0), ("selective", attention), ("full", layers)):
+    mlp = 2 * 2 * 3 * 64 * 128 * sum(s.length for s in samples)
+    for recompute, again in (("none", 0), ("core_attn", attention), ("mlp", mlp), ("full", layers)):
         work = work_of(samples, TINY.hf, recompute)
         assert work.needed == {"token_rm": 3 * layers, "reference": layers + head, "policy": 3 * layers + 3 * head}
         assert work.computed == {"token_rm": 3 * layers + again, "reference": layers + head, "policy": 3 * layers + again + 4 * head}

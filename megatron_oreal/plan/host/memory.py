@@ -64,10 +64,10 @@ class CpuFormula(Formula):
         """The most that forward and backward passes hold beside weights, gradients and optimizer."""
         parallel, (_, stream, _, projection) = self.work.parallel, self._sizes
         parts, layers = self._in_flight(stage)
-        full, last = self.work.recompute == "full", stage == parallel.pp - 1
-        kept = parts * layers * (stream if full else self.layer()) + parts * stream * (parallel.pp > 1) + self.buffer()
+        again, last = self.recomputed(), stage == parallel.pp - 1
+        kept = parts * layers * (self.layer() - again) + parts * stream * (parallel.pp > 1) + self.buffer()
         # SwiGLU's gradients: of its output, of both parts of its input, and these joined; and the residual stream's.
-        at_a_layer = full * self.layer() + 5 * projection + stream
+        at_a_layer = again + (again > 0) * stream + 5 * projection + stream
         at_the_end = parts * stream * (parallel.pp > 1)
         if stage == 0:
             at_the_end += self._head()[0]  # the embedding's

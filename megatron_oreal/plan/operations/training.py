@@ -13,8 +13,8 @@ ATTENTION_BACKWARD = 3.0
 figures 5 and 6: 620 against 520 TFLOP/s at 16k tokens)."""
 MOVED = 20
 """Numbers of the residual stream that norms and residual sums read and write in a forward pass, in hidden sizes; backward twice that."""
-Pass = tuple[int, int]
-"""(forward, backward) passes over the layers."""
+Pass = tuple[float, float]
+"""(forward, backward) passes over the layers; a part of one where parts of a layer are computed again."""
 FORWARD, TRAINED, RECOMPUTED = (1, 0), (1, 1), (2, 1)
 BUCKET = 40_000_000
 """Parameters whose gradients travel together (megatron.core.distributed, as long as there are fewer than 40 data-parallel ranks)."""
