@@ -102,8 +102,7 @@ class Formula:
     def recomputed(self) -> float:
         """Of that what a layer does not keep, and has again in its own backward pass."""
         _, stream, _, projection = self._sizes
-        # Of the feed-forward part its input stays, which is the second norm's as well.
-        return {"full": self.layer() - stream, "mlp": stream + 3 * projection}.get(self.work.recompute, 0.0)
+        return {"full": self.layer() - stream, "mlp": 3 * projection}.get(self.work.recompute, 0.0)
 
     def logprobs(self, stage: int) -> float:
         """Workspace of the log-probabilities at its peak, in their backward pass (model.logprobs); 0 but on the last stage."""

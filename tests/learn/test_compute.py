@@ -1,9 +1,11 @@
 """Recomputation changes nothing but memory, bf16 keeps fp32 master weights, and kernels that are not there are refused in one line."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
+from megatron.core.transformer.mlp import MLP
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.learn.config import TokenRMConfig
@@ -40,21 +42,27 @@ def make_batch() -> TrainBatch:
     return TrainBatch([Sample("q", t[:5], t[5:], 1 - 2 * (i % 2), 1.0 - 2 * (i % 2), 0.5, 0) for i, t in enumerate(tokens)])
 
 
-def train(run: TrainConfig) -> tuple[list[dict], dict, int]:
-    """Metrics of each step, this stage's final weights, and how often attention was computed."""
-    attention, calls = cpu_layers.CpuCoreAttention.forward, []
+def train(run: TrainConfig) -> tuple[list[dict], dict, Counter]:
+    """Metrics of each step, this stage's final weights, and how often attention and feed-forward were computed."""
+    calls = Counter()
 
-    def counted(self, *args, **kwargs):
-        calls.append(1)
-        return attention(self, *args, **kwargs)
+    def count(name: str, part: type) -> None:
+        forward = part.forward
 
-    cpu_layers.CpuCoreAttention.forward = counted
+        def counted(self, *args, **kwargs):
+            calls[name] += 1
+            return forward(self, *args, **kwargs)
+
+        part.forward = counted
+
+    count("core_attn", cpu_layers.CpuCoreAttention)
+    count("mlp", MLP)
     ranks = Ranks(run.parallel, run.seed)
     learner = Learner(run, ranks)
     metrics = [learner.train(make_batch(), step).metrics for step in range(1, run.steps + 1)]
     weights = {n: t.float().clone().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}
     ranks.stop()
-    return [{k: v for k, v in m.items() if not k.startswith("time/")} for m in metrics], weights, len(calls)
+    return [{k: v for k, v in m.items() if not k.startswith("time/")} for m in metrics], weights, calls
 
 
 @pytest.mark.parametrize("parallel", [{}, {"tp": 2, "sequence_parallel": True}, {"pp": 2}], ids=["tp1", "tp2-sp", "pp2"])
@@ -66,7 +74,8 @@ def test_recomputation_changes_nothing_and_happens(ranks, tiny_model, parallel):
         for (metrics, weights, calls), (expected, expected_weights, once) in zip(again, plain, strict=True):
             assert metrics == [pytest.approx(step, rel=1e-6) for step in expected]
             assert all(weights[n] == pytest.approx(w, rel=1e-6, abs=1e-7) for n, w in expected_weights.items())
-            assert calls > once  # the reference is computed once in either case, the trained models twice
+            for part in ("core_attn", "mlp"):  # the reference's is computed once in any case, those of the trained models twice
+                assert (calls[part] > once[part]) == (how in (part, "full")), part
 
 
 def train_in_bf16(run: TrainConfig) -> tuple[list[dict], float, float, set]:
