@@ -26,9 +26,12 @@ def why_none() -> str:
 class Hosts:
     """h1, h2, ... at 10.77.0.1, .2, ... (fd77::1, ...) on one switch, all in namespaces of their own; gone after the context."""
 
-    def __init__(self, count: int, own_name_is: str | None = None, docker: bool = False):
-        """`own_name_is`: what each host's own name resolves to there, in place of its address; `docker`: eth0 comes after a docker0."""
-        self._numbers, self._own_name_is, self._docker = range(1, count + 1), own_name_is, docker
+    def __init__(self, count: int, own_name_is: str | None = None, docker: bool = False, mbit: int | None = None):
+        """`own_name_is`: what each host's own name resolves to there, in place of its address; `docker`: eth0 comes after a docker0.
+
+        `mbit`: a second, in either direction of each link.
+        """
+        self._numbers, self._own_name_is, self._docker, self._mbit = range(1, count + 1), own_name_is, docker, mbit
         self._tag = f"oreal{os.getpid()}"
 
     def __enter__(self) -> "Hosts":
@@ -67,6 +70,10 @@ class Hosts:
         _ip("-n", host, "addr", "add", f"fd77::{n}/64", "dev", "eth0", "nodad")
         for device in ("eth0", "lo"):
             _ip("-n", host, "link", "set", device, "up")
+        if self._mbit:
+            limit = ["root", "tbf", "rate", f"{self._mbit}mbit", "burst", "256kb", "latency", "100ms"]
+            for namespace, device in ((switch, end), (host, "eth0")):
+                subprocess.run(["tc", "-n", namespace, "qdisc", "replace", "dev", device, *limit], check=True)
         self._etc(n).mkdir(parents=True)
         mine = {m: self._own_name_is if m == n and self._own_name_is else f"10.77.0.{m}" for m in self._numbers}
         (self._etc(n) / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{a} h{m}\n" for m, a in mine.items()))

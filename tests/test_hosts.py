@@ -14,7 +14,7 @@ LOST_AFTER_S = 10
 ENDS_WITHIN_S = LOST_AFTER_S + 30
 STARTS_WITHIN_S = 300
 STAGES = ("rollout", "policy", "sync", "checkpoint")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_none()), reason=why_none())]
+pytestmark = [pytest.mark.hosts, pytest.mark.slow, pytest.mark.skipif(bool(why_none()), reason=why_none())]
 
 
 class TwoHosts:

@@ -56,18 +56,32 @@ def replicas_at_work(seats: Sequence[Seat], guests: Sequence[Guest]) -> set[int]
     return {0} | {seat.replica for seat in seats if seat.rank in giving}
 
 
-def carried(seats: Sequence[Seat], stage_bytes: Sequence[int], at_work: set[int]) -> dict[int, int]:
-    """Bytes of one publication that come to each host from others: see Stages.carry.
+@dataclass
+class Traffic:
+    """Bytes of one publication over a host's link to the others."""
 
-    A rank gets 1/tp of every other stage from its counterpart there; the rest comes over TP, which is within a host where Megatron's
-    own advice is followed.
+    sent: int = 0
+    received: int = 0
+
+    @property
+    def busier(self) -> int:
+        """Of a link that carries both directions at once."""
+        return max(self.sent, self.received)
+
+
+def carried(seats: Sequence[Seat], stage_bytes: Sequence[int], at_work: set[int]) -> dict[int, Traffic]:
+    """What crosses each host's link in one publication.
+
+    sync/stages.py passes 1/tp of every stage from counterpart to counterpart round the ring of stages, to all but the one before it; the
+    rest comes over TP, which is within a host where Megatron's own advice is followed.
     """
     by_place = {(seat.replica, seat.stage, seat.tp): seat for seat in seats}
-    tp = 1 + max(seat.tp for seat in seats)
-    come = {seat.host: 0 for seat in seats}
+    tp, stages = 1 + max(seat.tp for seat in seats), len(stage_bytes)
+    links = {seat.host: Traffic() for seat in seats}
     for seat in seats:
-        for stage, size in enumerate(stage_bytes):
-            sender = by_place[seat.replica, stage, seat.tp]
-            if seat.replica in at_work and sender.host != seat.host:
-                come[seat.host] += size // tp
-    return come
+        following = by_place[seat.replica, (seat.stage + 1) % stages, seat.tp]
+        if seat.replica in at_work and following.host != seat.host:
+            passed = (sum(stage_bytes) - stage_bytes[following.stage]) // tp
+            links[seat.host].sent += passed
+            links[following.host].received += passed
+    return links

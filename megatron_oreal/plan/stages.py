@@ -131,8 +131,9 @@ def _sent(config: TrainConfig | SftConfig, formula: Formula, stage: int) -> floa
     bucket = max(rollout.sync_bucket_mb * 2**20, projection)
     # Gathered over TP, gate and up are one tensor; each is copied, and one kept until both are hashed. A vocabulary is not copied.
     gathered = max(vocabulary, bucket + 3 * projection)
-    if rollout.sync == "tensor":  # every rank has every stage's tensors in its turn
-        return gathered * (config.parallel.tp > 1) + HANDED_OVER * max(words, bucket)
+    if rollout.sync == "tensor":  # every rank gets every stage's tensors, of each its share of a bucket at a time or one that is larger
+        others = (config.parallel.pp - 1) / config.parallel.pp * rollout.sync_bucket_mb * 2**20
+        return gathered * (config.parallel.tp > 1) + HANDED_OVER * (max(words, bucket - others) + others)
     waiting = (BUCKETS - 1) * bucket
     flat = max(vocabulary, bucket) * (rollout.sync == "distributed")  # for NCCL
     return (waiting + gathered) * (config.parallel.tp > 1) + flat

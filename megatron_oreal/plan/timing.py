@@ -159,8 +159,8 @@ def _carried_s(config: Planned, weights: int) -> float:
     plan, layout = config.plan, config.parallel
     here = min(plan.gpus, plan.gpus_per_host)
     seats = seats_of(plan.gpus, here, layout.tp, layout.pp)
-    come = carried(seats, [weights // layout.pp] * layout.pp, {seat.replica for seat in seats})
-    return max(come.values()) / (here * DEVICES[plan.gpu].network_bytes_s * plan.efficiency.network)
+    links = carried(seats, [weights // layout.pp] * layout.pp, {seat.replica for seat in seats})
+    return max(link.busier for link in links.values()) / (here * DEVICES[plan.gpu].network_bytes_s * plan.efficiency.network)
 
 
 def handed_over_s(parameters: int, number: int, switched: bool) -> float:

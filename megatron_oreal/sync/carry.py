@@ -77,7 +77,7 @@ class WeightSender:
         """
         self._sent = {size: EngineChecksums(size, self._kv_heads) for size in set(self._sizes)}
         sending = _Sending(self._delivery, version)
-        parcels = iter(self._delivery.parcels(buckets(tensors, self._bucket_bytes)))
+        parcels = iter(self._delivery.parcels(buckets(tensors, self._bucket_bytes // self._delivery.shared_by)))
         try:
             for parcel, own in parcels:
                 sending.put(parcel)

@@ -15,6 +15,9 @@ from megatron_oreal.sync.gather import Bucket
 class Delivery(Protocol):
     """One sender's way to all engines. Between begin of the first and end of the last sender the engines serve nothing."""
 
+    shared_by: int = 1
+    """Senders whose buckets travel in one parcel."""
+
     def begin(self) -> None: ...
 
     def parcels(self, buckets: Iterable[Bucket]) -> Iterable[tuple[Any, Bucket]]:

@@ -25,7 +25,7 @@ from megatron_oreal.errors import NotWritten, ServerError
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.sync.deliver import Delivery, Updates
 from megatron_oreal.sync.gather import Bucket
-from megatron_oreal.sync.stages import Packed, Part, Stages, fill
+from megatron_oreal.sync.stages import Packed, Part, Stages
 
 BUFFERS = 2  # one is filled while one is handed over
 _STRATEGY = Lock()  # torch's way of sharing is the whole process's, and two threads here change it
@@ -64,12 +64,15 @@ class HandOver(Delivery):
         self._updates.begin()
 
     def parcels(self, buckets: Iterable[Bucket]) -> Iterator[tuple[Packed, Bucket]]:
-        """All stages' buckets, and beside those of this stage their tensors."""
-        for parts, bucket, stage in self._stages.layouts(buckets):
-            memory = self._room(self._stages.room(parts))
-            fill(memory, parts, bucket)
-            self._stages.carry(memory, parts, stage)
-            yield Packed(memory, parts), bucket
+        """All stages' buckets, some of each in a parcel, and beside them the tensors of this stage."""
+        for round in self._stages.rounds(buckets):
+            memory = self._room(round.starts[-1])
+            self._stages.fill(memory, round)
+            yield round.packed(memory), round.own
+
+    @property
+    def shared_by(self) -> int:
+        return self._stages.count
 
     def _room(self, size: int) -> torch.Tensor:
         """[size or more] bytes that can be handed over, and that no engine reads any more.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_oreal.engines.routes import Guest, Seat, carried, givers, replicas_at_work, seats_of
+from megatron_oreal.engines.routes import Guest, Seat, Traffic, carried, givers, replicas_at_work, seats_of
 
 
 def guests(hosts: int, gpus: int, tp: int) -> list[Guest]:
@@ -38,11 +38,12 @@ def test_few_ranks_take_turns_and_replicas_without_an_engine_beside_them_rest():
         (4, 8, 4, 1, 0),  # each host has the whole model, twice
         (16, 8, 8, 4, 3 / 4),  # a stage on each host: the other three, once
         (1, 8, 2, 4, 0),
+        (2, 8, 4, 4, 3 / 4),  # two stages on each host: half comes once, and a quarter goes round the ring back to where it was
         (2, 8, 4, 2, 1),  # two replicas' first halves here, their second halves there: each carries its own
     ],
 )
 def test_bytes_that_cross_to_a_host(hosts, gpus, tp, pp, share):
     seats, model = seats_of(hosts * gpus, gpus, tp, pp), 1 << 20
-    come = carried(seats, [model // pp] * pp, {seat.replica for seat in seats})
-    assert come == {host: share * model for host in range(hosts)}
-    assert not any(carried(seats, [model // pp] * pp, set()).values())
+    links = carried(seats, [model // pp] * pp, {seat.replica for seat in seats})
+    assert links == {host: Traffic(sent=share * model, received=share * model) for host in range(hosts)}
+    assert not any(link.busier for link in carried(seats, [model // pp] * pp, set()).values())

@@ -27,7 +27,8 @@ from tests.settings import engines_at, optimizer_config, parallel_config, policy
 
 PROMPTS = [Prompt("a", "q", "a", [7, 8, 9, 10]), Prompt("b", "q", "a", [300, 20])]
 SAMPLES = [Sample("a", [5, 6, 7], [8, 9, 10, 11], r, r * 0.5, 0.5, 0) for r in (1, -1)]
-LAYOUTS = {"dp2": {"dp": 2}, "tp2": {"tp": 2, "sequence_parallel": True}, "tp2-pp2": {"tp": 2, "pp": 2, "sequence_parallel": True}}
+TP2 = {"tp": 2, "sequence_parallel": True}
+LAYOUTS = {"dp2": {"dp": 2}, "tp2": TP2, "tp2-pp2": TP2 | {"pp": 2}, "pp4": {"pp": 4}}
 
 
 def settings(model: str, run_dir: str, parallel: dict, way: str) -> TrainConfig:
@@ -93,13 +94,14 @@ def restored(server, served_model, tmp_path):
     sync.disconnect()
 
 
-CASES = [("dp2", "distributed"), ("tp2", "tensor"), ("tp2-pp2", "distributed"), ("tp2-pp2", "tensor"), ("tp2-pp2", "disk")]
+CASES = [("dp2", "distributed"), ("tp2", "tensor"), ("tp2-pp2", "distributed")]
+CASES += [("tp2-pp2", "tensor"), ("pp4", "tensor"), ("tp2-pp2", "disk")]
 
 
 @pytest.mark.parametrize(("layout", "way"), CASES)
 def test_after_a_step_and_a_sync_engines_megatron_and_transformers_agree(ranks, endpoints, served_model, restored, tmp_path, layout, way):
     run = settings(served_model, str(tmp_path), LAYOUTS[layout], way)
-    ranks(4 if layout == "tp2-pp2" else 2, train_and_publish, run, endpoints, 11, 1)
+    ranks(4 if "pp" in layout else 2, train_and_publish, run, endpoints, 11, 1)
     new, old = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (tmp_path / "hf", served_model))
     trained = dataclasses.replace(run, model=ModelConfig(str(tmp_path / "hf"), "float32"), parallel=parallel_config(tp=2))
     for endpoint in endpoints:
