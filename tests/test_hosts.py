@@ -1,6 +1,7 @@
 """Runs on several hosts: what their names resolve to, addresses of either kind, and a host that is cut off without a word."""
 
 import json
+import re
 import sys
 import time
 from contextlib import contextmanager
@@ -13,8 +14,8 @@ from tests.hosts import Hosts, why_none
 LOST_AFTER_S = 10
 ENDS_WITHIN_S = LOST_AFTER_S + 30
 STARTS_WITHIN_S = 300
-STAGES = ("rollout", "policy", "sync", "checkpoint")
-pytestmark = [pytest.mark.hosts, pytest.mark.slow, pytest.mark.skipif(bool(why_none()), reason=why_none())]
+STAGES = ("rollout", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("policy", "sync", "checkpoint")))
+pytestmark = [pytest.mark.hosts, pytest.mark.skipif(bool(why_none()), reason=why_none())]
 
 
 class TwoHosts:
@@ -68,6 +69,7 @@ def test_both_sides_of_a_cut_end(task, tmp_path, stage):
             assert "Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("master", "bind"), [("h1", "0.0.0.0"), ("fd77::1", "::")])
 def test_hosts_whose_names_mean_themselves_alone_find_each_other(task, tmp_path, master, bind):
     """As Debian and many images have it; and the first interface is one that leads nowhere."""
@@ -88,13 +90,20 @@ def test_stages_on_different_hosts_hand_over_to_the_engines_on_both(task, tmp_pa
     assert {step["rollout/engines"] for step in steps if "rollout/engines" in step} == {2}
 
 
-def test_the_doctor_of_such_hosts_times_them(task, tmp_path):
+@pytest.mark.slow
+def test_the_doctor_of_such_hosts_times_them_and_what_new_weights_would_take(task, tmp_path):
     shared = {"MASTER_ADDR": "h1", "MASTER_PORT": "29500", "SLURM_NTASKS": "2"}
     inputs = [f"model.path={task / 'base'}", f"data.train={task / 'train.jsonl'}", f"run_dir={tmp_path / 'run'}"]
-    command = [sys.executable, "tools/doctor.py", "--nodes", "h1,h2", "--slowest-allreduce", "0", "experiment=demo", *inputs]
+    run = ["experiment=demo", "parallel=pp2", "rollout.sync=tensor", "rollout.engines=2", "rollout.bind=0.0.0.0", *inputs]
+    command = [sys.executable, "tools/doctor.py", "--nodes", "h1,h2", "--slowest-allreduce", "0", "--ranks", "2", "--ranks-per-node", "1"]
     logs = [tmp_path / f"h{n}.log" for n in (1, 2)]
-    with Hosts(2, own_name_is="127.0.1.1", docker=True) as hosts:
-        nodes = [hosts.start(n + 1, *command, log=logs[n], SLURM_PROCID=str(n), **shared) for n in range(2)]
+    with Hosts(2, own_name_is="127.0.1.1", docker=True, mbit=200) as hosts:
+        nodes = [hosts.start(n + 1, *command, *run, log=logs[n], SLURM_PROCID=str(n), **shared) for n in range(2)]
         for node in nodes:
             node.wait(STARTS_WITHIN_S)
-    assert "1 pairs, slowest h1-h2" in logs[0].read_text(), [log.read_text() for log in logs]
+    lines = logs[0].read_text()
+    pair, weights = re.search(r"1 pairs, slowest h1-h2: ([\d.]+) GB/s", lines), re.search(r"(\S+) GB cross .* (\S+) s at", lines)
+    assert pair and weights, [log.read_text() for log in logs]
+    assert 0.015 < float(pair[1]) < 0.025  # GB/s; 200 Mbit/s are 0.025
+    half = sum(path.stat().st_size for path in (task / "base").glob("*.safetensors")) / 2e9
+    assert float(weights[1]) == pytest.approx(half, rel=0.02) and float(weights[2]) == pytest.approx(half / float(pair[1]), rel=0.1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_oreal.config import SftConfig, TrainConfig
-from megatron_oreal.doctor import inputs, limits, memory, services, software, storage
+from megatron_oreal.doctor import inputs, limits, memory, new_weights, services, software, storage
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, Finding, Findings, report
 from megatron_oreal.doctor.network import Absent, Meeting, differing
 from megatron_oreal.plan.config import Planned
@@ -59,7 +59,10 @@ def examine(config: TrainConfig | SftConfig, wishes: Wishes, place: Place) -> in
             inputs.check_model_is_seen(findings, config.model.path)
         _check_storage(findings, config, wishes, meeting, model)
         if meeting:
-            return _together(findings, wishes, meeting, place.nodes)
+            slowest = meeting.check_pairs(findings, wishes.slowest_allreduce)
+            if model:
+                new_weights.check_carrying(findings, config, model, wishes.ranks, wishes.ranks_per_node, slowest)
+            return _together(findings, meeting, place.nodes)
     except Absent as error:
         findings.add(ERROR, "nodes", str(error), "look at that node, and at its lines above if it left some")
     return _print([place.nodes[place.index]], [findings.all])
@@ -116,9 +119,8 @@ def _check_storage(findings: Findings, config: TrainConfig | SftConfig, wishes: 
             folder.parent.rmdir()  # where it was made for this
 
 
-def _together(findings: Findings, wishes: Wishes, meeting: Meeting, names: list[str]) -> int:
-    """What takes several nodes; the first gathers and prints what all found."""
-    meeting.check_pairs(findings, wishes.slowest_allreduce)
+def _together(findings: Findings, meeting: Meeting, names: list[str]) -> int:
+    """The first node compares, gathers and prints what all found."""
     meeting.share("versions", software.versions())
     meeting.share("findings", findings.all)
     if meeting.index:

@@ -77,8 +77,10 @@ class Meeting:
         if self.index == 0:
             self.all_at("left")
 
-    def check_pairs(self, findings: Findings, slowest_gb_s: float | None) -> None:
+    def check_pairs(self, findings: Findings, slowest_gb_s: float | None) -> float | None:
         """Time an all-reduce between this node and each other one; the first node of a pair notes it where it is too slow or fails.
+
+        Returns GB/s of the slowest pair on the first node; None on others, and where no pair could be timed.
 
         Args:
             slowest_gb_s: payload over time; None: SLOWEST_GB_S of the back end.
@@ -99,11 +101,13 @@ class Meeting:
                 findings.add(ERROR, "all-reduce", text, "drain the node that all slow pairs share: sbatch --exclude")
         dist.destroy_process_group()
         self.share("speed", seen)
-        if self.index == 0:
-            known = {name: speed for some in self.heard("speed", dict[str, float]) for name, speed in some.items()}
-            if known and (least := min(known, key=known.get)):
-                among = f"{len(known)} pairs, slowest {least}"
-                findings.add(OK, "all-reduce", f"{among}: {known[least]:.3f} GB/s with {self._backend}, {slowest:g} asked for")
+        known = {name: speed for some in self.heard("speed", dict[str, float]) for name, speed in some.items()} if self.index == 0 else {}
+        if not known:
+            return None
+        least = min(known, key=known.get)
+        among = f"{len(known)} pairs, slowest {least}"
+        findings.add(OK, "all-reduce", f"{among}: {known[least]:.3f} GB/s with {self._backend}, {slowest:g} asked for")
+        return known[least]
 
     def _join(self) -> None:
         """All in one group, through the interfaces that a run would use (see learn/meeting.py)."""

@@ -19,9 +19,7 @@ def test_four_stages_share_at_the_speed_of_their_links(tmp_path, record_property
         common = {"WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "h1", "MASTER_PORT": "29500"}
         arguments = [str(tmp_path), "4", "2000000", ",".join(map(str, SIZES))]
         logs = [tmp_path / f"h{n}.log" for n in range(4)]
-        ranks = [
-            hosts.start_module(n + 1, "tests.sync.carry_rank", arguments, log, RANK=str(n), **common) for n, log in enumerate(logs)
-        ]
+        ranks = [hosts.start_module(n + 1, "tests.sync.carry_rank", arguments, log, RANK=str(n), **common) for n, log in enumerate(logs)]
         statuses = [rank.wait(120) for rank in ranks]
     assert statuses == [0] * 4, [log.read_text() for log in logs]
     seen = [json.loads((tmp_path / f"rank{n}.json").read_text()) for n in range(4)]
