@@ -26,6 +26,7 @@ from megatron_oreal.machine import ask_for_huge_pages, take_all_open_files
 from megatron_oreal.model.architecture import check_positions, check_written
 from megatron_oreal.monitor.logs import output_of_rank, quiet_libraries
 from megatron_oreal.monitor.run_lock import NAME, refuse_where_at_work
+from megatron_oreal.monitor.saved import find_checkpoint
 from megatron_oreal.stop import REQUESTS
 
 PR_SET_PDEATHSIG = 1
@@ -93,6 +94,16 @@ class Command:
         return asked.help or asked.keys or asked.cfg
 
 
+def _check_what_is_written(config) -> None:
+    """On disk, that is told before a rank imports what takes seconds. Raises ValueError."""
+    if getattr(config, "parallel", None) and (config.model.path or config.has_engines):
+        check_written(config.model.path, config.parallel)
+    if getattr(config, "rollout", None) and getattr(config, "has_engines", True):
+        check_positions(config.model.path, config.rollout.max_total_tokens)
+    if hasattr(config, "resume"):
+        find_checkpoint(Path(config.run_dir) / "checkpoints", config.resume)
+
+
 def run_command(
     command: Command, run: Callable, arguments: list[str] | None = None, check: Callable | None = None, compose: Callable | None = None
 ) -> int:
@@ -113,10 +124,7 @@ def run_command(
         take_all_open_files()
         config = compose(asked.overrides)
         end_with_parent()
-        if getattr(config, "parallel", None) and (config.model.path or config.has_engines):  # told before a rank imports what takes seconds
-            check_written(config.model.path, config.parallel)
-        if getattr(config, "rollout", None) and getattr(config, "has_engines", True):
-            check_positions(config.model.path, config.rollout.max_total_tokens)
+        _check_what_is_written(config)
         ranks = _ranks_to_start(getattr(config, "parallel", None))
         if check:
             check(config)

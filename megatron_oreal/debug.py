@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_oreal.config import TrainConfig
-from megatron_oreal.learn.checkpoint import find_checkpoint, step_of
 from megatron_oreal.monitor.recorded import read_step
+from megatron_oreal.monitor.saved import find_checkpoint, step_of
 from megatron_oreal.run_state import RunState
 from megatron_oreal.trajectory import Group, Prompt, Trajectory, Work
 

@@ -13,10 +13,10 @@ from megatron_oreal.data.training import read_training
 from megatron_oreal.evaluation.evaluator import Asking, askings
 from megatron_oreal.evaluation.sets import ProblemSet, read_sets
 from megatron_oreal.evaluation.validation import HeldOut, hold_out, overlaps, validation_set
-from megatron_oreal.learn.checkpoint import find_checkpoint
 from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.platform import Platform
+from megatron_oreal.monitor.saved import find_checkpoint
 from megatron_oreal.monitor.trackers import check_trackers
 from megatron_oreal.run_state import changed_since
 from megatron_oreal.trajectory import Prompt

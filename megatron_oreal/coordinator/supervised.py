@@ -15,10 +15,10 @@ from megatron_oreal.data.tokenizer import Template, load_tokenizer
 from megatron_oreal.evaluation.evaluator import Asking
 from megatron_oreal.evaluation.sets import ProblemSet
 from megatron_oreal.evaluation.validation import hold_out
-from megatron_oreal.learn.checkpoint import find_checkpoint
 from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.platform import Platform
+from megatron_oreal.monitor.saved import find_checkpoint
 from megatron_oreal.monitor.trackers import check_trackers
 from megatron_oreal.run_state import RunState, changed_since
 from megatron_oreal.trajectory import Directive, Sample, TrainBatch

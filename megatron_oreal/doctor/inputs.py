@@ -13,12 +13,12 @@ from megatron_oreal.doctor.findings import LEFT_OUT, OK, Findings
 from megatron_oreal.evaluation.evaluator import askings
 from megatron_oreal.evaluation.sets import read_sets
 from megatron_oreal.evaluation.validation import hold_out
-from megatron_oreal.learn.checkpoint import find_checkpoint
 from megatron_oreal.model.architecture import check_positions
 from megatron_oreal.model.blueprint import open_model
 from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.hf_files import check_folder
 from megatron_oreal.model.platform import Platform
+from megatron_oreal.monitor.saved import find_checkpoint
 from megatron_oreal.run_state import changed_since
 from megatron_oreal.sync.deliver import check_way
 

@@ -10,10 +10,11 @@ import torch
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.evaluation.figures import Evaluation, Sampled
 from megatron_oreal.evaluation.statistics import Estimate
-from megatron_oreal.learn.checkpoint import Checkpoints, find_checkpoint, list_checkpoints
+from megatron_oreal.learn.checkpoint import Checkpoints
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
+from megatron_oreal.monitor.saved import find_checkpoint, list_checkpoints
 from megatron_oreal.run_state import RunState
 from megatron_oreal.trajectory import Prompt, Sample, Span, TrainBatch, Trajectory, Unfinished
 from tests.settings import optimizer, tiny_run

@@ -146,6 +146,8 @@ SELECTED = [
     select("per_question=0", "per_question=0 must be at least 1"),
     refused("select: no such file", SELECT, "answers.jsonl cannot be read"),
     refused("report: no run", "megatron-oreal report demo", "no run's folder"),
-    refused("convert: no checkpoint", "megatron-oreal convert megatron-to-hf demo --out x", "is no Megatron distributed checkpoint"),
+    refused(
+        "convert: no checkpoint", "megatron-oreal convert megatron-to-hf --megatron demo --out x", "is no Megatron distributed checkpoint"
+    ),
 ]
 TRIALS = [*RESUME, *SUPERVISED, *SELECTED]
