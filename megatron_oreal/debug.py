@@ -40,6 +40,12 @@ class RecordedSteps:
         """Nothing was sampled."""
         return {}
 
+    def quiet(self) -> None:
+        """Nothing is sampled."""
+
+    def go_on(self, version: int) -> None:
+        """As `quiet`."""
+
     def fill(self, state: RunState) -> RunState:
         """There is no place in the data."""
         return state

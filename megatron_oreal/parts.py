@@ -111,7 +111,9 @@ def _opened(run: _Run) -> Iterator[Parts]:
             engines.wait_ready()  # they have been loading meanwhile
         progress.begin()
         ranks.barrier()
-        publisher = stack.enter_context(Publisher(config, learner.models, ranks, engines, bool(shared))) if run.publishes else None
+        publisher = None
+        if run.publishes:
+            publisher = stack.enter_context(Publisher(config, learner.models, ranks, engines, bool(shared), sampling=coordinator))
         workers = Workers(ranks, coordinator, _into_service(publisher, learner, rollout), stop)
         stack.enter_context(workers.saved_if_it_fails(progress.save))
         yield Parts(workers, learner, publisher, progress)
@@ -152,6 +154,7 @@ def _open_coordinator(run: _Run, ranks: Ranks, rollout: Rollout | None, stack: E
     if rollout:
         verifier = _open_verifier(config, reporter, ranks, stack)
         source = Sampler(config, PromptSource(inputs.prompts, config.seed, weights=config.data.weights), rollout, verifier)
+        stack.callback(source.close)
         evaluator = _evaluator(run, rollout, verifier) if config.mode == "train" else None
     stack.enter_context(reporter)
     for line in inputs.notes if rollout else ():
@@ -198,5 +201,5 @@ def _make_room(engines: Engines | None, ranks: Ranks) -> None:
 def _into_service(publisher: Publisher | None, learner: Learns | None, rollout: Rollout | None) -> Callable[[int], object]:
     """What all ranks do when the last engine was lost."""
     if publisher:
-        return lambda version: publisher.publish(learner.policy.gpt, version)
+        return lambda version: publisher.bring_back(learner.policy.gpt, version)
     return lambda version: rollout.take_those_that_are_back() if rollout else None

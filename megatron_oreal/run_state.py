@@ -11,7 +11,7 @@ from megatron_oreal.config import TrainConfig
 from megatron_oreal.evaluation.figures import Evaluation
 from megatron_oreal.learn.checkpoint import STATE
 from megatron_oreal.model.hf_files import fingerprint
-from megatron_oreal.trajectory import Prompt, TrainBatch, Unfinished
+from megatron_oreal.trajectory import TrainBatch, Unfinished
 
 OF_A_START = ("resume", "run_dir", "memory_gib", "mode", "recorded", "replay_step", "record", "profile", "monitor")
 """Keys and sections that say nothing of what is trained."""
@@ -32,10 +32,9 @@ class RunState:
     validation: dict[int, list[float]] = field(default_factory=dict)  # step -> score of each validation question
     validation_set: str = ""  # which questions those are
     pending: TrainBatch | None = None  # sampled and selected for the next step, but not trained on yet
-    unfinished: list[Unfinished] = field(default_factory=list)  # questions whose sampling goes on in the next step
+    unfinished: list[Unfinished] = field(default_factory=list)  # questions that were drawn, and are for a later step
     noted: dict[str, float] = field(default_factory=dict)  # metrics of that step so far
     unwritten: bool = False  # `noted` are those of `step` itself, which has no line in metrics.jsonl yet
-    again: list[Prompt] = field(default_factory=list)  # questions that the step cut, and that the next one asks anew
     settings: dict[str, object] = field(default_factory=dict)  # dotted key -> value, of the configuration that it was saved under
     model: str = ""  # fingerprint of model.path, from which the reference starts again; empty: unknown
 

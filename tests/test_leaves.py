@@ -23,7 +23,7 @@ COMMANDS = {
     "select": (SelectConfig, ["answers=A", "out=O"]),
 }
 WORKS = {  # what is no number, no switch and no choice, and what 0 and null are said to mean in conf/
-    0: "tail judge.temperature threshold eta beta min_lr warmup_steps weight_decay freeze_steps eval.samples validation validation_samples "
+    0: "judge.temperature threshold eta beta min_lr warmup_steps weight_decay freeze_steps eval.samples validation validation_samples "
     "seed keep_best hf_interval",
     None: "vpp dp router admin_key_file judge.model judge.key_file judge.cache importance_cap eval.data patience project experiment uri "
     "kind memory_gib resume recorded replay_step split answers release_memory length longest bench_steps",

@@ -29,6 +29,12 @@ class Conductor:
         best = fresh and self.history.early_stopping.best == step
         return Directive(metrics=metrics, best=best, end=self.history.run_is_to_end)
 
+    def quiet(self) -> None:
+        """Nothing is being sampled when this returns; nothing ever is between stages where nothing is trained on it."""
+
+    def go_on(self, version: int) -> None:
+        """The engines serve this version from here on."""
+
     def record(self, step: int, batch: TrainBatch, token_weights: list[list[float]] | None) -> None:
         """Keep what is to be kept of a trained step: nothing."""
 

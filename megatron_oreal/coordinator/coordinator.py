@@ -28,6 +28,10 @@ class Source(Protocol):
 
     def metrics(self, groups: Sequence[Group], seconds: float) -> dict[str, float]: ...
 
+    def quiet(self) -> None: ...
+
+    def go_on(self, version: int) -> None: ...
+
     def fill(self, state: RunState) -> RunState: ...
 
     def take_up(self, state: RunState) -> None: ...
@@ -72,6 +76,14 @@ class Coordinator(Conductor):
         batch = self._selector.select(groups)
         metrics = rollout_metrics(groups, batch.counts) | origin_metrics(groups, batch)
         return Directive(batch, metrics | self._source.metrics(groups, time.perf_counter() - self._begun))
+
+    def quiet(self) -> None:
+        """Nothing is being sampled when this returns."""
+        self._source.quiet()
+
+    def go_on(self, version: int) -> None:
+        """The engines serve this version from here on, and may sample for the next step."""
+        self._source.go_on(version)
 
     def record(self, step: int, batch: TrainBatch, token_weights: list[list[float]] | None) -> None:
         """Keep what the token RM said of the trained trajectories, where trajectories are recorded."""

@@ -1,75 +1,142 @@
 """Questions in, verified groups out: draws prompts, has them sampled, and has the answers verified as they arrive."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
 from math import ceil, log
 from operator import length_hint
+from statistics import fmean
 from threading import Lock
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.data.prompts import PromptSource
 from megatron_oreal.engines.engines import Engines
 from megatron_oreal.monitor.metrics import sampled_tokens
-from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.rollout.dispatch import RetryCounts
-from megatron_oreal.rollout.generate import InFlight, Rollout
+from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.rollout.in_flight import InFlight
 from megatron_oreal.run_state import RunState
-from megatron_oreal.trajectory import RIGHT, WRONG, Group, Prompt, Unfinished, Work
+from megatron_oreal.trajectory import Group, Prompt, Trajectory, Unfinished, Work
 from megatron_oreal.verify import Verifier
 
 
 class Sampler:
-    """Samples a step's questions; with rollout.tail the slowest go on in the next one."""
+    """Samples questions for step after step.
+
+    With rollout.in_flight above 1 a step gets the first that are finished, and others take their place at once: sampling of those goes on,
+    under the weights of then, after the next publication (engines on the ranks' GPUs), or does not stop but for it (others).
+    """
 
     def __init__(self, config: TrainConfig, prompts: PromptSource, rollout: Rollout, verifier: Verifier):
-        self._prompts = prompts
-        self._unfinished: list[Unfinished] = []  # questions that the last step cut, and that go on
-        self._needed = config.data.questions_per_step
-        self._asked = ceil(self._needed * config.rollout.oversample)
-        self._config, self._rollout, self._verifier = config.rollout, rollout, verifier
-        self._again: list[Prompt] = []  # questions that were cut, and are asked anew
+        self._config, self._prompts, self._rollout, self._verifier = config.rollout, prompts, rollout, verifier
+        self._needed, self._last_step = config.data.questions_per_step, config.last_step
+        self._goes_on = config.rollout.in_flight > 1
+        self._asked = ceil(self._needed * config.rollout.in_flight)
+        self._open: dict[str, Unfinished] = {}  # prompt id -> a question that was drawn and has not been given to a step, as last begun
+        self._lock = Lock()  # of the draw and of what is open: both change together, and not in one thread alone
+        self._sampling: InFlight | None = None  # what is under way
+        self._step = self._version = 0
+        self._ages: list[int] = []  # of the questions of the last step, see first_version
         self._engine_counts = (0, 0, 0)  # lost, rejoined, restarts of the run so far
 
     def draw(self, step: int) -> list[Prompt]:
-        """Questions for a step, besides those that go on: first those that the last one gave up, or the slow ones would never be learnt."""
-        wanted = self._asked - len(self._unfinished)
-        again, self._again = self._again[:wanted], self._again[wanted:]
-        return again + self._prompts.draw(wanted - len(again))
+        """New questions for a step, besides those that go on; none where sampling did not stop, and draws for itself."""
+        self._step = step
+        if self._sampling and self._sampling.ended:
+            self.quiet()
+        return [] if self._sampling else self._draw()
+
+    def _draw(self) -> list[Prompt]:
+        """As many as may be under way besides those that are."""
+        with self._lock:
+            under_way = sum(not self._is_whole(one) for one in self._open.values())
+            prompts = self._prompts.draw(max(min(self._asked - under_way, self._room()), 0))
+            self._open |= {prompt.id: Unfinished(prompt, []) for prompt in prompts}
+        return prompts
+
+    def _one_more(self) -> Prompt | None:
+        """In the place of one that is finished."""
+        with self._lock:
+            if not self._room():
+                return None
+            (prompt,) = self._prompts.draw(1)
+            self._open[prompt.id] = Unfinished(prompt, [])
+        return prompt
+
+    def _room(self) -> int:
+        """Questions that may be drawn: those of a step, finished, may wait for it beside those that are under way, and no more."""
+        return self._asked + self._needed * self._goes_on - len(self._open)
+
+    def _is_whole(self, one: Unfinished) -> bool:
+        return len(one.trajectories) == self._config.samples and all(t.finish != "cut" for t in one.trajectories)
 
     def rollout(self, prompts: Sequence[Prompt], version: int) -> InFlight:
         """Their answers as they finish, sampled by the weights of `version`; and those of the questions that go on."""
-        return self._rollout.generate(prompts, version, unfinished=self._unfinished)
+        self._version = version
+        if self._sampling is None:
+            going_on = [one for name, one in self._open.items() if name not in {prompt.id for prompt in prompts}]
+            more = self._one_more if self._goes_on else None
+            self._sampling = self._rollout.generate(prompts, version, unfinished=going_on, more=more)
+        return self._sampling
 
     def verify(self, sampling: InFlight) -> Work[list[Group]]:
-        """Verdicts while others are being sampled, which ends when enough are there (RolloutCutoff). Groups with all their samples."""
-        cutoff = RolloutCutoff(self._needed, self._asked, self._config, sampling.stop_early)
+        """Verdicts while others are being sampled, until a step has enough (see Enough). Its groups, with all their samples."""
+        stops = self._config.placement == "colocated"  # engines and training take turns
+        enough = Enough(self._needed, self._due(), (sampling.stop_early if stops else sampling.leave) if self._goes_on else None)
         with closing(sampling.events()) as events:
-            groups = yield from self._verifier.verifying(events, length_hint(sampling), self._config.samples, cutoff.note, sampling.cut)
-        self._leave(sampling)
-        return groups
+            groups = yield from self._verifier.verifying(events, length_hint(sampling), self._config.samples, enough.note, sampling.cut)
+        return self._taken(sampling, groups, enough.chosen if self._goes_on else {group.prompt.id for group in groups})
 
-    def _leave(self, sampling: InFlight) -> None:
-        """Keep what was cut, where it is to go on."""
-        resumes = self._config.tail > 0
-        self._unfinished = sampling.unfinished if resumes else []
-        self._again += [] if resumes else [one.prompt for one in sampling.unfinished]
+    def _due(self) -> set[str]:
+        """Questions that a later step would find too old: rollout.max_age."""
+        begun = {name: first_version(one.trajectories) for name, one in self._open.items()}
+        return {name for name, first in begun.items() if first is not None and self._version + 1 - first > self._config.max_age}
+
+    def _taken(self, sampling: InFlight, groups: Sequence[Group], chosen: Collection[str]) -> list[Group]:
+        """The step's; the rest goes on."""
+        sampling.taken(chosen)
+        if not self._goes_on:
+            self._sampling = None
+        elif self._config.placement == "colocated":
+            self.quiet()
+        with self._lock:
+            for name in chosen:
+                self._open.pop(name)
+        step = [group for group in groups if group.prompt.id in chosen]
+        first = [first_version(group.trajectories) for group in step]
+        self._ages = [self._version - version for version in first if version is not None]
+        return step
+
+    def quiet(self) -> None:
+        """Nothing is being sampled when this returns; what there is of open questions is kept."""
+        sampling, self._sampling = self._sampling, None
+        left = sampling.cut_all() if sampling else []
+        with self._lock:
+            self._open |= {one.prompt.id: one for one in left}
+
+    def go_on(self, version: int) -> None:
+        """Sample for the next step, where the schedule lets sampling go on; the engines serve `version`."""
+        if self._goes_on and self._step < self._last_step:
+            self.rollout(self._draw(), version).begin()
+
+    def close(self) -> None:
+        if self._sampling:
+            self._sampling.close()
 
     def metrics(self, groups: Sequence[Group], seconds: float) -> dict[str, float]:
         """What became of the last step's rollout, which took so long, and of the engines."""
-        engines = self._rollout.engines
-        retry_counts, self._rollout.retry_counts = self._rollout.retry_counts, RetryCounts()
+        engines, counts = self._rollout.engines, self._rollout.retry_counts.taken()
         lost, rejoined, restarts = self._since_last_rollout(engines)
         return self._verifier.tally.metrics() | {
             **self._prompts.metrics(),
-            "rollout/retries": retry_counts.retries,
-            "rollout/moved": retry_counts.moved,
+            "rollout/retries": counts.retries,
+            "rollout/moved": counts.moved,
             "rollout/engines_lost": lost,  # these three since the last rollout, in training and sync as well
             "rollout/engines_rejoined": rejoined,
             "rollout/engine_restarts": restarts,
             "rollout/engines": len(engines.serving),
-            "rollout/unfinished": len(self._unfinished),
-            "rollout/abandoned": len(self._again),
+            "rollout/unfinished": len(self._open),
+            "rollout/age_mean": fmean(self._ages) if self._ages else 0.0,
+            "rollout/age_max": max(self._ages, default=0),
             "logprob/top_p_bias_bound": -log(self._config.top_p),  # see oreal.mismatch
             "time/rollout": seconds,
             "perf/rollout_tokens_per_second": sampled_tokens(groups) / seconds,
@@ -77,37 +144,42 @@ class Sampler:
 
     def fill(self, state: RunState) -> RunState:
         """With the place in the data."""
-        return replace(state, drawn=self._prompts.drawn, unfinished=self._unfinished, again=self._again)
+        with self._lock:
+            return replace(state, drawn=self._prompts.drawn, unfinished=list(self._open.values()))
 
     def take_up(self, state: RunState) -> None:
         """Go on from there."""
-        self._prompts.drawn, self._unfinished, self._again = state.drawn, list(state.unfinished), list(state.again)
+        self._step, self._prompts.drawn = state.step, state.drawn
+        self._open = {one.prompt.id: one for one in state.unfinished}
 
     def _since_last_rollout(self, engines: Engines) -> list[int]:
         before, self._engine_counts = self._engine_counts, (engines.lost, engines.rejoined, engines.restarts)
         return [now - then for now, then in zip(self._engine_counts, before, strict=True)]
 
 
-class RolloutCutoff:
-    """Ends the sampling of a step when what is still being sampled cannot matter to it, where the configuration says so.
+def first_version(trajectories: Sequence[Trajectory]) -> int | None:
+    """Of the policy that sampled a question's first token; None where there is none yet."""
+    return min((t.earlier[0].version if t.earlier else t.version for t in trajectories if t.token_ids), default=None)
 
-    rollout.oversample: more questions are asked than needed; those with both a right and a wrong answer are what a step learns from.
-    rollout.tail: the slowest questions are left for the next step.
-    """
 
-    def __init__(self, needed: int, asked: int, rollout: RolloutConfig, stop: Callable[[], None]):
-        """`needed` of the `asked` questions are to be of use; `stop` is called once, in the thread of whoever notices."""
-        self._needed = needed if asked > needed else asked + 1
-        self._done_is_enough = asked - int(asked * rollout.tail) if rollout.tail else asked + 1
-        self._stop, self._lock, self._stopped = stop, Lock(), False
-        self._done = self._useful = 0
+class Enough:
+    """Which questions are a step's: those that are due, and of the others the first that are finished."""
+
+    def __init__(self, needed: int, due: set[str], stop: Callable[[], None] | None):
+        """`needed` questions make a step, or all that are `due`; `stop` is called once, in the thread of whoever notices. None: never."""
+        self._needed, self._due, self._stop = needed, due, stop
+        self._finished: list[str] = []
+        self._lock = Lock()
+        self.chosen: set[str] = set()  # once there are enough
 
     def note(self, group: Group) -> None:
         """One more question is verified. From any thread."""
         with self._lock:
-            self._done += 1
-            self._useful += {RIGHT, WRONG} <= set(group.rewards)
-            enough = self._useful >= self._needed or self._done >= self._done_is_enough
-            stop, self._stopped = enough and not self._stopped, self._stopped or enough
+            self._finished.append(group.prompt.id)
+            enough = len(self._finished) >= self._needed and self._due <= set(self._finished)
+            stop = self._stop if enough and not self.chosen else None
+            if stop:
+                first = [name for name in self._finished if name not in self._due]
+                self.chosen = self._due | set(first[: self._needed - len(self._due)] if len(self._due) < self._needed else ())
         if stop:
-            self._stop()
+            stop()

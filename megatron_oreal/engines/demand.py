@@ -13,7 +13,7 @@ Round = tuple[float, int]
 
 def of_training(config: TrainConfig) -> int:
     """A step, the questions held out, and the test sets; these one after the other."""
-    step = (ceil(config.data.questions_per_step * config.rollout.oversample), config.rollout.samples)
+    step = (ceil(config.data.questions_per_step * config.rollout.in_flight), config.rollout.samples)
     return at_one_time(config.rollout, [step, *_evaluation(config.eval)])
 
 

@@ -87,7 +87,7 @@ def asked_at_once(config: TrainConfig | SftConfig) -> int:
 
 def questions(config: TrainConfig) -> int:
     """Begun in a step."""
-    return ceil(config.data.questions_per_step * config.rollout.oversample)
+    return ceil(config.data.questions_per_step * config.rollout.in_flight)
 
 
 def engines(config: TrainConfig | SftConfig) -> int:

@@ -21,8 +21,8 @@ class RolloutConfig(Checked):
     max_new_tokens: int
     max_total_tokens: int
     stop_word: str
-    oversample: float
-    tail: float
+    in_flight: float
+    max_age: int
     deterministic: bool
     placement: str
     engines: int
@@ -57,9 +57,7 @@ class RolloutConfig(Checked):
                 require(is_http(url), f"{name}: {url} is no URL; http://HOST:PORT is")
         require(len(set(self.urls)) == len(self.urls), f"urls={self.urls} must be all different")
         require(self.router is None or bool(self.urls), f"router={self.router!r} must be null where placement is not external")
-        require(self.oversample >= 1, f"oversample={self.oversample} must be at least 1")
-        require(0 <= self.tail < 1, f"tail={self.tail} must be at least 0 and below 1")
-        for name in ("engines", "tp"):
+        for name in ("in_flight", "max_age", "engines", "tp"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
         require(self.sync in SYNCS, f"sync={self.sync!r} must be {' or '.join(SYNCS)}")
         positive = ("ready_timeout_s", "request_timeout_s", "concurrency", "health_interval_s", "lost_after_s", "sync_bucket_mb")

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 
@@ -45,6 +45,11 @@ class RetryCounts:
 
     retries: int = 0  # requests sent again
     moved: int = 0  # trajectories begun on an engine that was lost, and made by another one
+
+    def taken(self) -> "RetryCounts":
+        """As of now; counting begins anew."""
+        counts, self.retries, self.moved = replace(self), 0, 0
+        return counts
 
 
 class Stopped(Exception):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -33,6 +34,14 @@ ATTEMPTS = 4
 """Of a publication. Each but the first follows the loss of an engine, or one failure that nothing explains."""
 
 
+class Sampling(Protocol):
+    """Whoever asks the engines for answers between steps; rank 0's."""
+
+    def quiet(self) -> None: ...
+
+    def go_on(self, version: int) -> None: ...
+
+
 class Publisher:
     """Collective over all ranks; `engines` is known to rank 0 alone (None elsewhere), which decides who gets the weights."""
 
@@ -43,15 +52,16 @@ class Publisher:
         ranks: Ranks,
         engines: Engines | None,
         memory_is_shared: bool = False,
+        sampling: Sampling | None = None,
     ):
-        """`memory_is_shared`: the engines give up the GPUs' memory while the models train."""
+        """`memory_is_shared`: the engines give up the GPUs' memory while the models train. `sampling`: rank 0's, made quiet before."""
         self._config, self._models, self._ranks, self._engines = config.rollout, models, ranks, engines
         self._folder, self._model = Path(config.run_dir) / "sync", Path(config.model.path)
         self._stage = parallel_state.get_pipeline_model_parallel_rank()
         one_sender = parallel_state.get_pipeline_model_parallel_world_size() == 1
         self._turns = TicketLock(dist.HashStore() if one_sender else ranks.open_store(config.rollout.sync_timeout_s))
         self._sender: WeightSender | None = None  # this rank's connection, where it sends
-        self._memory_is_shared = memory_is_shared
+        self._memory_is_shared, self._sampling = memory_is_shared, sampling
         self._seating = self._seat() if config.rollout.sync == "tensor" else None
         self._connected: list[Endpoint] = []
         self._proof_s = 0.0  # of the publication in progress: what comparing checksums took
@@ -67,12 +77,24 @@ class Publisher:
         """
         if not self._memory_is_shared:
             return False
+        if self._sampling:
+            self._sampling.quiet()
         if self._engines:
             self._engines.sleep()
         self._ranks.barrier()
         return True
 
     def publish(self, policy: Sequence[GPTModel], version: int) -> dict[str, float]:
+        """As `bring_back`, between steps: nothing is being sampled meanwhile, and where the schedule has it so it goes on after it."""
+        started = time.perf_counter()
+        if self._sampling:
+            self._sampling.quiet()
+        published = self.bring_back(policy, version)
+        if self._sampling:
+            self._sampling.go_on(version)
+        return published | {"time/sync": time.perf_counter() - started}
+
+    def bring_back(self, policy: Sequence[GPTModel], version: int) -> dict[str, float]:
         """The engines have the policy's weights, proven by checksum, and are at `version` when this returns.
 
         An engine that is lost meanwhile is left out; one that is back takes part. Those that have the weights are in service after it.

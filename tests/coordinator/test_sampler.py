@@ -1,55 +1,135 @@
-"""No question of an epoch is lost to its slowness."""
+"""Continuous sampling: a step gets the first questions that are finished; no question is lost, none comes twice, none too old."""
 
+import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
+import torch
 
-from megatron_oreal.coordinator.sampler import Sampler
+from megatron_oreal.coordinator.sampler import Enough, Sampler, first_version
 from megatron_oreal.data.prompts import PromptSource
+from megatron_oreal.data.tokenizer import load_tokenizer
+from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.run_state import RunState
-from megatron_oreal.trajectory import Prompt, Unfinished
+from megatron_oreal.trajectory import Group, Prompt, Span, Trajectory, Verdict, finish
+from megatron_oreal.verify import Verifier
 from tests.settings import rollout_config, shipped
 
-
-def sampler(oversample: float, tail: float = 0.0) -> Sampler:
-    """Of two questions a step, from ten."""
-    prompts = [Prompt(str(i), "q", "a", [i]) for i in range(10)]
-    data = replace(shipped().data, questions_per_step=2)
-    config = replace(shipped(), data=data, rollout=rollout_config(oversample=oversample, tail=tail))
-    return Sampler(config, PromptSource(prompts, 5), None, None)
+NEEDED, SAMPLES, MAX_AGE = 3, 4, 2
 
 
-def cut(prompts: list[Prompt]) -> SimpleNamespace:
-    """A rollout that ended without these."""
-    return SimpleNamespace(unfinished=[Unfinished(prompt, []) for prompt in prompts])
+@pytest.fixture
+def sampler(engines, served_model):
+    """Makes one of three questions a step, from ten, and six under way; all are closed afterwards."""
+    generator = torch.Generator().manual_seed(2)
+    prompts = [Prompt(str(i), "q", "7", torch.randint(3, 500, (5,), generator=generator).tolist()) for i in range(10)]
+    verifier, made = Verifier(shipped().verify), []
+
+    def make(placement: str, in_flight: float = 2.0) -> Sampler:
+        config = rollout_config(
+            samples=SAMPLES, top_p=1.0, max_new_tokens=100, max_total_tokens=120, in_flight=in_flight, max_age=MAX_AGE, placement=placement
+        )
+        run = replace(shipped(), data=replace(shipped().data, questions_per_step=NEEDED), rollout=config, steps=20)
+        made.append(Sampler(run, PromptSource(prompts, 5), Rollout(config, engines, load_tokenizer(served_model)), verifier))
+        return made[-1]
+
+    with verifier:
+        yield make
+        for one in made:
+            one.close()
 
 
-@pytest.mark.parametrize("resumed", [False, True])
-def test_questions_that_are_given_up_are_the_first_of_the_next_step(resumed):
-    one = sampler(oversample=2.0)
-    first = one.draw(1)
-    one._leave(cut(first[2:]))
-    if resumed:
-        state, one = one.fill(RunState()), sampler(oversample=2.0)
-        one.take_up(state)
-    second = one.draw(2)
-    assert len(first) == len(second) == 4 and second[:2] == first[2:]
-    one._leave(cut([]))
-    third = one.draw(3)
-    assert len({prompt.token_ids[0] for prompt in first + second + third}) == 10 == len({p.id for p in first + second + third})
+@pytest.fixture
+def publish(server):
+    """New weights (here the same ones) are in the engine at this version."""
+    yield lambda version: server.endpoint.post("/update_weight_version", {"new_version": str(version), "abort_all_requests": False})
+    server.endpoint.post("/update_weight_version", {"new_version": "default", "abort_all_requests": False})
 
 
-def test_what_the_tail_resumes_is_not_asked_twice():
-    one = sampler(oversample=2.0, tail=0.5)
-    first = one.draw(1)
-    one._leave(cut(first[2:]))
-    assert not {p.id for p in first[2:]} & {p.id for p in one.draw(2)} and one.fill(RunState()).unfinished
+def one_step(sampler: Sampler, step: int) -> list[Group]:
+    """As the driver goes through it, without training."""
+    sampling = sampler.rollout(sampler.draw(step), step)
+    return finish(sampler.verify(sampling), lambda: pytest.fail("no engine"))
 
 
-def test_a_run_that_asks_for_less_than_it_gave_up_asks_them_as_it_has_room():
-    one = sampler(oversample=3.0)
-    one._leave(cut(one.draw(1)[1:]))
-    less = sampler(oversample=1.0)
-    less.take_up(one.fill(RunState()))
-    assert [len(less.draw(step)) for step in (2, 3)] == [2, 2] and len(less.fill(RunState()).again) == 1
+def steps(sampler: Sampler, numbers: range, publish, trains_s: float = 0.1) -> list[list[Group]]:
+    """Those; the weights of each have its number as version."""
+    taken = []
+    for step in numbers:
+        taken.append(one_step(sampler, step))
+        time.sleep(trains_s)
+        sampler.quiet()
+        publish(step + 1)
+        sampler.go_on(step + 1)
+    return taken
+
+
+@pytest.mark.parametrize("placement", ["colocated", "disaggregated"])
+def test_every_question_that_is_drawn_comes_to_one_step_though_the_run_is_killed(sampler, publish, placement):
+    publish(1)
+    first = sampler(placement)
+    taken = steps(first, range(1, 4), publish)
+    saved = first.fill(RunState(step=3))
+    steps(first, range(4, 6), publish)  # lost: nothing of it was saved
+    first.close()
+    publish(4)
+    second = sampler(placement)
+    second.take_up(saved)
+    taken += steps(second, range(4, 9), publish)
+    second.quiet()
+    left = second.fill(RunState())
+    names = [group.prompt.id for groups in taken for group in groups]
+    draws = sorted(int(name.partition("#")[2]) for name in [*names, *(one.prompt.id for one in left.unfinished)])
+    assert draws == list(range(left.drawn)) and all(len(groups) >= NEEDED for groups in taken)  # more where more are due
+    assert len(left.unfinished) <= 3 * NEEDED
+    ages = []
+    for step, groups in enumerate(taken, start=1):
+        for group in groups:
+            assert [t.index for t in group.trajectories] == list(range(SAMPLES)) and all(len(t.token_ids) for t in group.trajectories)
+            assert all(t.finish != "cut" and len(t.logprobs) == len(t.token_ids) for t in group.trajectories)
+            assert all(sum(s.tokens for s in t.earlier) < len(t.token_ids) for t in group.trajectories if t.earlier)
+            ages.append(step - first_version(group.trajectories))
+    assert 0 < max(ages) <= MAX_AGE
+
+
+def test_with_one_step_in_flight_a_step_is_what_it_was_drawn_for(sampler, publish):
+    one = sampler("colocated", in_flight=1.0)
+    for step in (1, 2):
+        publish(step)
+        prompts = one.draw(step)
+        groups = finish(one.verify(one.rollout(prompts, step)), lambda: pytest.fail("no engine"))
+        assert sorted(group.prompt.id for group in groups) == sorted(prompt.id for prompt in prompts) and len(prompts) == NEEDED
+        assert not one.fill(RunState()).unfinished and all(not t.earlier and t.version == step for g in groups for t in g.trajectories)
+        one.quiet()
+        one.go_on(step + 1)
+        assert one.fill(RunState()).drawn == NEEDED * step, "the next step's questions are drawn when it begins"
+
+
+def group(name: str) -> Group:
+    return Group(Prompt(name, "q", "a", [1]), [], [Verdict(True, "")])
+
+
+def test_what_is_due_is_waited_for_and_comes_first():
+    stopped = []
+    enough = Enough(2, {"old"}, lambda: stopped.append(1))
+    for name in ("a", "b", "c"):
+        enough.note(group(name))
+        assert not stopped and not enough.chosen
+    enough.note(group("old"))
+    enough.note(group("d"))
+    assert stopped == [1] and enough.chosen == {"old", "a"}
+
+
+def test_more_that_are_due_than_make_a_step_are_one_all_the_same():
+    enough = Enough(1, {"x", "y"}, lambda: None)
+    for name in ("a", "x", "y"):
+        enough.note(group(name))
+    assert enough.chosen == {"x", "y"}
+
+
+def test_the_version_of_a_question_is_that_of_its_first_token():
+    prompt = Prompt("p", "q", "a", [1])
+    late = Trajectory(prompt, 0, [1, 2], [0.0, 0.0], "", "stop", 5)
+    early = replace(late, index=1, earlier=[Span(3, 1)])
+    unbegun = replace(late, index=2, token_ids=[], logprobs=[], version=1)
+    assert first_version([late, early, unbegun]) == 3 and first_version([unbegun]) is None

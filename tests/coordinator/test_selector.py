@@ -4,12 +4,10 @@ import math
 
 import pytest
 
-from megatron_oreal.coordinator.sampler import RolloutCutoff
 from megatron_oreal.coordinator.selector import Selector
 from megatron_oreal.monitor.metrics import rollout_metrics
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.trajectory import Group, Prompt, SelectionCounts, Trajectory, Verdict
-from tests.settings import rollout_config
 
 
 def group(name: str, rights: str, empty: bool = False) -> Group:
@@ -67,16 +65,6 @@ def test_what_nobody_could_tell_is_neither_right_nor_wrong():
     assert len(everything.samples) == 3 + 3 + 4 and everything.counts.dropped_undecided == 2
     nothing = Selector(Objective(), seed=0).select(undecided[2:4])
     assert nothing.samples == [] and (nothing.counts.questions, nothing.counts.dropped_undecided) == (2, 2)
-
-
-def test_enough_does_not_take_undecided_for_wrong():
-    stopped = []
-    cutoff = RolloutCutoff(1, 3, rollout_config(oversample=3), lambda: stopped.append(1))
-    cutoff.note(group("a", "+0"))
-    cutoff.note(group("b", "-0"))
-    assert not stopped
-    cutoff.note(group("c", "+0-"))
-    assert stopped == [1]
 
 
 def test_metrics_leave_out_what_is_undecided():

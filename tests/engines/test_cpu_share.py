@@ -53,9 +53,9 @@ def test_the_cache_holds_what_is_asked_as_far_as_memory_allows(model):
 
 
 def test_an_engine_is_asked_for_what_the_run_asks_at_one_time():
-    asked = {"data": replace(shipped().data, questions_per_step=4), "rollout": rollout_config(samples=8, oversample=1.5)}
+    asked = {"data": replace(shipped().data, questions_per_step=4), "rollout": rollout_config(samples=8, in_flight=1.5)}
     assert demand.of_training(replace(shipped(), **asked)) == 6 * 8
-    two = asked | {"rollout": rollout_config(samples=8, oversample=1.5, engines=2)}
+    two = asked | {"rollout": rollout_config(samples=8, in_flight=1.5, engines=2)}
     assert demand.of_training(replace(shipped(), **two)) == 3 * 8
     validation = replace(shipped().eval, validation=20, validation_samples=4)
     assert demand.of_training(replace(shipped(), **asked, eval=validation)) == 20 * 4

@@ -1,16 +1,14 @@
 """Sampling that ends early: what cannot matter is not sampled, what is cut goes on in the next step, and nothing is lost unseen."""
 
-import dataclasses
 import time
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_oreal.coordinator.sampler import RolloutCutoff
 from megatron_oreal.data.tokenizer import load_tokenizer
-from megatron_oreal.rollout.generate import Rollout
-from megatron_oreal.trajectory import Group, Prompt, Span, Verdict
+from megatron_oreal.rollout.generate import Rollout, Sampling
+from megatron_oreal.trajectory import Prompt, Span, Unfinished
 from tests.settings import rollout_config
 
 CONFIG = rollout_config(samples=4, top_p=1.0, max_new_tokens=180, max_total_tokens=200, request_timeout_s=60, concurrency=4)
@@ -84,29 +82,14 @@ def test_samples_of_one_question_share_its_prompt(server):
     assert all(tokens >= 90 for tokens in cached), cached
 
 
-def group(name: str, *right: bool) -> Group:
-    return Group(Prompt(name, "q", "a", [1]), [], [Verdict(r, "") for r in right])
-
-
-def test_enough_counts_questions_with_both(rollout):
-    stopped = []
-    cutoff = RolloutCutoff(2, 4, CONFIG, lambda: stopped.append(1))
-    for index, verdicts in enumerate([(True, False), (True, True), (False, False), (False, True)]):
-        assert not stopped
-        cutoff.note(group(f"p{index}", *verdicts))
-    cutoff.note(group("p9", True, False))
-    assert stopped == [1]
-
-
-def test_enough_leaves_the_tail_and_without_either_setting_stops_nothing():
-    stopped = []
-    cutoff = RolloutCutoff(10, 10, dataclasses.replace(CONFIG, tail=0.2), lambda: stopped.append(1))
-    for index in range(8):
-        assert not stopped
-        cutoff.note(group(f"p{index}", True, True))
-    assert stopped == [1]
-    stopped.clear()
-    never = RolloutCutoff(10, 10, CONFIG, lambda: stopped.append(1))
-    for index in range(10):
-        never.note(group(f"p{index}", True, False))
-    assert not stopped
+def test_what_is_cut_with_its_last_token_is_not_asked_for_more(rollout):
+    """An engine that is asked for no token at all gives an answer that is none."""
+    prompt, sampling = prompts_of(1)[0], Sampling(4, 1.0, 1.0, 10)
+    meta = {"finish_reason": {"type": "abort"}}
+    for tokens, finish in ((9, "cut"), (10, "length")):
+        answer = {"output_ids": [5] * tokens, "meta_info": meta | {"output_token_logprobs": [[-1.0]] * tokens}}
+        trajectory = rollout.trajectory(Unfinished(prompt, []), 0, 1, answer, sampling)
+        assert trajectory.finish == finish
+        rest = rollout.requests(Unfinished(prompt, [trajectory]), sampling)
+        assert [r.body["sampling_params"]["max_new_tokens"] for r in rest if r.samples == [0]] == [1] * (finish == "cut")
+        assert [r.samples for r in rest if r.samples != [0]] == [[1, 2, 3]]  # never came
