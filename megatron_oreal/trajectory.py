@@ -107,9 +107,10 @@ class Sample:
     reward: int  # +1 right, -1 wrong
     advantage: float  # over the K rewards of its question
     pass_rate: float  # of its question, this iteration, in [0, 1]
-    version: int  # policy version that sampled it
+    version: int  # policy version that sampled it; its last part, see `earlier`
     logprobs: list[float] = field(default_factory=list)  # [response tokens], the engine's; empty: not known
     index: int = 0  # which of the K samples of its question
+    earlier: list[Span] = field(default_factory=list)  # parts that older versions sampled, in order
 
     @property
     def length(self) -> int:

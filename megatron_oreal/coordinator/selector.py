@@ -69,4 +69,5 @@ def _sample(group: Group, index: int, advantage: float) -> Sample:
         version=trajectory.version,
         logprobs=trajectory.logprobs,
         index=trajectory.index,
+        earlier=trajectory.earlier,
     )

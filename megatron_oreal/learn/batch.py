@@ -31,6 +31,7 @@ class MicroBatch:
     advantages: Tensor  # [n] float32
     pass_rates: Tensor  # [n] float32
     rollout_logprobs: Tensor  # [R] float32, the engine's of the response tokens; NaN where not known
+    rollout_versions: Tensor  # [R] int64, of the policy that sampled the token
     members: list[int] = field(default_factory=list)  # [n] their places in the global batch
 
 
@@ -93,7 +94,14 @@ def pack(samples: Sequence[Sample], index: int, split: Split, score_position: st
         advantages=floats([s.advantage for s in samples]),
         pass_rates=floats([s.pass_rate for s in samples]),
         rollout_logprobs=floats([value for s in samples for value in s.logprobs or [float("nan")] * len(s.response_ids)]),
+        rollout_versions=torch.tensor([version for s in samples for version in _versions(s)], dtype=torch.int64, device=device),
     )
+
+
+def _versions(sample: Sample) -> list[int]:
+    """[response tokens] of the policy that sampled each."""
+    earlier = [span.version for span in sample.earlier for _ in range(span.tokens)]
+    return earlier + [sample.version] * (len(sample.response_ids) - len(earlier))
 
 
 class _ReadingLists:

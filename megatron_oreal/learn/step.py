@@ -24,7 +24,7 @@ from megatron_oreal.model.compute import Compute
 from megatron_oreal.model.config import ComputeConfig, ModelConfig
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.oreal.losses import policy_loss, token_rm_loss
-from megatron_oreal.oreal.mismatch import importance_weights, mismatch
+from megatron_oreal.oreal.mismatch import difference, importance_weights, mismatch
 from megatron_oreal.oreal.objective import Counts
 from megatron_oreal.oreal.token_weights import TokenWeights, token_weights
 from megatron_oreal.trajectory import RIGHT, Sample, TrainBatch
@@ -99,7 +99,7 @@ class Learner:
             self.objective.score_position,
         )
         frozen = self.token_rm is not None and step <= self.config.policy.freeze_steps
-        sums, weights, recorded = Sums(), None, None
+        sums, weights, recorded = Sums(max((s.version for s in train_batch.samples), default=0)), None, None
         if self.token_rm:
             self.ranks.enter("token_rm")
             weights = self._train_token_rm(micro_batches, step, counts, sums)
@@ -146,6 +146,7 @@ class Learner:
             apart = mismatch(logprobs, micro.rollout_logprobs, cap)
             sums.add(known=apart.tokens, difference=apart.difference, mismatch=apart.kl, capped=apart.capped)
             sums.largest(difference=apart.largest)
+            sums.add_ages(difference(logprobs, micro.rollout_logprobs).abs(), micro.rollout_versions)
             parts = policy_loss(
                 logprobs,
                 ref_logprobs[micro.index],

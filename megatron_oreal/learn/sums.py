@@ -28,12 +28,16 @@ POLICY_METRICS = {
 }
 # Of the response tokens whose engine log-probability is known, divided by their number.
 MISMATCH_METRICS = {"difference": "logprob/diff_mean", "mismatch": "logprob/kl", "capped": "logprob/capped_share"}
+AGES = 5
+"""Told apart, in versions between a token and the newest of the batch: 0, 1, ... and all that are older."""
 
 
 class Sums:
     """Adds up what the last stage's micro-batches report. Reducing is collective over all ranks, which all get the metrics."""
 
-    def __init__(self):
+    def __init__(self, newest: int = 0):
+        """`newest`: version of the policy that sampled last for the batch."""
+        self._newest = newest
         self.local: dict[str, float] = {}  # values that every rank already agrees on
         self._values: dict[str, Tensor | float] = {}
         self._largest: dict[str, Tensor] = {}
@@ -47,6 +51,13 @@ class Sums:
         """Keep the largest of each, none of which is negative."""
         for name, value in values.items():
             self._largest[name] = torch.maximum(self._largest[name], value) if name in self._largest else value
+
+    def add_ages(self, differences: Tensor, versions: Tensor) -> None:
+        """|d| [R] of a micro-batch's response tokens, see oreal.mismatch, NaN where it is not known; and of which versions they are."""
+        known = ~differences.isnan()
+        place = (self._newest - versions[known]).clamp(0, AGES - 1)
+        empty = torch.zeros(AGES, dtype=torch.float64, device=versions.device)
+        self.add(of_age=empty.index_add(0, place, differences[known].double()), at_age=empty + place.bincount(minlength=AGES))
 
     def add_scores(self, scores: Tensor, rewards: Tensor) -> None:
         """The token RM's scores [n] of a micro-batch's trajectories, and their rewards [n]."""
@@ -100,9 +111,16 @@ class Sums:
         largest = self._overall(ranks, "difference")
         if not known:
             return {}
-        return {metric: total / known for metric, total in zip(MISMATCH_METRICS.values(), totals, strict=True)} | {
-            "logprob/diff_max": largest
-        }
+        mean = {metric: total / known for metric, total in zip(MISMATCH_METRICS.values(), totals, strict=True)}
+        return mean | {"logprob/diff_max": largest} | self._by_age(ranks)
+
+    def _by_age(self, ranks: Ranks) -> dict[str, float]:
+        """Where tokens of older versions are among them."""
+        none = torch.zeros(AGES, dtype=torch.float64)
+        mine = torch.stack([torch.as_tensor(self._values.get(name, none)).cpu() for name in ("of_age", "at_age")])
+        differences, tokens = ranks.total(mine if ranks.reports else torch.zeros_like(mine)).tolist()
+        ages = [age for age in range(AGES) if tokens[age]]
+        return {f"logprob/diff_mean_age{age}": differences[age] / tokens[age] for age in ages} if ages[-1:] > [0] else {}
 
     def _totals(self, ranks: Ranks, *names: str) -> list[float]:
         return last_stage_total([float(self._values.get(name, 0.0)) for name in names], ranks)

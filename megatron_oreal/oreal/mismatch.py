@@ -24,7 +24,7 @@ class Mismatch:
 
 def mismatch(logprobs: Tensor, rollout_logprobs: Tensor, cap: float | None = None) -> Mismatch:
     """logprobs, rollout_logprobs: [R] of the sampled tokens; NaN where the engine's is not known."""
-    d = _difference(logprobs, rollout_logprobs)
+    d = difference(logprobs, rollout_logprobs)
     known, d = ~d.isnan(), d.nan_to_num(nan=0.0)
     return Mismatch(
         tokens=known.sum(),
@@ -37,10 +37,11 @@ def mismatch(logprobs: Tensor, rollout_logprobs: Tensor, cap: float | None = Non
 
 def importance_weights(logprobs: Tensor, rollout_logprobs: Tensor, cap: float) -> Tensor:
     """[R] min(exp(d), cap), detached: truncated importance sampling (rho of IMPALA, arXiv 1802.01561); 1 where d is not known."""
-    return _difference(logprobs, rollout_logprobs).exp().clamp(max=cap).nan_to_num(nan=1.0)
+    return difference(logprobs, rollout_logprobs).exp().clamp(max=cap).nan_to_num(nan=1.0)
 
 
-def _difference(logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
+def difference(logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
+    """[R] d, detached, float32; NaN where the engine's is not known."""
     if logprobs.shape != rollout_logprobs.shape:
         raise ValueError(f"{tuple(logprobs.shape)} log-probabilities for {tuple(rollout_logprobs.shape)} of the rollout")
     return logprobs.detach().float() - rollout_logprobs.float()
