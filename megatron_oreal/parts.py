@@ -107,6 +107,8 @@ def _opened(run: _Run) -> Iterator[Parts]:
         learner = run.learner(config, ranks) if run.learner else None
         profiler = stack.enter_context(Profiler(config.profile, config.run_dir, ranks))
         progress = Progress(config, ranks, coordinator, learner, profiler, run.saves)
+        if learner:
+            learner.rest_between_turns()  # before engines on the same GPUs take all of their memory
         if engines and not engines.serving:
             engines.wait_ready()  # they have been loading meanwhile
         progress.begin()

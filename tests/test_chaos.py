@@ -1,4 +1,4 @@
-"""A continuous run that is killed at any moment, again and again, and goes on: each question that was drawn comes to one step, or is still open."""
+"""A continuous run that is killed at any moment, again and again, and goes on: each drawn question comes to one step, or is still open."""
 
 import random
 import time

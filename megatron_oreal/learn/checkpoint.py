@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import torch
-from megatron.core import dist_checkpointing, parallel_state
+from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedObject
 from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
@@ -93,12 +93,12 @@ class Checkpoints(Generic[State]):
                 self._put_in_place()
 
     def release(self) -> dict[str, float]:
-        """The weights may change when this returns. Where they are written from their own memory (CPU), that waits for the files.
+        """The weights may change when this returns. Where they are written from host memory, which they live or rest in, files come first.
 
         Returns the seconds that it took. Raises NotWritten as finish().
         """
         started = time.perf_counter()
-        if self._saving is None or not self._ranks.platform.is_cpu:
+        if self._saving is None or not (self._ranks.platform.is_cpu or any(model.rests for model in self._models.values())):
             return {}
         self.finish()
         return {"time/checkpoint_wait": time.perf_counter() - started}
@@ -160,10 +160,7 @@ class Checkpoints(Generic[State]):
         return state
 
     def _sharded(self, model: Trainable, loading: bool) -> dict:
-        metadata = _metadata()
-        state = {f"chunk{i}": chunk.sharded_state_dict(metadata=metadata) for i, chunk in enumerate(model.gpt)}
-        state["optimizer"] = model.optimizer.sharded_state_dict(state, is_loading=loading, metadata=metadata)
-        return state | {"rng": self._rng(_rng_state())}
+        return model.sharded(loading) | {"rng": self._rng(_rng_state())}
 
     def _rng(self, state: dict | None) -> ShardedObject:
         """This rank's random generators, under a name that only the same layout asks for: others could not use them."""
@@ -193,14 +190,3 @@ def _set_aside(checkpoints: list[Path], after: Path) -> None:
 
 def _rng_state() -> dict:
     return {"default": torch.get_rng_state(), "model_parallel": get_cuda_rng_tracker().get_states()}
-
-
-def _metadata() -> dict:
-    """How the distributed optimizer's state is laid out: whole parameters, so that any layout can load it."""
-    return {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "distrib_optim_fully_reshardable_mem_efficient": False,
-        "chained_optim_avoid_prefix": True,
-        "singleton_local_shards": False,
-        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
-    }

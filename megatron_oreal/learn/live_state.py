@@ -5,18 +5,27 @@ to save and to load alike. Here a rank's flat piece of a parameter is cut into a
 row, whole rows, the beginning of a row); files carry the same names, and any layout loads them, for the reader puts blocks together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from math import prod
 
+from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_factories
+from megatron.core.models.gpt import GPTModel
+from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
+METADATA = {
+    "distrib_optim_sharding_type": "fully_reshardable",  # whole parameters, so that any layout can load it
+    "distrib_optim_fully_reshardable_mem_efficient": False,
+    "chained_optim_avoid_prefix": True,
+    "singleton_local_shards": False,
+}
 FIELDS = ("param", "exp_avg", "exp_avg_sq")
 
 
@@ -25,6 +34,21 @@ def save_in_place(optimizers: list[DistributedOptimizer]) -> None:
     for one in optimizers:
         one.sharded_param_state_fully_reshardable = partial(_own_blocks, one)
         one.load_parameter_state_from_fully_reshardable = lambda state: None  # the reader has filled the optimizer's own tensors
+
+
+def sharded_state(chunks: Sequence[GPTModel], optimizer: MegatronOptimizer, loading: bool) -> dict:
+    """What a checkpoint holds of a model and its optimizer, as it is saved, or as it is to be loaded."""
+    metadata = METADATA | {"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
+    state = {f"chunk{i}": chunk.sharded_state_dict(metadata=metadata) for i, chunk in enumerate(chunks)}
+    return state | {"optimizer": optimizer.sharded_state_dict(state, is_loading=loading, metadata=metadata)}
+
+
+def copied(state: dict, copy_of: Callable[[Tensor], Tensor]) -> dict:
+    """The same with copies in the place of its tensors; changes `state`."""
+    for one in nested_values(state):
+        if isinstance(one, ShardedTensor | ShardedTensorFactory) and one.data is not None:
+            one.data = copy_of(one.data)
+    return state
 
 
 def _own_blocks(

@@ -1,7 +1,9 @@
 """A model that learns: Megatron's DDP, distributed optimizer and schedule around one GPTModel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import isfinite
+from pathlib import Path
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -16,7 +18,9 @@ from megatron_oreal.errors import Diverged
 from megatron_oreal.learn import pipeline
 from megatron_oreal.learn.batch import MicroBatch
 from megatron_oreal.learn.config import LearnConfig, OptimizerConfig
-from megatron_oreal.learn.live_state import save_in_place
+from megatron_oreal.learn.live_state import copied, save_in_place, sharded_state
+from megatron_oreal.learn.resting import Resting, storages
+from megatron_oreal.model.platform import Platform
 
 OF_A_RUN = ("params", "step")
 """What of an optimizer's group of parameters is no setting."""
@@ -49,6 +53,7 @@ class Trainable:
         for one in self.optimizer.chained_optimizers:
             one.init_state_fn(one.optimizer)  # Adam's state would come with its first step; a frozen policy is saved before that
         save_in_place(self.optimizer.chained_optimizers)
+        self._resting: Resting | None = None
         self._schedule = OptimizerParamScheduler(
             self.optimizer,
             init_lr=0.0,
@@ -64,6 +69,47 @@ class Trainable:
         )
         transformer.finalize_model_grads_func = sum_gradients
         transformer.grad_scale_func = self.optimizer.scale_loss
+
+    def rest_between_turns(self, how: str, platform: Platform, folder: Path, keep_weights: bool) -> None:
+        """From here on its memory is there in its turn alone (compute.offload=gradients|all); it rests now.
+
+        `keep_weights`: those stay, for they are published between its turns.
+        """
+        buffers = [buffer for chunk in self.model for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers)]
+        weights = [*(p.data for chunk in self._chunks for p in chunk.parameters()), *(b.param_data for b in buffers)]
+        kept = [] if how == "gradients" else storages(self._states(), but=weights) + ([] if keep_weights else storages(weights))
+        self._resting = Resting(storages(buffer.grad_data for buffer in buffers), kept, platform, folder)
+        self._rest()
+
+    def _states(self) -> Iterator[torch.Tensor]:
+        """Moments and master weights; the latter are the model's own where those are float32."""
+        for one in (chained.optimizer for chained in self.optimizer.chained_optimizers):
+            yield from (parameter for group in one.param_groups for parameter in group["params"])
+            yield from (v for state in one.state.values() for v in state.values() if isinstance(v, torch.Tensor) and v.numel() > 1)
+
+    @property
+    def rests(self) -> bool:
+        return self._resting is not None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Its memory is there."""
+        if self._resting:
+            self._resting.wake()
+        yield
+        if self._resting:
+            self._rest()
+
+    def _rest(self) -> None:
+        self._saved = sharded_state(self.gpt, self.optimizer, loading=False)
+        self._resting.rest()
+        self._saved = copied(self._saved, self._resting.copy_of)
+
+    def sharded(self, loading: bool) -> dict:
+        """What a checkpoint holds of it. Between turns that of its last one, of which nothing has changed; to load, only in its turn."""
+        if self._resting is None or self._resting.awake:
+            return sharded_state(self.gpt, self.optimizer, loading)
+        return dict(self._saved)
 
     @property
     def gpt(self) -> list[GPTModel]:

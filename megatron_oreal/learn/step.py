@@ -86,6 +86,19 @@ class Learner:
         self.reference = Reference(self.models.build("policy"), ranks, Path(config.run_dir)) if self.objective.beta else None
         self.cost = StepCost.of(self.models.hf, self.models.cost, self.objective.token_rm, bool(self.objective.beta))
 
+    def rest_between_turns(self) -> None:
+        """As compute.offload has it: what is trained, and the reference, take their memory when it is their turn, and all rest now.
+
+        The policy's weights stay, which are published and exported between steps.
+        """
+        how, place = self.config.compute.offload, (self.ranks.platform, Path(self.config.run_dir))
+        if how != "none":
+            self.policy.rest_between_turns(how, *place, keep_weights=True)
+            if self.token_rm:
+                self.token_rm.rest_between_turns(how, *place, keep_weights=False)
+        if how == "all" and self.reference:
+            self.reference.rest_between_turns()
+
     def train(self, train_batch: TrainBatch, step: int) -> StepResult:
         """One optimizer step of the token RM, and of the policy unless it is frozen at this step (counted from 1)."""
         counts = Counts.from_rewards([s.reward for s in train_batch.samples], [len(s.response_ids) for s in train_batch.samples])
@@ -102,14 +115,16 @@ class Learner:
         sums, weights, recorded = Sums(max((s.version for s in train_batch.samples), default=0)), None, None
         if self.token_rm:
             self.ranks.enter("token_rm")
-            weights = self._train_token_rm(micro_batches, step, counts, sums)
+            with self.token_rm.turn():
+                weights = self._train_token_rm(micro_batches, step, counts, sums)
             if self.config.record:
                 recorded = weights_of_batch(train_batch.samples, micro_batches, weights, self.ranks)
         if not frozen:
             self.ranks.enter("reference")
             ref_logprobs = self._reference_logprobs(micro_batches)
             self.ranks.enter("policy")
-            self._train_policy(micro_batches, self.config.policy.scheduled(step), counts, weights, ref_logprobs, sums)
+            with self.policy.turn():
+                self._train_policy(micro_batches, self.config.policy.scheduled(step), counts, weights, ref_logprobs, sums)
         metrics = sums.local
         if self.token_rm:
             metrics |= sums.token_rm_metrics(self.ranks, counts)

@@ -1,5 +1,7 @@
 """The supervised step: the policy alone, on the same engine as the OREAL step."""
 
+from pathlib import Path
+
 from torch import Tensor
 
 from megatron_oreal.config import SftConfig
@@ -24,6 +26,11 @@ class SupervisedLearner:
         self.policy = Trainable(self.models.build("policy"), config.optimizer, config.steps, config.learn)
         self.cost = StepCost.of(self.models.hf, self.models.cost, token_rm=False, reference=False)
 
+    def rest_between_turns(self) -> None:
+        """As compute.offload has it, its memory is there while it trains alone; it rests now."""
+        if self.config.compute.offload != "none":
+            self.policy.rest_between_turns(self.config.compute.offload, self.ranks.platform, Path(self.config.run_dir), keep_weights=True)
+
     def train(self, train_batch: TrainBatch, step: int) -> StepResult:
         """One optimizer step, number `step` from 1; metrics are the same on every rank."""
         self.ranks.enter("policy")
@@ -42,9 +49,10 @@ class SupervisedLearner:
             value = -output[0].sum() / tokens
             return value, value.detach()
 
-        values = self.policy.backward(micro_batches, "logprobs", loss)
-        self.ranks.enter("optimizer")
-        self.policy.go_to(step)
-        norm = self.policy.update()
+        with self.policy.turn():
+            values = self.policy.backward(micro_batches, "logprobs", loss)
+            self.ranks.enter("optimizer")
+            self.policy.go_to(step)
+            norm = self.policy.update()
         total = last_stage_total([sum(float(v) for v in values)], self.ranks)[0]
         return StepResult({"loss/sft": total, "grad_norm/policy": norm, "lr/policy": self.policy.lr, "sft/tokens": tokens}, True)

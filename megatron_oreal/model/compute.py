@@ -11,7 +11,9 @@ from megatron.core.transformer.enums import AttnBackend
 from megatron_oreal.model.config import ComputeConfig
 from megatron_oreal.model.platform import Platform
 
-PLAIN = ComputeConfig(recompute="none", fp8="none", adam="auto", attention="auto", fused_weight_gradients=False, logprobs="auto")
+PLAIN = ComputeConfig(
+    recompute="none", fp8="none", adam="auto", attention="auto", fused_weight_gradients=False, logprobs="auto", offload="none"
+)
 """Asks for nothing that a machine may lack."""
 FP8_TOKENS = 16
 """Transformer Engine's FP8 matrix products want dimensions that are multiples of 16, tokens among them."""

@@ -54,6 +54,7 @@ class ComputeConfig(Checked):
     attention: str
     fused_weight_gradients: bool
     logprobs: str
+    offload: str
 
     def check(self, require: Require) -> None:
         for name, allowed in (
@@ -62,6 +63,7 @@ class ComputeConfig(Checked):
             ("adam", ("auto", "te", "apex")),
             ("attention", ("auto", "flash", "fused", "unfused")),
             ("logprobs", ("auto", "chunked", "fused")),
+            ("offload", ("none", "gradients", "all")),
         ):
             value = getattr(self, name)
             require(value in allowed, f"{name}={value!r} is not one of {', '.join(allowed)}")

@@ -12,10 +12,10 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron_oreal.errors import NotWritten
 from megatron_oreal.learn import live_state
 from megatron_oreal.learn.checkpoint import Checkpoints
-from megatron_oreal.learn.cpu_mapping import MappedWeights
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model.blueprint import hf_shapes
+from megatron_oreal.model.cpu_mapping import MappedWeights
 from megatron_oreal.model.hf_files import read_config
 from megatron_oreal.run_state import RunState
 from tests.settings import tiny_run
