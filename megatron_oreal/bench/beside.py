@@ -34,7 +34,7 @@ def predict(config: Planned, model: Architecture) -> Prediction:
         return Prediction(parameters, {}, [held[stage] for stage in sorted(held)], [None] * len(held), "")
     plan = make_plan(config, model, builds=False)
     seconds = _by_stage(plan.parts) | {GATHER: handed_over_s(parameters, NUMBER_BYTES[config.model.dtype], switched=False)}
-    tensors = [stage.state + stage.activations for stage in plan.stages]
+    tensors = [max(stage.state + stage.activations, stage.loaded) for stage in plan.stages]
     held = [known + stage.allowance for known, stage in zip(tensors, plan.stages, strict=True)]
     return Prediction(parameters, seconds, held, tensors, plan.prices)
 

@@ -16,7 +16,8 @@ SAVED_BYTES = 12
 class Files:
     """Bytes, of the host that needs most."""
 
-    saving: int  # pinned, and kept from the first checkpoint on: one copy of what the host's ranks write
+    resting: int  # pinned: what models give up of their GPUs between turns (compute.offload=all)
+    saving: int  # pinned, and kept from the first checkpoint on: one copy of what the host's ranks write, as far as it does not rest there
     exporting: int  # while Hugging Face files are written: a stage's weights, on its first rank
     loading: int  # one tensor at a time on each rank, however many ranks wrote it
 
@@ -27,13 +28,22 @@ class Files:
         here, per_stage = min(gpus_per_host, work.gpus), work.gpus // parallel.pp
         hosts = [range(first, first + here) for first in range(0, work.gpus, here)]
 
+        rests = config.compute.offload == "all"
+
         def written(rank: int) -> int:
             stage, place = divmod(rank, per_stage)
-            return sum(saved(m, parallel.tp, per_stage, place) for m in models if m.stage == stage and m.role != "reference")
+            here = [m for m in models if m.stage == stage and m.role != "reference"]
+            if rests:
+                return sum(m.weights * (place < parallel.tp) for m in here if m.role == "policy")
+            return sum(saved(m, parallel.tp, per_stage, place) for m in here)
+
+        def at_rest(rank: int) -> int:
+            return rests * sum(m.optimizer + m.weights * (m.role != "policy") for m in models if m.stage == rank // per_stage)
 
         policy = {m.stage: m.weights * parallel.tp for m in models if m.role == "policy"}
         first_ranks = [[rank // per_stage for rank in host if rank % per_stage == 0] for host in hosts]
         return cls(
+            max(sum(map(at_rest, host)) for host in hosts),
             max(sum(map(written, host)) for host in hosts),
             max(sum(policy[stage] for stage in stages) for stages in first_ranks),
             here * largest_read(formula),

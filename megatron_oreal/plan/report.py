@@ -51,10 +51,12 @@ def _gpus(plan: Plan) -> Iterator[str]:
     yield row("GiB a GPU", ("state", "+ activations", "+ else", "+ engine", "= training", "state", "+ else", "+ engine", "= sampling"))
     for s in plan.stages:
         training = (s.state, s.activations, s.allowance, s.released, s.training)
-        sampling = (s.state, s.sync, s.engine, s.sampling)
+        sampling = (s.resting, s.sync, s.engine, s.sampling)
         yield row(f"stage {s.stage}", [gib(n) for n in (*training, *sampling)])
     files, loading = plan.files, max(s.loading - PROCESS_GIB * GIB for s in plan.stages)
     host = f"{gib(files.saving)} of a host's memory, pinned, an export {gib(files.exporting)}"
+    if files.resting:
+        yield f"between their turns models rest in {gib(files.resting)} of a host's memory, pinned (compute.offload)"
     yield f"checkpoints: writing takes nothing of a GPU and {host}; reading {gib(loading)} of a GPU, {gib(files.loading)} of a host's"
 
 
@@ -129,5 +131,5 @@ def _stage_json(stage) -> dict[str, Any]:
         figures = {name: getattr(m, name) for name in ("parameters", "weights", "gradients", "optimizer", "activations")}
         return figures | {"logprobs": round(stage.logprobs) if m.role == "policy" else 0}
 
-    names = ("state", "activations", "allowance", "released", "training", "sync", "loading", "engine", "sampling")
+    names = ("loaded", "resting", "state", "activations", "allowance", "released", "training", "sync", "loading", "engine", "sampling")
     return {"stage": stage.stage, "models": {m.role: model(m) for m in stage.models}} | {n: round(getattr(stage, n)) for n in names}

@@ -45,26 +45,47 @@ class Stage:
     loading: float  # while a checkpoint is read: PROCESS_GIB, and what is put together before it is copied
     engine: float = 0.0  # while engines sample; 0 where they have GPUs of their own
     released: float = 0.0  # what they keep while the models train
+    offload: str = "none"  # compute.offload
+
+    @property
+    def loaded(self) -> float:
+        """Weights, gradients and optimizers of all models, as they are made at start; and always there, where nothing is offloaded."""
+        return self.fp8 + sum(map(_whole, self.models))
+
+    @property
+    def resting(self) -> float:
+        """What of them is there while none works."""
+        return self.loaded - sum(map(self._away, self.models))
 
     @property
     def state(self) -> float:
-        """Weights, gradients and optimizers of all models: always there."""
-        return self.fp8 + sum(m.weights + m.gradients + m.optimizer for m in self.models)
+        """What of them is there while the one works that needs most."""
+        return self.resting + self._away(self._largest)
 
     @property
     def activations(self) -> int:
         """Models take turns."""
-        return max(m.activations for m in self.models)
+        return self._largest.activations
+
+    @property
+    def _largest(self) -> Built:
+        return max(self.models, key=lambda m: self._away(m) + m.activations)
+
+    def _away(self, model: Built) -> int:
+        """Bytes that it gives up between its turns, see learn.resting."""
+        if self.offload == "all":
+            return _whole(model) - model.weights * (model.role == "policy")
+        return model.gradients * (self.offload == "gradients")
 
     @property
     def training(self) -> float:
         """Or reading a checkpoint, before it."""
-        return self.state + max(self.activations + self.allowance, self.loading) + self.released
+        return max(self.state + self.activations + self.allowance, self.loaded + self.loading) + self.released
 
     @property
     def sampling(self) -> float:
         """While engines are awake: they sample, take new weights, or a checkpoint is written, which takes nothing more of a GPU."""
-        return self.state + self.sync + self.engine
+        return self.resting + self.sync + self.engine
 
 
 @dataclass(frozen=True)
@@ -120,7 +141,12 @@ def _stage(config: TrainConfig | SftConfig, formula: Formula, models: list[Built
         allowance=PROCESS_GIB * GIB + FRAGMENTATION * activations,
         sync=PROCESS_GIB * GIB + formula.buffer() + _sent(config, formula, stage),
         loading=PROCESS_GIB * GIB + formula.put_together(),
+        offload=config.compute.offload,
     )
+
+
+def _whole(model: Built) -> int:
+    return model.weights + model.gradients + model.optimizer
 
 
 def _sent(config: TrainConfig | SftConfig, formula: Formula, stage: int) -> float:

@@ -99,7 +99,8 @@ def step_parts(config: Planned, hf, memory: EngineMemory, parameters: int) -> li
         Part("rollout", 2.0 * parameters * sampled_tokens(config), sampling, ROLLOUT),
         Part("verify", 0.0, len(lengths) * VERIFY_S / config.verify.workers, overlapped=True),
     ]
-    return parts + training_parts(config, hf, parameters) + [Part("sync", 0.0, _sync_seconds(config, parameters))]
+    turns = [Part("offload", 0.0, _offload_seconds(config, parameters))] if config.compute.offload == "all" else []
+    return parts + training_parts(config, hf, parameters) + turns + [Part("sync", 0.0, _sync_seconds(config, parameters))]
 
 
 def sampled_tokens(config: Planned) -> int:
@@ -141,6 +142,16 @@ def trainer(config: Planned, hf) -> Trainer:
     place = config.parallel, plan.gpus, plan.gpus_per_host, plan.efficiency.network
     overlap = Overlap(gradients=learn.overlap_grad_reduce, weights=learn.overlap_param_gather)
     return Trainer(hf, prices(config), DEVICES[plan.gpu], *place, overlap=overlap)
+
+
+def _offload_seconds(config: Planned, parameters: int) -> float:
+    """What models give up between turns goes to host memory once a step and comes back, one after the other; the reference only comes."""
+    plan, parallel = config.plan, config.parallel
+    split, ranks = parallel.tp * parallel.pp, plan.gpus
+    weights, optimizer = parameters * NUMBER_BYTES[config.model.dtype] / split, parameters * ADAM_BYTES[config.model.dtype] / ranks
+    token_rm, reference = config.objective.token_rm, bool(config.objective.beta)
+    moved = 2 * (optimizer * (1 + token_rm) + weights * token_rm) + weights * reference
+    return moved / DEVICES[plan.gpu].host_bytes_s
 
 
 def _sync_seconds(config: Planned, parameters: int) -> float:

@@ -53,7 +53,10 @@ def train(run: TrainConfig, resume: str | None):
 LAYOUTS = {"dp2": {"dp": 2}, "tp2-pp2": {"tp": 2, "pp": 2, "sequence_parallel": True}}
 
 
-@pytest.mark.parametrize(("layout", "dtype"), [("dp2", "float32"), ("dp2", "bfloat16"), pytest.param("tp2-pp2", "float32", marks=pytest.mark.slow)])
+CASES = [("dp2", "float32"), ("dp2", "bfloat16"), pytest.param("tp2-pp2", "float32", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("layout", "dtype"), CASES)
 def test_with_and_without_it_is_the_same_run_and_one_resumes_the_other(ranks, tiny_model, tmp_path, layout, dtype):
     model, world = tiny_model(), 4 if layout == "tp2-pp2" else 2
     runs = {how: run_of(model, LAYOUTS[layout], how, str(tmp_path / how), dtype) for how in ("none", "gradients", "all")}

@@ -38,6 +38,21 @@ def test_every_shipped_experiment_fits_80_gb(capsys, name, gpu):
     assert all(set(stage["models"]) == roles for stage in found["stages"])
 
 
+@pytest.mark.parametrize(("name", "gpus"), [("oreal_7b_1node", 8), ("oreal_32b_64gpu", 64)])
+def test_models_that_rest_between_their_turns_leave_the_engines_room(capsys, name, gpus):
+    found = planned(capsys, f"experiment={name}")
+    assert found["fits"] and found["gpus"] == gpus
+    (stage, *_), host = found["stages"], found["host"]["resting"]
+    assert 0 < host < 300 * 2**30, "the host's memory is to hold what the GPUs give up"
+    awake = planned(capsys, f"experiment={name}", "compute.offload=none", status=1)
+    freed = planned(capsys, f"experiment={name}", "compute.offload=gradients", status=1)
+    assert awake["reasons"] and freed["reasons"] and not awake["host"]["resting"]
+    assert stage["sampling"] < freed["stages"][0]["sampling"] < awake["stages"][0]["sampling"]
+    most = next(word for word in awake["suggestion"].split() if "max-total-tokens" in word)
+    less = planned(capsys, f"experiment={name}", "compute.offload=none", most)
+    assert less["fits"] and less["step_seconds"] > found["step_seconds"]
+
+
 @pytest.fixture(scope="module")
 def built_32b() -> dict:
     """As a person calls it, in a process of its own; every stage's models are built."""
