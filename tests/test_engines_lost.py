@@ -61,6 +61,23 @@ def test_the_only_engine_killed_in_mid_rollout_gets_the_current_weights_and_fini
     assert engine.start == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.7, 1.4])
+def test_an_engine_killed_at_any_moment_of_a_continuous_run_in_which_all_take_turns(task, tmp_path, delay):
+    """Two engines, one rank: it may be sampling for the next step, evaluating, asleep, or getting weights."""
+    turns = ["schedule=continuous", "compute.offload=all", "rollout.release_memory=true", f"eval.data={task / 'heldout.jsonl'}"]
+    run = start(task, tmp_path, *turns, "rollout.engines=2", "rollout.ready_timeout_s=240", "steps=8", "eval.interval=1")
+    wait_for_step(run, tmp_path, 2)
+    time.sleep(delay)
+    os.killpg(process_group_of(next(iter(read_registry(registry_folder(tmp_path)).values())).endpoint), signal.SIGKILL)
+    output = runs.finish(run)
+    assert run.returncode == 0, output
+    steps = [row for row in metrics_of(tmp_path) if row["step"]]
+    assert [row["step"] for row in steps] == list(range(1, 9))
+    assert sum(row["rollout/engines_lost"] for row in steps) == 1
+    assert all(row["select/questions"] >= 12 for row in steps)
+
+
 def test_a_run_without_engines_is_saved_and_says_so_and_goes_on_later(task, tmp_path):
     settings = rollout_config(max_new_tokens=64, max_total_tokens=256, ready_timeout_s=300)
     run_dir, key = tmp_path / "run", tmp_path / "key"
