@@ -140,3 +140,21 @@ def test_what_a_checkpoint_writes_is_copied_to_pinned_memory_that_is_kept():
         tensors[0].zero_()
         assert copies[0].any()
     assert host.of(tensors)[0].data_ptr() == first
+
+
+def train_and_rest(settings: TrainConfig) -> tuple[list[dict[str, float]], int]:
+    """The compared metrics of each step, and the bytes that torch holds between steps."""
+    ranks = Ranks(settings.parallel, settings.seed)
+    learner = Learner(settings, ranks)
+    learner.rest_between_turns()
+    steps = [learner.train(batch, step).metrics for step, batch in enumerate(make_batches(), 1)]
+    held = torch.cuda.memory_allocated()
+    ranks.stop()
+    return [{name: m[name] for name in COMPARED if name in m} for m in steps], held
+
+
+def test_models_that_rest_between_their_turns_give_the_same_numbers_and_leave_the_gpu(ranks, model, tmp_path):
+    runs = [settings_of(model, "bfloat16", compute_config(attention="unfused", offload=how)) for how in ("none", "all")]
+    [(awake, held)], [(resting, left)] = (ranks(1, train_and_rest, dataclasses.replace(run, run_dir=str(tmp_path))) for run in runs)
+    assert resting == awake
+    assert left < 0.4 * held, "the policy's weights, 2 bytes of some 36 a parameter, and little else"
