@@ -34,7 +34,7 @@ def predict(config: Planned, model: Architecture) -> Prediction:
         return Prediction(parameters, {}, [held[stage] for stage in sorted(held)], [None] * len(held), "")
     plan = make_plan(config, model, builds=False)
     seconds = _by_stage(plan.parts) | {GATHER: handed_over_s(parameters, NUMBER_BYTES[config.model.dtype], switched=False)}
-    tensors = [max(stage.state + stage.activations, stage.loaded) for stage in plan.stages]
+    tensors = [stage.state + stage.activations for stage in plan.stages]
     held = [known + stage.allowance for known, stage in zip(tensors, plan.stages, strict=True)]
     return Prediction(parameters, seconds, held, tensors, plan.prices)
 
@@ -44,4 +44,5 @@ def _by_stage(parts: Sequence[Part]) -> dict[str, float]:
     names = {"token RM": "token_rm", "reference": "reference", "policy": "policy"}
     training = [part for part in parts if part.name in names]
     passes = {names[part.name]: part.seconds - part.update for part in training}
-    return passes | {"optimizer": sum(part.update for part in training), STEP: sum(part.seconds for part in training)}
+    step = sum(part.seconds for part in parts if part in training or part.name == "offload")
+    return passes | {"optimizer": sum(part.update for part in training), STEP: step}

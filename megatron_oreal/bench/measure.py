@@ -54,6 +54,7 @@ def measure(config: Planned, start: Start, ranks: Ranks) -> Measured:
     products = ranks.rows(torch.tensor([[matmul_flops(ranks.platform.device)]], dtype=torch.float64))
     ranks.enter("load")
     learner, samples = Learner(config, ranks, start), trajectories(config, start.hf.vocab_size)
+    learner.rest_between_turns()
     ranks.platform.release_cached_memory()
     _forget_peak(ranks.platform)
     rows = [_step(learner, samples, number) for number in range(1, config.bench_steps + 2)]
