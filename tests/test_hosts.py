@@ -14,7 +14,7 @@ from tests.hosts import Hosts, why_none
 LOST_AFTER_S = 10
 ENDS_WITHIN_S = LOST_AFTER_S + 30
 STARTS_WITHIN_S = 300
-STAGES = ("rollout", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("policy", "sync", "checkpoint")))
+STAGES = (("rollout", []), *(pytest.param(stage, [], marks=pytest.mark.slow) for stage in ("policy", "sync", "checkpoint")))
 pytestmark = [pytest.mark.hosts, pytest.mark.skipif(bool(why_none()), reason=why_none())]
 
 
@@ -54,10 +54,14 @@ def running(task: Path, folder: Path, stage: str, master: str, *overrides: str, 
         yield TwoHosts(hosts, task, folder, stage, master, *overrides)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_both_sides_of_a_cut_end(task, tmp_path, stage):
+HALVES = ["parallel.dp=1", "parallel.pp=2", "rollout.sync=tensor"]
+"""Of the model on each host: what the other one has comes over the link to be handed over."""
+
+
+@pytest.mark.parametrize(("stage", "layout"), [*STAGES, pytest.param("sync", HALVES, marks=pytest.mark.slow)])
+def test_both_sides_of_a_cut_end(task, tmp_path, stage, layout):
     """What is left after the bound is what hangs."""
-    watched = ["rollout.bind=0.0.0.0", f"parallel.lost_after_s={LOST_AFTER_S}"]
+    watched = ["rollout.bind=0.0.0.0", f"parallel.lost_after_s={LOST_AFTER_S}", *layout]
     with running(task, tmp_path, stage, "h1", *watched) as run:
         run.wait(lambda: run.flag.exists() or any(s is not None for s in run.statuses), STARTS_WITHIN_S)
         run.hosts.cut(2)
@@ -80,8 +84,7 @@ def test_hosts_whose_names_mean_themselves_alone_find_each_other(task, tmp_path,
 
 def test_stages_on_different_hosts_hand_over_to_the_engines_on_both(task, tmp_path):
     """Each host has half of the layers: the other half crosses the link. Every publication is proven by checksum, or ends the run."""
-    layout = ["rollout.bind=0.0.0.0", "parallel.dp=1", "parallel.pp=2", "rollout.sync=tensor", "steps=2"]
-    with running(task, tmp_path, "none", "h1", *layout) as run:
+    with running(task, tmp_path, "none", "h1", "rollout.bind=0.0.0.0", "steps=2", *HALVES) as run:
         run.wait(lambda: None not in run.statuses or any(run.statuses), STARTS_WITHIN_S)
         assert run.statuses == [0, 0], run.said
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open(encoding="utf-8")]
