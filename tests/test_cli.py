@@ -125,7 +125,7 @@ def test_a_training_run_whose_output_nobody_reads_goes_on_to_its_end(task, tmp_p
         ("", set(main.COMMANDS)),
         ("pl", {"plan"}),
         ("train exp", {"experiment="}),
-        ("train experiment=oreal_3", {"experiment=oreal_32b"}),
+        ("train experiment=oreal_3", {"experiment=oreal_32b", "experiment=oreal_32b_64gpu"}),
         ("sft experiment=demo_s", {"experiment=demo_sft"}),
         ("sel", {"select"}),
         ("select per", {"per_question="}),

@@ -215,10 +215,10 @@ def test_tab_completes_in_bash(installed: Installed):
     """Hydra's function as bash calls it, the command's answers filtered by bash."""
     ask = 'COMP_LINE="$1" COMP_POINT=${#1}; words=($1); COMP_CWORD=$((${#words[@]} - 1)); hydra_bash_completion; echo "${COMPREPLY[@]}"'
     script = f'eval "$(megatron-oreal -sc install=bash)"; ask() {{ {ask}; }}; '
-    lines = ("megatron-oreal pl", "megatron-oreal train experiment=oreal_3", "megatron-oreal plan policy.optimizer.lr")
+    lines = ("megatron-oreal pl", "megatron-oreal train experiment=oreal_7b_r", "megatron-oreal plan policy.optimizer.lr")
     said = installed.succeed("bash", "-c", script + "; ".join(f"ask '{line}'" for line in lines)).splitlines()
     assert said == [
         "plan",
-        "experiment=oreal_32b",
+        "experiment=oreal_7b_r1",
         "policy.optimizer.lr=",
     ]

@@ -38,6 +38,11 @@ def start(task: Path, run_dir: Path, *overrides: str) -> Run:
     return Run(run_dir, "experiment=demo", "debug=fast", *given, *SMALL, *overrides)
 
 
+def numbers(run: Run) -> dict[int, dict]:
+    """Without what says that weights were published: engines that slept need them again also where nothing has changed."""
+    return {step: {k: v for k, v in row.items() if k not in ("policy/version", "sync/attempts")} for step, row in run.metrics().items()}
+
+
 @pytest.fixture(scope="module")
 def unbroken(task, tmp_path_factory) -> Run:
     run = start(task, tmp_path_factory.mktemp("unbroken"))
@@ -64,7 +69,7 @@ def test_killed_twice_while_saving_and_resumed_is_the_unbroken_run_bit_for_bit(u
     assert resumed.process.returncode == 0, output
     assert "resumed after step 2" in output and "what is given now counts" not in output
     assert all(unbroken.metrics()[step]["loss/kl"] > 0 and unbroken.metrics()[step]["lr/policy"] > 0 for step in (3, 4))
-    assert resumed.metrics() == unbroken.metrics()
+    assert numbers(resumed) == numbers(unbroken)
     expected = unbroken.weights()
     assert all((tensor == expected[name]).all() for name, tensor in resumed.weights().items())
 
@@ -91,7 +96,7 @@ def test_asked_to_stop_it_saves_and_ends_well_and_goes_on_in_another_layout(unbr
     output = run.finish()
     assert run.process.returncode == 0, output
     assert not (tmp_path / "stopped").exists()
-    metrics, expected = run.metrics(), unbroken.metrics()
+    metrics, expected = numbers(run), numbers(unbroken)
     assert sorted(metrics) == sorted(expected)
     for step, row in expected.items():
         assert metrics[step] == pytest.approx(row, rel=1e-4, abs=1e-6), step
