@@ -26,9 +26,9 @@ WORKS = {  # what is no number, no switch and no choice, and what 0 and null are
     0: "judge.temperature threshold eta beta min_lr warmup_steps weight_decay freeze_steps eval.samples validation validation_samples "
     "seed keep_best hf_interval",
     None: "vpp dp router admin_key_file judge.model judge.key_file judge.cache importance_cap eval.data patience project experiment uri "
-    "kind memory_gib resume recorded replay_step split answers release_memory length longest bench_steps",
+    "kind memory_gib sync_copy resume recorded replay_step split answers release_memory length longest bench_steps",
     "text": "path data.train system_prompt stop_word bind admin_key_file judge.model judge.key_file judge.cache eval.data project "
-    "experiment uri run_dir resume questions split out answers",
+    "experiment uri run_dir sync_copy resume questions split out answers",
 }
 NEEDED = [("evaluate", "eval.data", None), ("select", "answers", None)]  # by these commands: others go without
 UNTOUCHED = {  # by tests as by their names; why

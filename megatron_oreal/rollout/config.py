@@ -38,6 +38,7 @@ class RolloutConfig(Checked):
     health_interval_s: float
     lost_after_s: float
     sync: str
+    sync_copy: FilePath | None
     sync_bucket_mb: int
     sync_timeout_s: float
     server_args: dict[str, Any]

@@ -16,6 +16,7 @@ from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.sync.broadcast import Broadcast, TicketLock
+from megatron_oreal.sync.chain import Chain
 from megatron_oreal.sync.deliver import Delivery
 from megatron_oreal.sync.disk import Disk
 from megatron_oreal.sync.gather import Bucket, buckets
@@ -40,10 +41,11 @@ class WeightSender:
         kv_heads: int,
         gifts: Sequence[Gift] | None = None,
         proves: bool = True,
+        chain: Chain | None = None,
     ):
         """`sender` is unique among the processes that send to these engines and share `turns`; `folder` is for the way over
         disk, `model` where the policy started from. `gifts`: what this rank has of a hand-over; None: all of it. `proves`: hashes what
-        it sends.
+        it sends. `chain`: of the hosts' copies, for the way over disk; None: the engines read `folder` themselves.
 
         Raises:
             ValueError: an engine's layout has no checksums that this side can compute, or the way does not lead to it.
@@ -60,7 +62,7 @@ class WeightSender:
                 gifts = [Gift(engine, list(range(size)), size) for engine, size in zip(engines, self._sizes, strict=True)]
             self._delivery = HandOver(engines, gifts, config, device)
         else:
-            self._delivery = Disk(engines, config, sender, folder, model)
+            self._delivery = Disk(engines, config, sender, folder, model, chain)
         self._sent: dict[int, EngineChecksums] = {}  # TP size -> what engines of that size must hold
 
     def pause(self) -> None:
@@ -89,12 +91,17 @@ class WeightSender:
         finally:
             sending.finish()
         sending.result()
-        self._delivery.finish()
+        self._delivery.finish(version)
 
     def _note(self, bucket: Bucket) -> None:
         for checksums in self._sent.values() if self._proves else ():
             for name, tensor in bucket:
                 checksums.note(name, tensor)
+
+    @property
+    def written(self) -> tuple[int, bool] | None:
+        """See Delivery."""
+        return self._delivery.written
 
     def commit(self, version: int) -> None:
         """All senders have sent all: the engines hold this version."""

@@ -18,6 +18,9 @@ class Delivery(Protocol):
     shared_by: int = 1
     """Senders whose buckets travel in one parcel."""
 
+    written: tuple[int, bool] | None = None
+    """Where it goes by files: bytes of those of the last version, and whether they are all weights rather than what changed."""
+
     def begin(self) -> None: ...
 
     def parcels(self, buckets: Iterable[Bucket]) -> Iterable[tuple[Any, Bucket]]:
@@ -26,7 +29,7 @@ class Delivery(Protocol):
 
     def send(self, parcel: Any, version: int) -> None: ...
 
-    def finish(self) -> None:
+    def finish(self, version: int) -> None:
         """All parcels were sent."""
 
     def end(self, version: int) -> None: ...

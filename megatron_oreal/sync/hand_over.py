@@ -127,7 +127,7 @@ class HandOver(Delivery):
         if failed.item():
             self._failed[gift.engine] = failure
 
-    def finish(self) -> None:
+    def finish(self, version: int) -> None:
         """All parcels have been handed over. Raises ServerError where an engine that this rank calls has failed."""
         if self._device.type == "cuda":
             self._free = _buffers()  # training wants the memory

@@ -2,7 +2,8 @@
 
 gather (tensors whole, in buckets) -> carry (buckets on their way while the next is gathered) -> deliver (broadcast, hand_over or disk)
 -> prove (checksums). Every pipeline stage gathers its part, and its first rank sends it, all stages at the same time; for a hand-over
-(rollout.sync=tensor) every rank beside an engine gets all parts, and hands them over there.
+(rollout.sync=tensor) every rank beside an engine gets all parts, and hands them over there; over disk (rollout.sync=disk) the first rank of
+every host follows what was written, before the host's engines load it.
 """
 
 import sys
@@ -27,6 +28,8 @@ from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
 from megatron_oreal.sync.broadcast import TicketLock
 from megatron_oreal.sync.carry import WeightSender
+from megatron_oreal.sync.chain import Chain, Chains
+from megatron_oreal.sync.host_copy import HostCopy
 from megatron_oreal.sync.prove import WrongWeights
 from megatron_oreal.sync.seating import Seating
 
@@ -63,12 +66,20 @@ class Publisher:
         self._sender: WeightSender | None = None  # this rank's connection, where it sends
         self._memory_is_shared, self._sampling = memory_is_shared, sampling
         self._seating = self._seat() if config.rollout.sync == "tensor" else None
+        self._chains = self._chains_of(config) if config.rollout.sync == "disk" else None
+        self._chain: Chain | None = None  # of the versions over this connection
+        self._copy: HostCopy | None = None  # of the weights, which this rank keeps for its host's engines
         self._connected: list[Endpoint] = []
+        self._builds_on = 0  # publications over this connection
         self._proof_s = 0.0  # of the publication in progress: what comparing checksums took
 
     def _seat(self) -> Seating:
         known = self._ranks.share(self._engines.known if self._engines else None, list[Endpoint])
         return Seating(known, self._config, self._ranks)
+
+    def _chains_of(self, config: TrainConfig | SftConfig) -> Chains:
+        stages = parallel_state.get_pipeline_model_parallel_world_size()
+        return Chains(config, self._ranks, [_sender(stage) for stage in range(stages)])
 
     def make_room(self) -> bool:
         """Whether the engines have given up the GPUs' memory, and with it their weights, until the next publication.
@@ -118,11 +129,12 @@ class Publisher:
                 self._give_up(failure)
             if failure:
                 _warn_of_retry(attempt, failure)
+        self._builds_on += 1
         if self._engines:
             self._engines.put_in_service(engines)
         self._ranks.platform.release_cached_memory()  # what the weights were gathered in
-        seconds = {"time/sync": time.perf_counter() - started, "time/sync_proof": self._proof_s}
-        return seconds | {"policy/version": version, "sync/attempts": attempt}
+        metrics = {"time/sync": time.perf_counter() - started, "time/sync_proof": self._proof_s}
+        return metrics | self._written() | {"policy/version": version, "sync/attempts": attempt}
 
     def _agree(self) -> list[Endpoint]:
         """The engines that are to get the weights, on every rank."""
@@ -146,6 +158,7 @@ class Publisher:
             partial(self._connect, engines),
             self._pause,
             partial(self._send, policy, version),
+            partial(self._follow, version),
             partial(self._commit, version),
             self._prove,
             partial(self._resume, version),
@@ -154,8 +167,10 @@ class Publisher:
             failure = None
             try:
                 step()
-            except WrongWeights:
-                raise
+            except WrongWeights as error:
+                if not (self._chain and self._builds_on):
+                    raise
+                failure = error  # the chain is at fault, or a copy that somebody touched: all weights, written anew, will tell
             except ServerError as error:
                 failure = error
             if not self._nobody(failure):
@@ -170,12 +185,14 @@ class Publisher:
         if engines == self._connected:
             return
         self.disconnect()
+        self._chain = chain = self._chains.begin(engines) if self._chains else None
+        self._copy = HostCopy(chain, self._model) if chain and self._ranks.placement.local_rank == 0 else None
         if self._ranks.is_sender or (self._seating and self._seating.at_work):
-            device, name = self._ranks.platform.device, f"stage{self._stage}"
+            device, name = self._ranks.platform.device, _sender(self._stage)
             places, gifts = (self._folder, self._model), self._seating.gifts(engines) if self._seating else None
             heads, proves = self._models.dims.groups, self._ranks.is_sender
-            self._sender = WeightSender(engines, self._config, name, *places, device, self._turns, heads, gifts, proves)
-        self._connected = engines
+            self._sender = WeightSender(engines, self._config, name, *places, device, self._turns, heads, gifts, proves, chain)
+        self._connected, self._builds_on = engines, 0
 
     @property
     def _speaker(self) -> WeightSender | None:
@@ -193,6 +210,17 @@ class Publisher:
         elif self._ranks.is_first_replica:
             for _ in tensors:  # takes part in the gathering over TP
                 pass
+
+    def _follow(self, version: int) -> None:
+        if self._copy:
+            self._copy.follow(version)
+
+    def _written(self) -> dict[str, float]:
+        """Over all senders."""
+        if not self._chains:
+            return {}
+        size, whole = self._ranks.total(torch.tensor(self._sender.written if self._sender else (0, False), dtype=torch.int64)).tolist()
+        return {"sync/written_bytes": size, "sync/full": float(whole > 0)}
 
     def _commit(self, version: int) -> None:
         if self._speaker:
@@ -247,6 +275,13 @@ class Publisher:
         if sender:
             with suppress(ServerError):
                 sender.disconnect()
+        if self._copy:
+            self._copy.remove()
+
+
+def _sender(stage: int) -> str:
+    """Name of a stage's sender."""
+    return f"stage{stage}"
 
 
 def _warn_of_retry(attempt: int, failure: ServerError) -> None:

@@ -1,11 +1,9 @@
 """Trained weights from Megatron ranks into real engines: there, Megatron and transformers must agree."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal.config import TrainConfig
@@ -15,12 +13,9 @@ from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model.config import ModelConfig
-from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.model.split import Split
 from megatron_oreal.oreal.objective import Objective
 from megatron_oreal.rollout.generate import Rollout, Sampling
-from megatron_oreal.sync.broadcast import TicketLock
-from megatron_oreal.sync.carry import WeightSender
 from megatron_oreal.sync.publisher import Publisher
 from megatron_oreal.trajectory import Prompt, Sample, TrainBatch
 from tests.settings import engines_at, optimizer_config, parallel_config, policy_config, rollout_config, tiny_run, write_hf
@@ -76,22 +71,6 @@ def endpoints(server, served_model, tmp_path_factory):
     with second:
         second.wait_ready()
         yield tuple(dataclasses.replace(one.endpoint, number=None) for one in (server, second))  # as engines that somebody else started
-
-
-@pytest.fixture
-def restored(server, served_model, tmp_path):
-    """Whatever a test does to the session's server, the next one finds the model that it started with."""
-    yield
-    folders = tmp_path / "sync", Path(served_model)
-    turns, device = TicketLock(dist.HashStore()), torch.device("cpu")
-    sync = WeightSender([server.endpoint], rollout_config(), "restore", *folders, device, turns, kv_heads=2)
-    source = HFFolder(served_model)
-    sync.pause()
-    sync.send(((name, source[name][:]) for name in source), 0)
-    sync.commit(0)
-    sync.resume(0)
-    sync.compare(sync.checksums())
-    sync.disconnect()
 
 
 CASES = [("dp2", "distributed"), ("tp2", "tensor"), ("tp2-pp2", "distributed")]
