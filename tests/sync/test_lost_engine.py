@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal.data.tokenizer import load_tokenizer
+from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import Engines, open_engines
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
@@ -97,12 +98,59 @@ def test_an_engine_lost_in_mid_sync_is_left_out_and_taken_in_again(ranks, run_di
     assert len(survivors) == 1 and victim not in survivors
     assert second["sync/attempts"] == 1
     assert len(serving) == 2 and victim not in serving and rejoined == 1
-    model = AutoModelForCausalLM.from_pretrained(run_dir / how.name / "hf", dtype=torch.float32)
+    assert_all_serve(serving, 12, run_dir / how.name / "hf")
+
+
+def assert_all_serve(endpoints: list[Endpoint], version: int, folder: Path) -> None:
+    """Greedy output and its log-probabilities are transformers' for this folder."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     prompt = Prompt("p", "q", "a", [7, 8, 9, 10])
-    for endpoint in serving:
-        rollout = Rollout(CONFIG, engines_at(endpoint), load_tokenizer(served_model))
-        (got,) = rollout.generate([prompt], 12, Sampling(samples=1, temperature=0.0, top_p=1.0, max_new_tokens=12))
+    for endpoint in endpoints:
+        rollout = Rollout(CONFIG, engines_at(endpoint), load_tokenizer(str(folder)))
+        (got,) = rollout.generate([prompt], version, Sampling(samples=1, temperature=0.0, top_p=1.0, max_new_tokens=12))
         with torch.no_grad():
             logits = model(torch.tensor([prompt.token_ids + got.token_ids])).logits[0, len(prompt.token_ids) - 1 : -1].log_softmax(-1)
         assert logits.argmax(-1).tolist() == got.token_ids
         torch.testing.assert_close(torch.tensor(got.logprobs), logits.amax(-1), rtol=0, atol=1e-4)
+
+
+def publish_while_one_is_restarted(run) -> tuple | None:
+    """Four versions; after the second an engine is killed, and the third waits until it is back."""
+    with Ranks(run.parallel, run.seed) as ranks:
+        learner = Learner(run, ranks)
+        engines = Engines(run.rollout, Path(run.run_dir)) if ranks.conducts else None
+        if engines:
+            engines.wait_ready()
+        with Publisher(run, learner.models, ranks, engines) as publisher:
+            metrics = []
+            for version in (1, 2, 3, 4):
+                metrics.append(publisher.publish(learner.policy.gpt, version))
+                if engines and version == 2:
+                    restart_one(engines)
+                if version < 4:
+                    learner.train(TrainBatch(SAMPLES), version)
+        write_hf(learner.policy.gpt, learner.models, Path(run.run_dir) / "restarted", ranks, timeout_s=600)
+        return (metrics, engines.serving) if engines else None
+
+
+def restart_one(engines: Engines) -> None:
+    victim, deadline = engines.serving[0], time.monotonic() + 300
+    os.killpg(process_group_of(victim), signal.SIGKILL)
+    while victim in engines.for_sync() or len(engines.for_sync()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_over_disk_an_engine_that_was_restarted_gets_all_weights_and_after_that_what_changes(ranks, run_dir, served_model, tmp_path):
+    run = tiny_run(
+        served_model,
+        {"pp": 2},
+        run_dir=str(run_dir),
+        rollout=dataclasses.replace(CONFIG, sync="disk", sync_copy=str(tmp_path)),
+        objective=Objective(token_rm=False),
+        policy=dataclasses.replace(tiny_run(served_model).policy, freeze_steps=0),
+    )
+    metrics, serving = ranks(2, publish_while_one_is_restarted, run)[0]
+    assert [(m["sync/full"], m["sync/attempts"]) for m in metrics] == [(1, 1), (0, 1), (1, 1), (0, 1)]
+    assert len(serving) == 2
+    assert_all_serve(serving, 4, run_dir / "restarted" / "hf")
