@@ -49,12 +49,14 @@ class PlanConfig(Checked):
     tables: str | None
     mixed: float
     disk_gb_s: float
+    changed: float
     decode_overhead_ms: float
     deadline_s: float
 
     def check(self, require: Require) -> None:
         require(self.tables in (None, *BACKENDS), f"tables={self.tables!r} is not one of null, {', '.join(BACKENDS)}")
-        require(0 < self.mixed <= 1, f"mixed={self.mixed} must be above 0 and at most 1")
+        for name in ("mixed", "changed"):
+            require(0 < getattr(self, name) <= 1, f"{name}={getattr(self, name)} must be above 0 and at most 1")
         for name in ("gpus", "gpus_per_host", "disk_gb_s", "decode_overhead_ms", "deadline_s"):
             require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be above 0")
         host = max(min(self.gpus, self.gpus_per_host), 1)

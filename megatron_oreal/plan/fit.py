@@ -11,7 +11,7 @@ from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.engine import EngineMemory, prices
 from megatron_oreal.plan.files import Files
 from megatron_oreal.plan.host.need import roles
-from megatron_oreal.plan.memory import Formula, Workload, whole
+from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload, whole
 from megatron_oreal.plan.shapes import Architecture
 from megatron_oreal.plan.stages import Card, Obstacle, Stage, memory_obstacles, stages_of
 from megatron_oreal.rollout.config import LOCAL
@@ -87,7 +87,7 @@ def make_plan(config: Planned, model: Architecture, builds: bool) -> Plan:
     files = Files.of(config, formula, models, config.plan.gpus_per_host)
     parts = timing.step_parts(config, hf, engine, parameters)
     memory, engines = [*memory_obstacles(config, stages, engine, card)], [*_engine_obstacles(config, hf)]
-    notes = [*_notes(config, engine), *_differences(models, estimated)]
+    notes = [*_notes(config, engine, parameters), *_differences(models, estimated)]
     return Plan(config, model, parameters, stages, engine, files, parts, prices(config).source, memory, engines, notes)
 
 
@@ -133,7 +133,7 @@ def _engine_obstacles(config: Planned, hf) -> Iterator[Obstacle]:
         yield Obstacle(reason, "rollout.sync=tensor")
 
 
-def _notes(config: Planned, engine: EngineMemory) -> Iterator[str]:
+def _notes(config: Planned, engine: EngineMemory, parameters: int) -> Iterator[str]:
     rollout, plan = config.rollout, config.plan
     if engine.kv_tokens < engine.wanted_tokens:
         yield (
@@ -147,5 +147,8 @@ def _notes(config: Planned, engine: EngineMemory) -> Iterator[str]:
         yield f"engines take {rollout.engines * rollout.tp} GPUs besides the {plan.gpus} that train"
     if rollout.placement == "external":
         yield "external engines are planned as rollout.urls of rollout.tp on GPUs of their own"
+    if rollout.placement == "colocated" and rollout.sync == "disk":
+        copy = parameters * NUMBER_BYTES[config.model.dtype] / GIB
+        yield f"each host keeps a copy of the weights in rollout.sync_copy: {copy:.1f} GiB of its disk, or of its memory if that is there"
     if not rollout.releases_memory() and rollout.placement == "colocated":
         yield "rollout.release_memory=false: engines keep their memory while the models train"

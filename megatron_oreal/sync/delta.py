@@ -16,7 +16,7 @@ from torch import Tensor
 
 from megatron_oreal.model.hf_files import BITS
 
-PIECE = 1 << 24
+PIECE = 1 << 22
 """Numbers of a tensor that are looked at in one go: threads share a large one, and what that takes of memory is bounded."""
 DENSE = 0.25
 """Share of changed numbers from which a piece is sent whole: its places would cost about what they save."""

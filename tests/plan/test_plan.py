@@ -152,6 +152,27 @@ def test_the_searchs_best_is_confirmed_by_a_build(capsys):
     assert found["fits"] and not any("by the formula" in note for note in found["notes"])
 
 
+def test_over_disk_all_weights_are_written_only_where_no_rank_keeps_a_copy(capsys):
+    """From half of the bytes to all of them: written once and read by sixteen hosts, at 10 GB/s."""
+    colocated = ["experiment=oreal_32b", "rollout.sync=disk"]
+    half, whole, elsewhere = (
+        planned(capsys, *overrides)
+        for overrides in (
+            [*colocated, "plan.changed=0.5"],
+            [*colocated, "plan.changed=1"],
+            [*colocated, "plan.changed=0.5", "rollout.placement=disaggregated"],
+        )
+    )
+    in_all = 2 * whole["parameters"] * 17 / 10e9
+    assert seconds_of(whole, "sync") - seconds_of(half, "sync") == pytest.approx(in_all / 2, rel=1e-3)
+    assert seconds_of(elsewhere, "sync") == pytest.approx(in_all, rel=1e-3)
+    assert any("rollout.sync_copy: 61.0 GiB" in note for note in half["notes"])
+
+
+def seconds_of(found: dict, part: str) -> float:
+    return found["step"][part]["seconds"]
+
+
 def test_a_folders_own_shape_is_planned(capsys, tiny_model):
     found = planned(capsys, f"model.path={tiny_model()}", "plan.gpus=1", "rollout.sync=disk")
     assert found["parameters"] < 1e5 and found["shape"] == tiny_model()
