@@ -127,9 +127,10 @@ def test_a_disk_without_room_for_the_checkpoints_and_a_port_that_is_taken(examin
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
     with socket.create_server(("", 0)) as taken:
         monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
-        status, lines = examined()
+        status, lines = examined("rollout.sync=disk", "rollout.sync_copy=/tmp/not/yet")
     assert status == 1
     assert lines["room"][0].startswith("error") and "lower checkpoint.keep_last" in lines["room"][0]
+    assert lines["weights' copy"][0].startswith("error") and "/tmp/not/yet" in lines["weights' copy"][0]
     assert lines["port"][0].startswith("error") and "Address already in use" in lines["port"][0]
 
 

@@ -1,11 +1,13 @@
 """New weights into engines, beside a bare transfer of the same bytes, in one run:
 
     python tools/bench_sync.py [--size 0.5b] [--tp 1] [--pp 1] [--engines 2] [--engine-tp 1] [--rounds 3] [--ways distributed tensor disk]
+        [--changed 0.03]
 
 Real Megatron ranks (no optimizer) publish a policy of random weights to real engines. Between the rounds, with ranks and engines idle, the
 same number of bytes travels barely: broadcast in buckets from one process to as many others as there are engine ranks (gloo on CPU, NCCL
 on GPUs); for the disk written to one file and read by each engine's process; for `tensor` on a GPU copied from one place of its memory to
-another. Medians; `proof` (checksums on both sides) is part of `sync`.
+another. Medians; `proof` (checksums on both sides) is part of `sync`. Over disk a round publishes twice: all weights over a new connection,
+then what changed, `--changed` of the numbers by their last bit, beside the same bare write and read of all of them.
 `same work`: the broadcast again, in which every process also does what a proven sync cannot do without: receive into memory of its own,
 copy that into the weights, hash all bytes at both ends. On a host whose cores do all of this that is the bound, not the bare broadcast.
 """
@@ -60,8 +62,9 @@ def join(rank: int, world: int, port: int) -> None:
     os.environ.update({"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in numbers.items()})
 
 
-def publishing_rank(rank: int, world: int, port: int, config, turns, results) -> None:
-    """Publishes a next version whenever it gets a turn, ends at a turn of -1."""
+def publishing_rank(rank: int, world: int, port: int, config, changed: float, turns, results) -> None:
+    """Publishes a next version whenever it gets a turn, ends at a turn of -1. With `changed` every odd version over a new connection, and
+    every even one after a step that changed so many of the numbers."""
     join(rank, world, port)
     from megatron_oreal.monitor.logs import quiet_libraries
 
@@ -79,10 +82,26 @@ def publishing_rank(rank: int, world: int, port: int, config, turns, results) ->
             engines.wait_ready()
         with Publisher(config, models, ranks, engines) as publisher:
             while (version := turns.get(timeout=DEADLINE_S)) >= 0:
+                if changed:
+                    step(policy, changed, version)
+                    if version % 2:
+                        publisher.disconnect()
                 metrics = publisher.publish(policy, version)
                 ranks.barrier()
                 if ranks.conducts:
-                    results.put((metrics["time/sync"], metrics["time/sync_proof"]))
+                    results.put((metrics["time/sync"], metrics["time/sync_proof"], metrics.get("sync/written_bytes", 0)))
+
+
+def step(policy, changed: float, version: int) -> None:
+    """This share of the weights' numbers, wherever they are, changes in the last bit: the same ones on ranks that hold the same."""
+    import torch
+
+    draw = torch.Generator().manual_seed(version)
+    with torch.no_grad():
+        for chunk in policy:
+            for parameter in chunk.parameters():
+                bits = parameter.view(torch.int16)
+                bits ^= (torch.rand(bits.shape, generator=draw) < changed).to(bits)
 
 
 def bare_rank(rank: int, world: int, port: int, size: int, start, results) -> None:
@@ -208,28 +227,40 @@ class Team:
             process.kill()
 
 
-def measure(arguments, model: Path, run_dir: Path, size: int, way: str) -> dict[str, float]:
-    """Medians of the rounds; a first one of each kind is not counted."""
+def measure(arguments, model: Path, run_dir: Path, size: int, way: str) -> dict[str, dict[str, float]]:
+    """Of each kind of publication medians of the rounds; a first one of each is not counted."""
     receivers = arguments.engines * arguments.engine_tp
-    config = settings(arguments, model, run_dir, way)
-    ranks = Team(arguments.tp * arguments.pp, publishing_rank, config)
+    config, kinds = settings(arguments, model, run_dir, way), (f"{way}, all", f"{way}, what changed") if way == "disk" else (way,)
+    ranks = Team(arguments.tp * arguments.pp, publishing_rank, config, arguments.changed if way == "disk" else 0.0)
     bare = Team(1 + receivers, bare_rank, size)
-    rows = []
+    rows = {kind: [] for kind in kinds}
     try:
-        for number in range(arguments.rounds + 1):
-            sync, proof = ranks.turn(number + 1)
+        for number in range((arguments.rounds + 1) * len(kinds)):
+            sync, proof, written = ranks.turn(number + 1)
             if way == "disk":
                 bare_s, same_work = bare_disk(run_dir, size, receivers), math.nan
             elif way == "tensor" and has_gpu():
                 bare_s, same_work = bare_copy(size), math.nan
             else:
                 bare_s, same_work = bare.turn(number)
-            rows.append((sync, proof, bare_s, same_work))
+            rows[kinds[number % len(kinds)]].append((sync, proof, bare_s, same_work, written))
     finally:
         ranks.end()
         bare.end()
-    medians = (statistics.median(column) for column in zip(*rows[1:], strict=True))
-    return dict(zip(("sync", "proof", "bare", "same_work"), medians, strict=True))
+    return {kind: medians(rounds[1:]) for kind, rounds in rows.items()}
+
+
+def medians(rounds: list[tuple[float, ...]]) -> dict[str, float]:
+    columns = (statistics.median(column) for column in zip(*rounds, strict=True))
+    return dict(zip(("sync", "proof", "bare", "same_work", "written"), columns, strict=True))
+
+
+def line(kind: str, m: dict[str, float], size: int) -> str:
+    """Of the table."""
+    ratios = f"{m['sync'] / m['bare']:.2f} | {(m['sync'] - m['proof']) / m['bare']:.2f}"
+    work = "|" if math.isnan(m["same_work"]) else f"{m['same_work']:.2f} | {m['sync'] / m['same_work']:.2f}"
+    figures = f"{m['sync']:.2f} | {m['proof']:.2f} | {size / 1e6 / m['sync']:.0f} | {m['bare']:.2f} | {ratios}"
+    return f"| {kind} | {figures} | {work} | {m['written'] / 1e6:.1f} |"
 
 
 def main() -> None:
@@ -238,6 +269,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=["distributed", "tensor", "disk"])
     for name, default in (("tp", 1), ("pp", 1), ("engines", 2), ("engine-tp", 1), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--changed", type=float, default=0.03, help="share of the weights' numbers that a step changes, for the disk")
     flags = {"nargs": "+", "default": ["mem-fraction-static=0.3"], "metavar": "FLAG=VALUE"}
     parser.add_argument("--server-args", **flags, help="further flags of SGLang, without the leading dashes")
     arguments = parser.parse_args()
@@ -256,17 +288,25 @@ def main() -> None:
         size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
         layout = f"trainer TP{arguments.tp} PP{arguments.pp}, {arguments.engines} engines of TP{arguments.engine_tp}"
         print(f"{size / 1e6:.0f} MB bfloat16, {layout}\n")
-        columns = ("way", "sync, s", "of which proof, s", "MB/s", "bare, s", "ratio", "without proof", "same work, s", "ratio")
+        columns = (
+            "way",
+            "sync, s",
+            "of which proof, s",
+            "MB/s",
+            "bare, s",
+            "ratio",
+            "without proof",
+            "same work, s",
+            "ratio",
+            "MB written",
+        )
         print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
         config = settings(arguments, model, run_dir, "distributed")
         with open_engines(config.rollout, str(model), "bfloat16", run_dir) as engines:
             engines.wait_ready()
             for way in arguments.ways:
-                m = measure(arguments, model, run_dir, size, way)
-                ratios = f"{m['sync'] / m['bare']:.2f} | {(m['sync'] - m['proof']) / m['bare']:.2f}"
-                speed = f"{size / 1e6 / m['sync']:.0f}"
-                work = "" if math.isnan(m["same_work"]) else f"{m['same_work']:.2f} | {m['sync'] / m['same_work']:.2f}"
-                print(f"| {way} | {m['sync']:.2f} | {m['proof']:.2f} | {speed} | {m['bare']:.2f} | {ratios} | {work or '|'} |", flush=True)
+                for kind, medians_of in measure(arguments, model, run_dir, size, way).items():
+                    print(line(kind, medians_of, size), flush=True)
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ def _check_storage(findings: Findings, config: TrainConfig | SftConfig, wishes: 
     if findings.try_out("run_dir", advice, lambda: folder.mkdir(parents=True, exist_ok=True) or True):
         if model:
             storage.check_room(findings, config, model)
+            storage.check_copy(findings, config, model)
         storage.check_speed(findings, folder, wishes.slowest_disk)
     if meeting:
         meeting.check_shared(findings, folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.doctor.findings import ERROR, OK, WARNING, Findings
 from megatron_oreal.model.blueprint import hf_shapes
+from megatron_oreal.sync.chain import copies_in
 
 TRIAL_BYTES = 64 << 20
 BLOCK = 4 << 20
@@ -36,6 +37,18 @@ def check_room(findings: Findings, config: TrainConfig | SftConfig, model) -> No
         findings.add(ERROR, "room", text, advice)
     else:
         findings.add(OK, "room", text)
+
+
+def check_copy(findings: Findings, config: TrainConfig | SftConfig, model) -> None:
+    """Whether this host has room for its copy of the weights, where new ones come over disk. Arguments as of check_room."""
+    rollout = config.rollout
+    if not config.has_engines or rollout.sync != "disk" or rollout.placement != "colocated":
+        return
+    folder, needed = copies_in(rollout), sizes(config, model)[1]
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    advice = "set rollout.sync_copy to a folder of this host with room, or make room" if free < needed else ""
+    text = f"{folder}: {_gb(free)} free, {_gb(needed)} needed for this host's copy of the weights"
+    findings.add(ERROR if free < needed else OK, "weights' copy", text, advice)
 
 
 def sizes(config: TrainConfig | SftConfig, model) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.errors import ServerError
 from megatron_oreal.learn.parallel import Ranks
+from megatron_oreal.rollout.config import RolloutConfig
 
 STATE = "link"
 """File of a copy that says which link of which chain it is at; not there while it is changed, so nothing is built upon a torn one."""
@@ -92,8 +93,7 @@ class Chains:
         self._folder = Path(config.run_dir) / "sync"
         self._hosts, self._host = ranks.hosts()
         run = hashlib.sha256(str(Path(config.run_dir).resolve()).encode()).hexdigest()[:12]  # another attempt at it takes the same place
-        folder = self._rollout.sync_copy or tempfile.gettempdir()
-        self._root = Path(ranks.share(f"{folder}/megatron_oreal-{run}", str))
+        self._root = Path(ranks.share(str(copies_in(self._rollout) / f"megatron_oreal-{run}"), str))
 
     def begin(self, engines: Sequence[Endpoint]) -> Chain | None:
         """None where engines run on hosts without ranks: nobody of ours could keep a copy there."""
@@ -102,3 +102,8 @@ class Chains:
             return None
         each = len(self._rollout.engines_of(0, self._hosts))
         return Chain(token, self._folder, self._root, self._host, each, self._senders)
+
+
+def copies_in(rollout: RolloutConfig) -> Path:
+    """The folder of each host's own for its copy."""
+    return Path(rollout.sync_copy or tempfile.gettempdir()).absolute()
