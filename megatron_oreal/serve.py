@@ -21,8 +21,12 @@ from megatron_oreal.engines.supervisor import Supervisor
 from megatron_oreal.errors import ServerError
 from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.rollout.config import RolloutConfig
+from megatron_oreal.sync.follower import Follower
 
-MAIN_KEYS = "model.path run_dir rollout.placement rollout.engines rollout.tp rollout.bind rollout.ready_timeout_s rollout.server_args"
+MAIN_KEYS = (
+    "model.path run_dir rollout.placement rollout.engines rollout.tp rollout.bind rollout.sync rollout.sync_copy "
+    "rollout.ready_timeout_s rollout.server_args"
+)
 COMMAND = Command("serve", "megatron_oreal.serve", __doc__, TrainConfig, "train", MAIN_KEYS)
 
 
@@ -63,8 +67,12 @@ def run(config: Serving) -> None:
     """
     signal.signal(signal.SIGUSR1, lambda signum, frame: None)  # not SIG_IGN, which SGLang would inherit
     model, run_dir = config.model, Path(config.run_dir)
-    supervisor = Supervisor(config.rollout, model.path, model.dtype, run_dir, config.numbers, config.asked)
-    supervisor.start()
+    follower = Follower(config.run_dir, config.rollout, model.path, config.numbers, config.host) if config.rollout.sync == "disk" else None
+    copy = str(follower.folder) if follower else ""
+    supervisor = Supervisor(config.rollout, model.path, model.dtype, run_dir, config.numbers, config.asked, copy)
+    for thread in (follower, supervisor):
+        if thread:
+            thread.start()
     try:
         with suppress(KeyboardInterrupt):  # told to end, which is no failure: the ranks may be saving
             while supervisor.is_alive():
@@ -73,6 +81,8 @@ def run(config: Serving) -> None:
                     raise ServerError(supervisor.failures[0])
     finally:
         supervisor.stop()
+        if follower:
+            follower.stop()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ def start(module: str, overrides: list[str], **environment: str) -> subprocess.P
 
 
 def test_a_run_finds_engines_of_other_hosts_and_samples_on_while_it_trains(task, tmp_path):
+    """New weights come over disk: all of them once, to a copy on each host, then what changed."""
     run_dir = tmp_path / "run"
     overrides = [
         f"model.path={task / 'base'}",
@@ -27,6 +28,8 @@ def test_a_run_finds_engines_of_other_hosts_and_samples_on_while_it_trains(task,
         "objective.keep=all",
         "steps=4",
         "rollout.bind=0.0.0.0",
+        "rollout.sync=disk",
+        f"rollout.sync_copy={tmp_path / 'copies'}",
     ]
     hosts = [start("megatron_oreal.serve", overrides, SLURM_PROCID=str(host), SLURM_NTASKS="2") for host in range(2)]
     try:
@@ -41,6 +44,9 @@ def test_a_run_finds_engines_of_other_hosts_and_samples_on_while_it_trains(task,
             host.kill()
     steps = runs.metrics_of(run_dir)
     assert [s["rollout/engines"] for s in steps] == [2] * 4
+    assert [s["sync/full"] for s in steps if "sync/full" in s] == [0, 0, 0]  # the first publication is no step's
+    assert len({engine.copy for engine in read_registry(registry_folder(run_dir)).values()}) == 2
+    assert not list((tmp_path / "copies").iterdir())  # the room is given back
     assert len(read_registry(registry_folder(run_dir))) == 2
     assert all(s["select/questions"] == 8 and 8 <= s["rollout/unfinished"] <= 24 for s in steps)
     assert 0 < max(s["rollout/age_max"] for s in steps) <= 4

@@ -42,7 +42,7 @@ def check_room(findings: Findings, config: TrainConfig | SftConfig, model) -> No
 def check_copy(findings: Findings, config: TrainConfig | SftConfig, model) -> None:
     """Whether this host has room for its copy of the weights, where new ones come over disk. Arguments as of check_room."""
     rollout = config.rollout
-    if not config.has_engines or rollout.sync != "disk" or rollout.placement != "colocated":
+    if not config.has_engines or rollout.sync != "disk" or rollout.placement == "external":
         return
     folder, needed = copies_in(rollout), sizes(config, model)[1]
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

@@ -104,6 +104,11 @@ class Engines:
         return [e.endpoint for e in self._known().values()]
 
     @property
+    def copies(self) -> dict[int, str]:
+        """Where hosts without ranks keep a copy of the weights for an engine, by its number."""
+        return {number: engine.copy for number, engine in self._known().items() if engine.copy}
+
+    @property
     def serving(self) -> list[Endpoint]:
         """Those that may be asked for samples."""
         with self._lock:

@@ -23,6 +23,7 @@ class RegistryEntry:
     endpoint: Endpoint
     ready: bool = False  # it has answered once
     failed: str = ""  # why it will not come up
+    copy: str = ""  # where its host keeps a copy of the weights for it, if not the ranks do
 
 
 def registry_folder(run_dir: Path) -> Path:

@@ -21,8 +21,11 @@ FAILED_STARTS = 3
 class Supervisor(threading.Thread):
     """The thread that starts a host's servers and lives as long as they do (the kernel ends a server with the thread that forked it)."""
 
-    def __init__(self, config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, numbers: range, asked: int | None):
-        """`numbers`: which of the run's engines are this host's; `asked`: answers that each is asked for at one time (see demand)."""
+    def __init__(
+        self, config: RolloutConfig, model_path: str, dtype: str, run_dir: Path, numbers: range, asked: int | None, copy: str = ""
+    ):
+        """`numbers`: which of the run's engines are this host's; `asked`: answers that each is asked for at one time (see demand); `copy`:
+        as in RegistryEntry."""
         super().__init__(name="engines", daemon=True)
         self._folder = registry_folder(run_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +38,7 @@ class Supervisor(threading.Thread):
             return lambda start: Server(config, model_path, dtype, run_dir, number, start, place * config.tp, asked)
 
         self._engines = [
-            _Supervised(self._folder, self._control, number, config.ready_timeout_s, maker(number, place))
+            _Supervised(self._folder, self._control, number, config.ready_timeout_s, maker(number, place), copy)
             for place, number in enumerate(numbers)
         ]
 
@@ -64,8 +67,9 @@ class Supervisor(threading.Thread):
 class _Supervised:
     """One engine of this host. Where starting it fails for good it is left alone, and says so; the others live on."""
 
-    def __init__(self, folder: Path, control: ControlReader, number: int, ready_timeout_s: float, make: Callable[[int], Server]):
+    def __init__(self, folder: Path, control: ControlReader, number: int, ready_timeout_s: float, make: Callable[[int], Server], copy: str):
         self._folder, self._control, self._number, self._timeout_s, self._make = folder, control, number, ready_timeout_s, make
+        self._copy = copy
         self._server: Server | None = None  # None: it is to be started
         self._ready, self._start, self._failures, self._deadline = False, 0, 0, 0.0
         self.failed = ""
@@ -112,7 +116,7 @@ class _Supervised:
 
     def _register(self) -> None:
         endpoint = self._server.endpoint if self._server else Endpoint("")
-        register(self._folder, RegistryEntry(self._number, self._start, endpoint, self._ready, self.failed))
+        register(self._folder, RegistryEntry(self._number, self._start, endpoint, self._ready, self.failed, self._copy))
 
     def stop(self) -> None:
         """End the server."""

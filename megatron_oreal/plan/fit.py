@@ -147,8 +147,8 @@ def _notes(config: Planned, engine: EngineMemory, parameters: int) -> Iterator[s
         yield f"engines take {rollout.engines * rollout.tp} GPUs besides the {plan.gpus} that train"
     if rollout.placement == "external":
         yield "external engines are planned as rollout.urls of rollout.tp on GPUs of their own"
-    if rollout.placement == "colocated" and rollout.sync == "disk":
+    if rollout.placement != "external" and rollout.sync == "disk":
         copy = parameters * NUMBER_BYTES[config.model.dtype] / GIB
-        yield f"each host keeps a copy of the weights in rollout.sync_copy: {copy:.1f} GiB of its disk, or of its memory if that is there"
+        yield f"each host of engines keeps a copy of the weights in rollout.sync_copy: {copy:.1f} GiB of its disk, or memory"
     if not rollout.releases_memory() and rollout.placement == "colocated":
         yield "rollout.release_memory=false: engines keep their memory while the models train"

@@ -167,13 +167,13 @@ def _sync_seconds(config: Planned, parameters: int) -> float:
 
 
 def _over_disk_s(config: Planned, weights: int) -> float:
-    """Written once and read by each host with engines: of `weights` bytes all, or where ranks keep the hosts' copies what changed.
+    """Written once and read by each host with engines: of `weights` bytes what changed, or all where nobody of ours keeps a host's copy.
 
     The stages' senders compare at the same time, each its own part; then the engines load the copy.
     """
     plan = config.plan
     shared_s = weights * (1 + engine_hosts(config)) / (plan.disk_gb_s * 1e9)
-    if config.rollout.placement != "colocated":
+    if config.rollout.placement == "external":
         return shared_s
     here_s = weights / config.parallel.pp / COMPARED_BYTES_S + weights / CHANGED_BYTES_S + weights / HANDED_BYTES_S
     return plan.changed * shared_s + here_s

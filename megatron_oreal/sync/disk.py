@@ -82,7 +82,7 @@ class Disk(Delivery):
         folder = self._of_version(version)
         if not self._chain:
             (self._folder / "config.json").rename(folder / "config.json")
-        paths = [self._chain.of(engine) if self._chain else folder.resolve() for engine in self._engines]
+        paths = [self._chain.copies[engine.number] if self._chain else folder.resolve() for engine in self._engines]
         bodies = [{"model_path": str(path), "weight_version": str(version), "flush_cache": True} for path in paths]
         post_all(self._engines, "/update_weights_from_disk", self._timeout_s, bodies)
 

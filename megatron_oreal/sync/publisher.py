@@ -28,8 +28,8 @@ from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
 from megatron_oreal.sync.broadcast import TicketLock
 from megatron_oreal.sync.carry import WeightSender
-from megatron_oreal.sync.chain import Chain, Chains
-from megatron_oreal.sync.host_copy import HostCopy
+from megatron_oreal.sync.chain import Chain
+from megatron_oreal.sync.copies import Copies
 from megatron_oreal.sync.prove import WrongWeights
 from megatron_oreal.sync.seating import Seating
 
@@ -66,9 +66,8 @@ class Publisher:
         self._sender: WeightSender | None = None  # this rank's connection, where it sends
         self._memory_is_shared, self._sampling = memory_is_shared, sampling
         self._seating = self._seat() if config.rollout.sync == "tensor" else None
-        self._chains = self._chains_of(config) if config.rollout.sync == "disk" else None
+        self._copies = self._copies_of(config) if config.rollout.sync == "disk" else None
         self._chain: Chain | None = None  # of the versions over this connection
-        self._copy: HostCopy | None = None  # of the weights, which this rank keeps for its host's engines
         self._connected: list[Endpoint] = []
         self._builds_on = 0  # publications over this connection
         self._proof_s = 0.0  # of the publication in progress: what comparing checksums took
@@ -77,9 +76,9 @@ class Publisher:
         known = self._ranks.share(self._engines.known if self._engines else None, list[Endpoint])
         return Seating(known, self._config, self._ranks)
 
-    def _chains_of(self, config: TrainConfig | SftConfig) -> Chains:
+    def _copies_of(self, config: TrainConfig | SftConfig) -> Copies:
         stages = parallel_state.get_pipeline_model_parallel_world_size()
-        return Chains(config, self._ranks, [_sender(stage) for stage in range(stages)])
+        return Copies(config, self._ranks, self._engines, [_sender(stage) for stage in range(stages)])
 
     def make_room(self) -> bool:
         """Whether the engines have given up the GPUs' memory, and with it their weights, until the next publication.
@@ -185,13 +184,12 @@ class Publisher:
         if engines == self._connected:
             return
         self.disconnect()
-        self._chain = chain = self._chains.begin(engines) if self._chains else None
-        self._copy = HostCopy(chain, self._model) if chain and self._ranks.placement.local_rank == 0 else None
+        self._chain = self._copies.begin(engines) if self._copies else None
         if self._ranks.is_sender or (self._seating and self._seating.at_work):
             device, name = self._ranks.platform.device, _sender(self._stage)
             places, gifts = (self._folder, self._model), self._seating.gifts(engines) if self._seating else None
             heads, proves = self._models.dims.groups, self._ranks.is_sender
-            self._sender = WeightSender(engines, self._config, name, *places, device, self._turns, heads, gifts, proves, chain)
+            self._sender = WeightSender(engines, self._config, name, *places, device, self._turns, heads, gifts, proves, self._chain)
         self._connected, self._builds_on = engines, 0
 
     @property
@@ -212,12 +210,12 @@ class Publisher:
                 pass
 
     def _follow(self, version: int) -> None:
-        if self._copy:
-            self._copy.follow(version)
+        if self._copies:
+            self._copies.follow(version, self._builds_on)
 
     def _written(self) -> dict[str, float]:
         """Over all senders."""
-        if not self._chains:
+        if not self._copies:
             return {}
         size, whole = self._ranks.total(torch.tensor(self._sender.written if self._sender else (0, False), dtype=torch.int64)).tolist()
         return {"sync/written_bytes": size, "sync/full": float(whole > 0)}
@@ -275,8 +273,8 @@ class Publisher:
         if sender:
             with suppress(ServerError):
                 sender.disconnect()
-        if self._copy:
-            self._copy.remove()
+        if self._copies:
+            self._copies.end()
 
 
 def _sender(stage: int) -> str:

@@ -152,15 +152,15 @@ def test_the_searchs_best_is_confirmed_by_a_build(capsys):
     assert found["fits"] and not any("by the formula" in note for note in found["notes"])
 
 
-def test_over_disk_all_weights_are_written_only_where_no_rank_keeps_a_copy(capsys):
+def test_over_disk_all_weights_are_written_only_where_nobody_keeps_a_copy(capsys):
     """From half of the bytes to all of them: written once and read by sixteen hosts, at 10 GB/s."""
-    colocated = ["experiment=oreal_32b", "rollout.sync=disk"]
+    colocated, urls = ["experiment=oreal_32b", "rollout.sync=disk"], [f"http://h{host}:1" for host in range(16)]
     half, whole, elsewhere = (
         planned(capsys, *overrides)
         for overrides in (
             [*colocated, "plan.changed=0.5"],
             [*colocated, "plan.changed=1"],
-            [*colocated, "plan.changed=0.5", "rollout.placement=disaggregated"],
+            [*colocated, "plan.changed=0.5", "rollout.placement=external", f"rollout.urls=[{','.join(urls)}]"],
         )
     )
     in_all = 2 * whole["parameters"] * 17 / 10e9

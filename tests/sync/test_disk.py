@@ -18,6 +18,7 @@ from megatron_oreal.sync import delta
 from megatron_oreal.sync.chain import STATE, Chain
 from megatron_oreal.sync.delta import bits_of
 from megatron_oreal.sync.disk import Disk
+from megatron_oreal.sync.follower import Follower, Order, order, wait_for
 from megatron_oreal.sync.host_copy import HostCopy
 from megatron_oreal.sync.publisher import Publisher
 from tests.settings import engines_at, optimizer, policy_config, rollout_config, tiny_run, write_hf
@@ -49,7 +50,7 @@ class Written:
     """Two senders and the copy of a host, over files alone."""
 
     def __init__(self, folder: Path, model: Path):
-        self.chain = Chain("token", folder / "sync", folder / "copy", 0, 1, ("a", "b"))
+        self.chain = Chain("token", folder / "sync", folder / "copy", ("a", "b"))
         self.senders = [Disk([], rollout_config(), name, folder / "sync", model, self.chain) for name in self.chain.senders]
         self.copy = HostCopy(self.chain, model)
 
@@ -139,6 +140,33 @@ def test_a_copy_for_which_there_is_no_room_names_the_key(written, monkeypatch):
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(ServerError, match=r"rollout\.sync_copy.*No space left on device"):
         written.copy.follow(1)
+
+
+def test_a_host_without_ranks_follows_orders_and_says_what_keeps_it(written, tmp_path, served_model):
+    config = rollout_config(sync_copy=str(tmp_path / "there"))
+    follower = Follower(str(tmp_path), config, served_model, range(4, 6), host=1)
+    (tmp_path / "engines").mkdir()
+    follower.start()
+
+    def publish(weights: dict[str, Tensor], version: int) -> None:
+        written.write(weights, version)
+        wanted = Order("token", version - 1, version, written.chain.senders)
+        order(tmp_path, wanted)
+        written.copy.follow(version)
+        wait_for(tmp_path, wanted, [4, 5], timeout_s=20)
+
+    weights = first_weights()
+    for version in (1, 2):
+        publish(weights, version)
+        there = {name: tensor for path in follower.folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+        assert same_bits(there, weights)
+        weights = changed(weights, version)
+    shutil.rmtree(follower.folder)
+    with pytest.raises(ServerError, match=r"copy of the weights is gone, .* \(on the host of engine 4\)"):
+        publish(weights, 3)
+    follower.stop()
+    with pytest.raises(ServerError, match=r"no new copy of the weights on the host of engine 4 within rollout.sync_timeout_s=0 s"):
+        wait_for(tmp_path, Order("token", 3, 4, ()), [4, 5], timeout_s=0.2)
 
 
 def step(gpt) -> None:
