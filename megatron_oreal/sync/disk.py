@@ -24,14 +24,14 @@ from megatron_oreal.sync.host_copy import mapped
 class Disk(Delivery):
     """A folder that is read by all hosts, one a version, a file a bucket; needs a file system that all of them see.
 
-    With a chain the ranks bring each host's copy up to date from it (HostCopy), and the engines load from there. Without one, engines that
-    are on hosts without ranks read it themselves, and everything is written every time.
+    With a chain each host's copy is brought up to date from it (Copies), and the engines load from there. Without one, external engines,
+    beside which nobody of ours keeps a copy, read it themselves, and everything is written every time.
     """
 
     def __init__(
         self, engines: Sequence[Endpoint], config: RolloutConfig, sender: str, folder: Path, model: Path, chain: Chain | None = None
     ):
-        """`folder` is shared by all senders; `model` has the config.json of what is sent."""
+        """`folder` is shared by all senders; `model` has the config.json of what is sent; `chain`: whose `own` copy this sender compares with."""
         self._engines, self._timeout_s, self._model, self._chain = engines, config.sync_timeout_s, model, chain
         self._folder, self._sender, self._link = folder, sender, 0
         self._files: dict[str, File] = {}  # of the version in progress

@@ -1,4 +1,4 @@
-"""One copy of the weights on each host, from which the host's engines load (rollout.sync=disk, engines on the ranks' hosts)."""
+"""One copy of the weights on a host, from which its engines load (rollout.sync=disk)."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from megatron_oreal.sync.delta import THREADS, Change, apply
 
 
 class HostCopy:
-    """This host's copy, kept by its first rank: takes as much of the host's disk, or of its memory, as the weights.
+    """This host's copy, kept by one process of it: takes as much of the host's disk, or of its memory, as the weights.
 
     Senders on this host compare with it what they send, and so need no second copy in their own memory.
     """

@@ -2,8 +2,8 @@
 
 gather (tensors whole, in buckets) -> carry (buckets on their way while the next is gathered) -> deliver (broadcast, hand_over or disk)
 -> prove (checksums). Every pipeline stage gathers its part, and its first rank sends it, all stages at the same time; for a hand-over
-(rollout.sync=tensor) every rank beside an engine gets all parts, and hands them over there; over disk (rollout.sync=disk) the first rank of
-every host follows what was written, before the host's engines load it.
+(rollout.sync=tensor) every rank beside an engine gets all parts, and hands them over there; over disk (rollout.sync=disk) each host's
+copy follows what was written, before the host's engines load it.
 """
 
 import sys
