@@ -31,7 +31,7 @@ class Disk(Delivery):
     def __init__(
         self, engines: Sequence[Endpoint], config: RolloutConfig, sender: str, folder: Path, model: Path, chain: Chain | None = None
     ):
-        """`folder` is shared by all senders; `model` has the config.json of what is sent; `chain`: whose `own` copy this sender compares with."""
+        """`folder` is shared by all senders; `model` has the config.json of what is sent; `chain`: see WeightSender."""
         self._engines, self._timeout_s, self._model, self._chain = engines, config.sync_timeout_s, model, chain
         self._folder, self._sender, self._link = folder, sender, 0
         self._files: dict[str, File] = {}  # of the version in progress
