@@ -6,6 +6,7 @@ WeightSender of its own. One of them pauses the engines before the others send, 
 
 import queue
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +27,18 @@ from megatron_oreal.sync.prove import EngineChecksums, WrongWeights
 NamedTensors = Iterable[tuple[str, Tensor]]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Who sends, and what it has for that; the same for all connections."""
+
+    name: str  # unique among the processes that send to these engines
+    device: torch.device
+    turns: TicketLock  # shared by them
+    folder: Path  # for the way over disk
+    model: Path  # where the policy started from
+    kv_heads: int  # of the model
+
+
 class WeightSender:
     """One sender's connection to the engines. Names are Hugging Face's, tensors whole."""
 
@@ -33,36 +46,30 @@ class WeightSender:
         self,
         engines: Sequence[Endpoint],
         config: RolloutConfig,
-        sender: str,
-        folder: Path,
-        model: Path,
-        device: torch.device,
-        turns: TicketLock,
-        kv_heads: int,
+        origin: Origin,
         gifts: Sequence[Gift] | None = None,
         proves: bool = True,
         chain: Chain | None = None,
     ):
-        """`sender` is unique among the processes that send to these engines and share `turns`; `folder` is for the way over
-        disk, `model` where the policy started from. `gifts`: what this rank has of a hand-over; None: all of it. `proves`: hashes what
-        it sends. `chain`: of the hosts' copies, for the way over disk; None: the engines read `folder` themselves.
+        """`gifts`: what this rank has of a hand-over; None: all of it. `proves`: hashes what it sends. `chain`: of the hosts' copies, for
+        the way over disk; None: the engines read the origin's folder themselves.
 
         Raises:
             ValueError: an engine's layout has no checksums that this side can compute, or the way does not lead to it.
             ServerError: one refuses, or does not answer or join within rollout.sync_timeout_s.
         """
-        self._engines, self._timeout_s, self._kv_heads = engines, config.sync_timeout_s, kv_heads
+        self._engines, self._timeout_s, self._kv_heads = engines, config.sync_timeout_s, origin.kv_heads
         self._bucket_bytes = config.sync_bucket_mb * 2**20
         self._sizes, self._proves = [tp_size(engine, config.sync_timeout_s) for engine in engines if proves], proves
         self._delivery: Delivery
         if config.sync == "distributed":
-            self._delivery = Broadcast(engines, self._sizes, config, sender, device, turns)
+            self._delivery = Broadcast(engines, self._sizes, config, origin.name, origin.device, origin.turns)
         elif config.sync == "tensor":
             if gifts is None:
                 gifts = [Gift(engine, list(range(size)), size) for engine, size in zip(engines, self._sizes, strict=True)]
-            self._delivery = HandOver(engines, gifts, config, device)
+            self._delivery = HandOver(engines, gifts, config, origin.device)
         else:
-            self._delivery = Disk(engines, config, sender, folder, model, chain)
+            self._delivery = Disk(engines, config, origin.name, origin.folder, origin.model, chain)
         self._sent: dict[int, EngineChecksums] = {}  # TP size -> what engines of that size must hold
 
     def pause(self) -> None:

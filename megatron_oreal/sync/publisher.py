@@ -27,7 +27,7 @@ from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Models
 from megatron_oreal.model import hf_weights
 from megatron_oreal.sync.broadcast import TicketLock
-from megatron_oreal.sync.carry import WeightSender
+from megatron_oreal.sync.carry import Origin, WeightSender
 from megatron_oreal.sync.chain import Chain
 from megatron_oreal.sync.copies import Copies
 from megatron_oreal.sync.prove import WrongWeights
@@ -59,10 +59,7 @@ class Publisher:
     ):
         """`memory_is_shared`: the engines give up the GPUs' memory while the models train. `sampling`: rank 0's, made quiet before."""
         self._config, self._models, self._ranks, self._engines = config.rollout, models, ranks, engines
-        self._folder, self._model = Path(config.run_dir) / "sync", Path(config.model.path)
-        self._stage = parallel_state.get_pipeline_model_parallel_rank()
-        one_sender = parallel_state.get_pipeline_model_parallel_world_size() == 1
-        self._turns = TicketLock(dist.HashStore() if one_sender else ranks.open_store(config.rollout.sync_timeout_s))
+        self._origin = self._origin_of(config)
         self._sender: WeightSender | None = None  # this rank's connection, where it sends
         self._memory_is_shared, self._sampling = memory_is_shared, sampling
         self._seating = self._seat() if config.rollout.sync == "tensor" else None
@@ -71,6 +68,12 @@ class Publisher:
         self._connected: list[Endpoint] = []
         self._builds_on = 0  # publications over this connection
         self._proof_s = 0.0  # of the publication in progress: what comparing checksums took
+
+    def _origin_of(self, config: TrainConfig | SftConfig) -> Origin:
+        stage, stages = parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_world_size()
+        turns = TicketLock(dist.HashStore() if stages == 1 else self._ranks.open_store(config.rollout.sync_timeout_s))
+        folders = Path(config.run_dir) / "sync", Path(config.model.path)
+        return Origin(_sender(stage), self._ranks.platform.device, turns, *folders, self._models.dims.groups)
 
     def _seat(self) -> Seating:
         known = self._ranks.share(self._engines.known if self._engines else None, list[Endpoint])
@@ -186,10 +189,8 @@ class Publisher:
         self.disconnect()
         self._chain = self._copies.begin(engines) if self._copies else None
         if self._ranks.is_sender or (self._seating and self._seating.at_work):
-            device, name = self._ranks.platform.device, _sender(self._stage)
-            places, gifts = (self._folder, self._model), self._seating.gifts(engines) if self._seating else None
-            heads, proves = self._models.dims.groups, self._ranks.is_sender
-            self._sender = WeightSender(engines, self._config, name, *places, device, self._turns, heads, gifts, proves, self._chain)
+            gifts = self._seating.gifts(engines) if self._seating else None
+            self._sender = WeightSender(engines, self._config, self._origin, gifts, self._ranks.is_sender, self._chain)
         self._connected, self._builds_on = engines, 0
 
     @property

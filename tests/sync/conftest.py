@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.sync.broadcast import TicketLock
-from megatron_oreal.sync.carry import WeightSender
+from megatron_oreal.sync.carry import Origin, WeightSender
 from tests.settings import rollout_config
 
 
@@ -17,8 +17,8 @@ def restored(server, served_model, tmp_path):
     """Whatever a test does to the session's server, the next one finds the model that it started with."""
     yield
     folders = tmp_path / "sync", Path(served_model)
-    turns, device = TicketLock(dist.HashStore()), torch.device("cpu")
-    sync = WeightSender([server.endpoint], rollout_config(), "restore", *folders, device, turns, kv_heads=2)
+    origin = Origin("restore", torch.device("cpu"), TicketLock(dist.HashStore()), *folders, kv_heads=2)
+    sync = WeightSender([server.endpoint], rollout_config(), origin)
     source = HFFolder(served_model)
     sync.pause()
     sync.send(((name, source[name][:]) for name in source), 0)

@@ -13,7 +13,7 @@ from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.sync.broadcast import TicketLock
-from megatron_oreal.sync.carry import WeightSender
+from megatron_oreal.sync.carry import Origin, WeightSender
 from megatron_oreal.trajectory import Prompt, Sample, Trajectory
 from tests.learn.test_gpu import logprobs_by_transformers, logprobs_of
 from tests.settings import compute_config, engines_at, rollout_config, tiny_run
@@ -89,7 +89,7 @@ def test_a_sleeping_engine_frees_its_memory_and_takes_new_weights_when_it_wakes(
     assert asleep - awake > 0.8 * held
     assert abs(again - awake) < 0.05 * held
     folders, device = (tmp_path / "sync", Path(new)), torch.device("cuda", 0)
-    sync = WeightSender([engine], config, "test", *folders, device, TicketLock(dist.HashStore()), KV_HEADS)
+    sync = WeightSender([engine], config, Origin("test", device, TicketLock(dist.HashStore()), *folders, KV_HEADS))
     source = HFFolder(new)
     sync.pause()
     sync.send(((name, source[name][:].to(device, torch.bfloat16)) for name in source), 1)

@@ -13,7 +13,7 @@ from megatron_oreal.errors import ServerError
 from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.sync.broadcast import TicketLock
-from megatron_oreal.sync.carry import WeightSender
+from megatron_oreal.sync.carry import Origin, WeightSender
 from megatron_oreal.trajectory import Prompt
 from tests.settings import rollout_config
 
@@ -40,7 +40,7 @@ def connect(server, served_model, tmp_path):
     def make(sender: str = "test", **changes) -> WeightSender:
         config = dataclasses.replace(CONFIG, **changes)
         folders = tmp_path / "sync", Path(served_model)
-        opened.append(WeightSender([server.endpoint], config, sender, *folders, torch.device("cpu"), turns, KV_HEADS))
+        opened.append(WeightSender([server.endpoint], config, Origin(sender, torch.device("cpu"), turns, *folders, KV_HEADS)))
         return opened[-1]
 
     yield make
