@@ -83,6 +83,15 @@ def spread_of(config: Planned, hf) -> Spread:
     return spread_over(lengths, dp, config.learn.tokens_per_micro_batch, Cost.of(hf, head_dim(hf)), multiple)
 
 
+def fullest_micro_batch(config: Planned, hf) -> int:
+    """Tokens of it, by the lengths that are planned with: packing seldom fills the budget, and a small step stays far from it."""
+    parallel, split = config.parallel, Split(config.parallel.cp)
+    lengths = [split.padded(length) for length in trained_lengths(config)]
+    dp, cost = parallel.data_parallel(config.plan.gpus), Cost.of(hf, head_dim(hf))
+    ranks = partition(lengths, dp, config.learn.tokens_per_micro_batch, cost, parallel.pp if parallel.vpp else 1)
+    return max(sum(lengths[i] for i in micro) for rank in ranks for micro in rank)
+
+
 @lru_cache(maxsize=256)
 def spread_over(lengths: tuple[int, ...], dp: int, budget: int, cost: Cost, multiple: int = 1) -> Spread:
     """Arguments: as learn.packing.partition."""

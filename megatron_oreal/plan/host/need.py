@@ -212,8 +212,7 @@ def micro_batch_tokens(config: TrainConfig | SftConfig, dp: int) -> int:
     budget = config.learn.tokens_per_micro_batch
     if isinstance(config, SftConfig):
         return budget
-    questions = ceil(config.data.questions_per_step * config.rollout.in_flight)
-    trajectories = questions * (2 if config.objective.keep == "pair" else config.rollout.samples)
+    trajectories = config.data.questions_per_step * (2 if config.objective.keep == "pair" else config.rollout.samples)
     return min(budget, ceil(trajectories / dp) * config.rollout.max_total_tokens)
 
 
