@@ -4,7 +4,6 @@ A question's samples are asked for together and taken one by one, as each ends.
 """
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +14,7 @@ import aiohttp
 from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import Engines
 from megatron_oreal.errors import ServerError
+from megatron_oreal.rollout.answers import Answer, checked, events_of
 from megatron_oreal.rollout.config import RolloutConfig
 
 ATTEMPTS = 5
@@ -35,7 +35,7 @@ class Request:
     samples: list[int]  # their numbers; the engine answers in this order, or says which it means
 
 
-Take = Callable[[int, dict], None]
+Take = Callable[[int, Answer], None]
 """Called with a sample's number and the engine's answer, when that sample has ended."""
 
 
@@ -193,7 +193,7 @@ class Dispatch:
             async with self._session.post(url, json=pending.body, headers=engine.headers) as answer:
                 if answer.status != 200:
                     raise _refusal(engine, name, answer.status, await answer.text())
-                async for event in _events(answer.content):
+                async for event in events_of(answer.content):
                     if "error" in event:  # a status of its own: the stream had begun with 200
                         raise _refusal(engine, name, event["error"]["code"], event["error"]["message"])
                     self._take(pending, event, f"{url}: the engine cut prompt {name} short")
@@ -204,12 +204,12 @@ class Dispatch:
         except (aiohttp.ClientError, ValueError, KeyError, TypeError, IndexError) as error:
             raise _Trouble(f"{url}: {type(error).__name__} {error}") from error
 
-    def _take(self, pending: "_PendingRequest", event: dict, cut_short: str) -> None:
+    def _take(self, pending: "_PendingRequest", event: Answer, cut_short: str) -> None:
         if event["meta_info"]["finish_reason"] is None:
             return  # a sign of life
         if event["meta_info"]["finish_reason"]["type"] == "abort" and not self.stopped:
             raise _Trouble(cut_short)
-        pending.take(_checked(event, self._version))
+        pending.take(checked(event, self._version))
 
     async def _strike(self, engine: Endpoint, why: str) -> None:
         """The engine failed once more: given up if it has ended, or has done nothing else for a while."""
@@ -264,7 +264,7 @@ class _PendingRequest:
         parameters = request.body["sampling_params"] | {"n": len(request.samples), "stream_interval": NEVER}
         self.body = request.body | {"sampling_params": parameters, "stream": True}
 
-    def take(self, answer: dict) -> None:
+    def take(self, answer: Answer) -> None:
         """Raises ValueError where it is no answer to this request."""
         number = answer.get("index", 0)
         sample = self._request.samples[number]
@@ -277,38 +277,3 @@ class _PendingRequest:
     def rest(self) -> Request:
         """The request for those."""
         return Request(self._request.body, self._left)
-
-
-async def _events(content: aiohttp.StreamReader) -> AsyncIterator[dict]:
-    """The JSON objects of a stream of server-sent events, up to its end mark.
-
-    Raises:
-        ValueError: it is no such stream, or it breaks off.
-    """
-    buffer = bytearray()
-    async for chunk in content.iter_any():
-        buffer += chunk
-        while (end := buffer.find(b"\n\n")) >= 0:
-            event = bytes(buffer[:end]).removeprefix(b"data:").strip()
-            del buffer[: end + 2]
-            if event == b"[DONE]":
-                return
-            yield json.loads(event)
-    raise ValueError(f"the answer breaks off: {bytes(buffer[-100:])!r}")
-
-
-def _checked(answer: dict, version: str | None) -> dict:
-    """One sample, if it is one: token ids with a log-probability each, by the right weights.
-
-    Raises:
-        ValueError, KeyError, TypeError: anything else.
-    """
-    meta = answer["meta_info"]
-    logprobs = meta["output_token_logprobs"]
-    if not all(isinstance(t, int) for t in answer["output_ids"]):
-        raise ValueError("no token ids")
-    if len(logprobs) != len(answer["output_ids"]) or not all(isinstance(entry[0], float) for entry in logprobs):
-        raise ValueError("not one log-probability a token")
-    if version is not None and meta["weight_version"] != version:
-        raise ValueError(f"it serves version {meta['weight_version']} instead of {version}")
-    return answer
