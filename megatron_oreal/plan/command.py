@@ -6,8 +6,9 @@
 Takes a training run's overrides, and those of conf/plan/. The shape is that of
 model.path's config.json, or plan.shape's where that folder is elsewhere; weights are not needed. Memory is estimated by a formula;
 --build builds every stage's real models instead, without memory. --search tries other layouts for the same GPUs and plans the fastest
-that fits. --gpus, --why and --picture answer further questions; --published FILE prints what others measured beside what is planned for it
-instead. --json prints one object with all figures, in bytes and seconds. Evaluation and checkpoints are not in a step's seconds.
+that fits, under more schedules. --gpus, --why and --picture answer further questions; --published FILE prints what others measured beside
+what is planned for it instead. --json prints one object with all figures, in bytes and seconds. Evaluation and checkpoints are not in a
+step's seconds.
 
 Exit status: 0 fits, 1 will not fit (or the build failed), 2 wrong input.
 """
@@ -53,19 +54,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print(arguments: argparse.Namespace, plan, suggestion: str | None, found) -> None:
     """The plan, and what was asked of it besides."""
-    from megatron_oreal.plan import report
+    from megatron_oreal.plan import report, schedules
     from megatron_oreal.plan.answers import gpus, picture, why
 
+    under = schedules.schedules(plan, schedules.SEARCHED if arguments.search else schedules.CONTINUOUS)
     reasons = why.reasons(plan) if arguments.why else None
     rows = gpus.bought(plan.config, plan.model, gpus.counts_of(arguments.gpus)) if arguments.gpus else None
     if arguments.picture:
         picture.write(plan, arguments.picture)
     if arguments.json:
         besides = {"why": reasons and [asdict(r) for r in reasons], "by_gpus": rows and gpus.as_json(rows)}
-        print(json.dumps(report.as_json(plan, suggestion, found) | besides))
+        print(json.dumps(report.as_json(plan, suggestion, found) | {"schedules": [asdict(s) for s in under]} | besides))
         return
     print(report.as_text(plan, suggestion, found))
-    for block in (reasons and why.as_text(reasons), rows and gpus.as_text(rows)):
+    for block in (schedules.as_text(under), reasons and why.as_text(reasons), rows and gpus.as_text(rows)):
         if block:
             print("", *block, sep="\n")
 

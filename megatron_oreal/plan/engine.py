@@ -82,12 +82,8 @@ def asked_at_once(config: TrainConfig | SftConfig) -> int:
     """Answers that an engine samples at one time, for a step where there are steps of it."""
     if isinstance(config, SftConfig):
         return demand.of_supervised(config)
-    return min(config.rollout.concurrency, ceil(questions(config) / engines(config))) * config.rollout.samples
-
-
-def questions(config: TrainConfig) -> int:
-    """Begun in a step."""
-    return ceil(config.data.questions_per_step * config.rollout.in_flight)
+    under_way = ceil(config.data.questions_per_step * config.rollout.in_flight)
+    return min(config.rollout.concurrency, ceil(under_way / engines(config))) * config.rollout.samples
 
 
 def engines(config: TrainConfig | SftConfig) -> int:
@@ -97,7 +93,7 @@ def engines(config: TrainConfig | SftConfig) -> int:
 
 def response_lengths(config: Planned) -> list[int]:
     """Of a step's trajectories: even quantiles of plan.lengths, in an order that is always the same."""
-    wanted, rollout, count = config.plan.lengths, config.rollout, questions(config) * config.rollout.samples
+    wanted, rollout, count = config.plan.lengths, config.rollout, config.data.questions_per_step * config.rollout.samples
     longest = min(rollout.max_new_tokens, rollout.max_total_tokens - wanted.prompt)
     normal = NormalDist(0.0, wanted.spread or 1e-9)
     drawn = (wanted.median * exp(normal.inv_cdf((i + 0.5) / count)) for i in range(count))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 
 from megatron_oreal.devices import DEVICES
 from megatron_oreal.engines.routes import carried, seats_of
@@ -12,7 +13,8 @@ from megatron_oreal.model.split import Split
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.engine import EngineMemory, engines, prices, response_lengths, sampler
 from megatron_oreal.plan.memory import ADAM_BYTES, GRADIENT_BYTES, NUMBER_BYTES
-from megatron_oreal.plan.operations.sampling import slowest
+from megatron_oreal.plan.operations.continuous import Schedule, Simulated, simulated
+from megatron_oreal.plan.operations.sampling import Sampler, slowest
 from megatron_oreal.plan.operations.training import FORWARD, RECOMPUTED, TRAINED, Overlap, Pass, Trainer, Work
 
 VERIFY_S = 2 * 0.74 / 1024
@@ -105,14 +107,33 @@ def spread_over(lengths: tuple[int, ...], dp: int, budget: int, cost: Cost, mult
 
 def step_parts(config: Planned, hf, memory: EngineMemory, parameters: int) -> list[Part]:
     """In the order of a step. `parameters`: of the whole model."""
-    lengths = response_lengths(config)
-    sampling = slowest(sampler(config, hf, memory), lengths, engines(config))
-    parts = [
-        Part("rollout", 2.0 * parameters * sampled_tokens(config), sampling, ROLLOUT),
-        Part("verify", 0.0, len(lengths) * VERIFY_S / config.verify.workers, overlapped=True),
-    ]
     turns = [Part("offload", 0.0, _offload_seconds(config, parameters))] if config.compute.offload == "all" else []
-    return parts + training_parts(config, hf, parameters) + turns + [Part("sync", 0.0, _sync_seconds(config, parameters))]
+    training, sync = training_parts(config, hf, parameters) + turns, Part("sync", 0.0, _sync_seconds(config, parameters))
+    between = step_seconds(training), sync.seconds
+    answers = config.data.questions_per_step * config.rollout.samples
+    return [
+        Part("rollout", 2.0 * parameters * sampled_tokens(config), _rollout_s(config, sampler(config, hf, memory), between), ROLLOUT),
+        Part("verify", 0.0, answers * VERIFY_S / config.verify.workers, overlapped=True),
+        *training,
+        sync,
+    ]
+
+
+def _rollout_s(config: Planned, engine: Sampler, between: tuple[float, float]) -> float:
+    """What a step takes longer than training and sync, which engines on hosts of their own sample through."""
+    if config.rollout.in_flight <= 1:
+        return slowest(engine, response_lengths(config), engines(config))
+    turns = config.rollout.placement == "colocated"
+    return max(0.0, continuous(config, engine, between).seconds - sum(between) * (not turns))
+
+
+def continuous(config: Planned, engine: Sampler, between: tuple[float, float]) -> Simulated:
+    """A run whose engines do not drain. `between`: seconds of training and sync, left out where engines and ranks take turns."""
+    turns = config.rollout.placement == "colocated"
+    questions = config.data.questions_per_step
+    waits = (0.0, 0.0) if turns else between
+    schedule = Schedule(questions, ceil(questions * config.rollout.in_flight), config.rollout.max_age, *waits, turns)
+    return simulated(engine, tuple(response_lengths(config)), engines(config), schedule)
 
 
 def sampled_tokens(config: Planned) -> int:

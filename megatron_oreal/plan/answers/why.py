@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.fit import Plan, make_plan
+from megatron_oreal.plan.schedules import CONTINUOUS
 
 SHOWN = 3
 FASTER_DISK = 4
@@ -56,8 +57,10 @@ def _tried(part: str, config: Planned) -> Iterator[tuple[tuple[str, ...], Planne
 
 
 def _engines(config: Planned) -> Iterator[tuple[tuple[str, ...], Planned]]:
-    """Wider or more engines, fewer bits, shorter responses."""
+    """Engines that do not drain, wider or more of them, fewer bits."""
     rollout = config.rollout
+    if rollout.in_flight == 1:
+        yield ("schedule=continuous",), replace(config, rollout=replace(rollout, in_flight=CONTINUOUS[0]))
     gpus = rollout.tp * rollout.engines
     for tp in (rollout.tp // 2, rollout.tp * 2):
         if tp and gpus % tp == 0 and tp <= config.plan.gpus_per_host:
