@@ -44,7 +44,7 @@ class Trajectory:
     index: int  # which of the K samples of its prompt, 0 <= index < K
     token_ids: list[int]  # [response tokens], the stop token included where there is one
     logprobs: list[float]  # [response tokens], the server's log-probabilities of these tokens
-    text: str  # decoded response, without the stop token
+    text: str  # decoded response, without the stop token; of one that is cut nothing yet
     finish: Literal["stop", "length", "abort", "cut"]  # abort: another end token than the stop word's; cut: by us, to be resumed
     version: int  # policy version that sampled it; of a trajectory that was cut and resumed, its last part
     earlier: list[Span] = field(default_factory=list)  # its parts before that, in order

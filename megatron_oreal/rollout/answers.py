@@ -14,11 +14,17 @@ class FinishReason(TypedDict, total=False):
     matched: int | str | None  # what it stopped at
 
 
+class Entry(msgspec.Struct, array_like=True, gc=False):
+    """Of a token: [log-probability, token, text]. Millions of tuples would keep the garbage collector at work."""
+
+    logprob: float
+
+
 class Meta(TypedDict, total=False):
     """What an engine says of a sample beside its tokens."""
 
     finish_reason: FinishReason | None  # None: a sign of life of one that goes on
-    output_token_logprobs: list[tuple[float, int, str | None]]  # [response tokens] of log-probability, token, text
+    output_token_logprobs: list[Entry]  # [response tokens]
     weight_version: str
 
 

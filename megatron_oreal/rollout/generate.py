@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from megatron_oreal.engines.engines import Engines
+from megatron_oreal.rollout.answers import Answer
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.dispatch import Request, RetryCounts
 from megatron_oreal.rollout.in_flight import InFlight, More
@@ -98,23 +99,23 @@ class Rollout:
         """Tokens that an answer may have."""
         return min(sampling.max_new_tokens, self.config.max_total_tokens - len(prompt.token_ids))
 
-    def trajectory(self, asked: Unfinished, index: int, version: int, answer: dict, sampling: Sampling) -> Trajectory:
+    def trajectory(self, asked: Unfinished, index: int, version: int, answer: Answer, sampling: Sampling) -> Trajectory:
         """What an answer makes of sample `index`: a new trajectory, or one that was cut with what was sampled since."""
         new = self._trajectory(asked.prompt, index, version, answer)
         begun = [t for t in asked.trajectories if t.index == index]
         whole = self._joined(begun[0], new) if begun else new
         if whole.finish == "cut" and len(whole.token_ids) >= self._room(asked.prompt, sampling):  # with its last token, and none is left
-            return replace(whole, finish="length")
-        return whole
+            whole = replace(whole, finish="length")
+        return whole if whole.finish == "cut" else replace(whole, text=self._text(whole.token_ids, whole.finish))
 
-    def _trajectory(self, prompt: Prompt, index: int, version: int, answer: dict) -> Trajectory:
+    def _trajectory(self, prompt: Prompt, index: int, version: int, answer: Answer) -> Trajectory:
         token_ids, finish = answer["output_ids"], self._finish(answer["meta_info"]["finish_reason"])
         return Trajectory(
             prompt=prompt,
             index=index,
             token_ids=token_ids,
-            logprobs=[entry[0] for entry in answer["meta_info"]["output_token_logprobs"]],
-            text=self._text(token_ids, finish),
+            logprobs=[entry.logprob for entry in answer["meta_info"]["output_token_logprobs"]],
+            text="",
             finish=finish,
             version=version,
         )
@@ -131,7 +132,6 @@ class Rollout:
             new,
             token_ids=token_ids,
             logprobs=begun.logprobs + new.logprobs,
-            text=self._text(token_ids, new.finish),
             earlier=[*begun.earlier, before] if before.tokens else begun.earlier,
         )
 
