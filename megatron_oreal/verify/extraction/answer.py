@@ -2,7 +2,8 @@
 
 import re
 
-from megatron_oreal.verify.extraction.boxes import last_box, outer_boxes
+from megatron_oreal.verify.extraction.boxes import last_boxes, outer_boxes
+from megatron_oreal.verify.extraction.joint import joined_boxes
 
 END_OF_THINKING = ("</think>", "</thinking>", "**Final Answer**", "<conclude>")
 MAX_NESTED_BOXES = 3
@@ -13,10 +14,18 @@ MAX_JOINT = 30
 
 
 def final_answer(response: str) -> str | None:
-    """Content of the last box after the end of thinking, stripped; None where there is none or it is empty."""
-    box = last_box(after_thinking(response))
-    if box is None:
+    """Content of the last box after the end of thinking, stripped; None where there is none or it is empty.
+
+    Boxes that are listed together (\\boxed{3} and \\boxed{5}) are one answer, a list.
+    """
+    text = after_thinking(response)
+    boxes = last_boxes(text)
+    if not boxes:
         return None
+    joined = joined_boxes(text, boxes)
+    if joined is not None:
+        return joined
+    box = boxes[-1].content
     for _ in range(MAX_NESTED_BOXES):
         inner = outer_boxes(box) if box.lstrip().startswith(("\\boxed", "\\fbox")) else []
         box = inner[0] if len(inner) == 1 else box

@@ -7,14 +7,21 @@ from megatron_oreal.trajectory import Verdict
 from megatron_oreal.verify.extraction.answer import final_answer, gold_answer
 from megatron_oreal.verify.rules.comparison.comparison import Comparison
 from megatron_oreal.verify.rules.reading.lexer import CannotRead
-from megatron_oreal.verify.rules.reading.normalize import normalize, squeeze, unlabelled
+from megatron_oreal.verify.rules.reading.normalize import normalize, squeeze
 from megatron_oreal.verify.rules.reading.parser import parse
 from megatron_oreal.verify.rules.syntax import Const, Func, rebuild, walk
 from megatron_oreal.verify.rules.text import by_text, verdict
+from megatron_oreal.verify.rules.wording.chinese import translated
+from megatron_oreal.verify.rules.wording.choices import choice
+from megatron_oreal.verify.rules.wording.direction import change
+from megatron_oreal.verify.rules.wording.notation import other_readings
+from megatron_oreal.verify.rules.wording.rewording import reworded
 from megatron_oreal.verify.rules.values.budget import CannotDecide
 
 MAX_CHARS = 1_200
 """Longer answers are compared as strings only; the longest gold of MATH and OlympiadBench has some 500."""
+
+MAX_READINGS = 4
 
 _THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
 
@@ -45,9 +52,64 @@ def _compare(answer: str, gold: str) -> Verdict:
     if len(answer) > MAX_CHARS or len(gold) > MAX_CHARS:
         same = len(answer) < 10 * MAX_CHARS and answer == gold
         return Verdict(same, "equal" if same else "too long", decided=same)
-    answer, gold = normalize(answer), normalize(gold)
-    if squeeze(answer) != squeeze(gold):
-        answer, gold = unlabelled(answer), unlabelled(gold)
+    answer, gold = translated(normalize(answer)), translated(normalize(gold))
+    known = by_text(answer, gold)
+    if known is None:
+        known = _by_choice(answer, gold) or _by_direction(answer, gold)
+    return _by_readings(answer, gold) if known is None else known
+
+
+def _by_choice(answer: str, gold: str) -> Verdict | None:
+    """Letters of a choice with their texts or values; None where no side has one, or the gold letter stands alone beside a value."""
+    chosen, right = choice(answer), choice(gold)
+    if chosen and right:
+        if chosen.letter != right.letter:
+            return verdict(False)
+        if not chosen.rest or not right.rest or _compare_values(chosen.rest, right.rest).right:
+            return verdict(True)
+        return Verdict(False, "undecided: the letter, but another value", decided=False)
+    if right and right.rest:
+        return _compare_values(answer, right.rest)
+    if chosen and chosen.rest:
+        return _compare_values(chosen.rest, gold)
+    return None
+
+
+def _by_direction(answer: str, gold: str) -> Verdict | None:
+    """5 % decrease is -5 %, and not the 5 % that it may be called; None where no side says which way it goes."""
+    ours, theirs = change(answer), change(gold)
+    if ours.way == theirs.way == 0:
+        return None
+    if ours.way and theirs.way:
+        return _compare_values(ours.size, theirs.size) if ours.way == theirs.way else verdict(False)
+    same = _compare_values(ours.size, theirs.size)
+    if (ours.way or theirs.way) > 0 or not same.decided:
+        return same
+    if same.right:
+        return Verdict(False, "undecided: a decrease, or its size", decided=False)
+    return _compare_values(f"-{ours.size}", theirs.size) if ours.way else _compare_values(ours.size, f"-{theirs.size}")
+
+
+def _compare_values(answer: str, gold: str) -> Verdict:
+    known = by_text(answer, gold)
+    return _by_readings(answer, gold) if known is None else known
+
+
+def _by_readings(answer: str, gold: str) -> Verdict:
+    """By the first reading, and where that does not say right, by what answer and gold answer may mean as well."""
+    first = _by_wording(answer, gold)
+    if first.right:
+        return first
+    others = [(text, gold) for text in other_readings(answer)] + [(answer, text) for text in other_readings(gold)]
+    for pair in others[:MAX_READINGS]:
+        other = _by_wording(*pair)
+        if other.right:
+            return other
+    return first
+
+
+def _by_wording(answer: str, gold: str) -> Verdict:
+    answer, gold = reworded(answer, gold), reworded(gold, answer)
     known = by_text(answer, gold)
     return _by_meaning(answer, gold) if known is None else known
 

@@ -4,15 +4,16 @@ import re
 
 from megatron_oreal.trajectory import Verdict
 from megatron_oreal.verify.rules.reading.normalize import squeeze
+from megatron_oreal.verify.rules.wording.clock import time_of_day
+from megatron_oreal.verify.rules.wording.dates import date
+from megatron_oreal.verify.rules.wording.direction import opposed
+from megatron_oreal.verify.rules.wording.measures import same_measure
+from megatron_oreal.verify.rules.wording.phrases import same_phrase
 
 _INTEGER = re.compile(r"[-+]?\d{1,400}")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _LETTER = re.compile(r"\(?\s*([A-Z])\s*\)?[.:]?")
 _CHOICE = re.compile(r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?[ :]*)?\(?\s*([A-Z])\s*\)?[.:]?", re.IGNORECASE)
-_LETTER_WITH_VALUE = re.compile(r"(?:\(\s*([A-J])\s*\)|([A-J])[.:)])\s*(\S.*)", re.DOTALL)
-_ANOTHER_CHOICE = re.compile(
-    r"[,;/&]|\(\s*[A-J]\s*\)|(?:or|and)\b|\\(?:lor|vee|land|wedge|cup|cap|pm)(?![a-zA-Z])|.*\b(?:or|and) \(?[A-J]\b"
-)
 _DECIMAL_POINT = re.compile(r"[-+]?\d+\.\d+")
 _DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+,(?!\d{3}$)\d{2,}|0,\d+|\d{4,},\d+)")  # 1,234 is a thousand; 3,4 is a list
 _EUROPEAN = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+,\d+")  # 1.234,5
@@ -35,8 +36,25 @@ def by_text(answer: str, gold: str) -> Verdict | None:
     spelled_out = len(plain_gold) > 2 or plain_gold.casefold() == "no"
     if plain_answer.casefold() == plain_gold.casefold() and spelled_out and plain_gold.replace(" ", "").isalnum():
         return verdict(True)
+    known = _by_reading(answer, gold)
+    if known is not None:
+        return verdict(known)
+    if opposed(answer, gold):
+        return verdict(False)
     letter = _LETTER.fullmatch(plain_gold)
     return _by_decimals(answer, gold) or (_by_letter(plain_answer, letter.group(1)) if letter else None)
+
+
+def _by_reading(answer: str, gold: str) -> bool | None:
+    """Times, dates, measures in two units and phrases, read as wholes; None where not both are one."""
+    times = time_of_day(answer), time_of_day(gold)
+    if None not in times and any(time.written_out for time in times):
+        return times[0].same(times[1])
+    dates = date(answer), date(gold)
+    if None not in dates:
+        return dates[0].says(dates[1])
+    phrases = same_phrase(answer, gold)
+    return same_measure(answer, gold) if phrases is None else phrases
 
 
 def _by_decimals(answer: str, gold: str) -> Verdict | None:
@@ -49,11 +67,6 @@ def _by_decimals(answer: str, gold: str) -> Verdict | None:
 
 
 def _by_letter(answer: str, letter: str) -> Verdict | None:
-    """A letter of a choice against `(C)`, `Option C` and `(C) 12`; None where the answer is none of these."""
+    """A letter of a choice against `(C)` and `Option C`; None where the answer is none of these."""
     alone = _CHOICE.fullmatch(answer)
-    if alone and alone.group(1).isupper():
-        return verdict(alone.group(1) == letter)
-    chosen = _LETTER_WITH_VALUE.fullmatch(answer)
-    if chosen and not _ANOTHER_CHOICE.match(chosen.group(3)):
-        return verdict((chosen.group(1) or chosen.group(2)) == letter)
-    return None
+    return verdict(alone.group(1) == letter) if alone and alone.group(1).isupper() else None

@@ -9,7 +9,9 @@ def assigned(item) -> bool:
 
 
 def without_variable(ours: list, theirs: list) -> tuple[list, list]:
-    """`x = 1 or x = 2` and `1, 2`: drop the variable where all assignments of both lists share it."""
+    """`x = 1 or x = 2` and `1, 2`: drop the variable where all assignments of both lists share it, and no other equation is among them."""
+    if any(isinstance(item, s.Relation) and item.ops == ("=",) and not assigned(item) for item in (*ours, *theirs)):
+        return ours, theirs
     names = {_root_name(item.sides[0]) for item in (*ours, *theirs) if assigned(item)}
     if len(names) != 1:
         return ours, theirs
@@ -58,6 +60,43 @@ def is_plain_combination(node) -> bool:
 def function_and_value(one, other) -> bool:
     """f(x) = ... against y = ...: the same statement."""
     return {type(one), type(other)} == {s.Apply, s.Sym} and s.Sym("y") in (one, other)
+
+
+def without_name_of_set(node, other):
+    """A \\cap B = { 1, 3 } and D = [1, 2) beside a set without a name."""
+    match node:
+        case s.Relation(("=",), (name, s.Listing(_, True) | s.Bracketed() | s.SetOp() | s.Condition() as value)) if is_name(name):
+            named = isinstance(other, s.Relation) or (isinstance(other, s.Listing) and any(map(assigned, other.items)))
+            return node if named else value
+    return node
+
+
+def same_head(one, other) -> bool:
+    """f(x) and f(t), y for f(x), the same name."""
+    if isinstance(one, s.Apply) and isinstance(other, s.Apply):
+        return one.name == other.name
+    return one == other or function_and_value(one, other)
+
+
+def in_its_variable(relation: s.Relation, other: s.Relation) -> s.Relation:
+    """f(t) = t^2 as f(x) = x^2 beside the other relation's f(x)."""
+    match relation.sides, other.sides:
+        case (s.Apply(name, (s.Sym() as mine,)), value), (s.Apply(same, (s.Sym() as theirs,)), _) if (
+            name == same and mine != theirs and theirs.name not in s.symbols(value)
+        ):
+            return s.Relation(relation.ops, (other.sides[0], s.replaced(value, mine, theirs)))
+    return relation
+
+
+_TUPLES = frozenset("abcdhijkmnpqrstuvwxyz")
+
+
+def in_order_of_names(items: tuple) -> tuple:
+    """Values of assignments as a tuple has them: those of single letters by the alphabet, others as they stand."""
+    names = [item.sides[0].name if assigned(item) and isinstance(item.sides[0], s.Sym) else "" for item in items]
+    if all(name in _TUPLES for name in names) and len(set(names)) == len(names):
+        items = tuple(item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: pair[0]))
+    return tuple(item.sides[1] if assigned(item) else item for item in items)
 
 
 def turned(relation: s.Relation) -> s.Relation:

@@ -1,15 +1,17 @@
 """One form for what is written in several ways: applied to a syntax tree before it is compared."""
 
 from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.comparison.families import as_family
+from megatron_oreal.verify.rules.comparison.vectors import named_point, untransposed
 from megatron_oreal.verify.rules.values.matrices import worked_out
 
-_WHOLE = ("integers", "naturals")
+_WHOLE = ("integers", "naturals", "naturals from 1")
 MAX_SERIES = 8
 
 
 def plain_form(node):
     """Matrices worked out and [[1, 2], [3, 4]] one of them; x in a listed set as the list; a family without its condition."""
-    node = _family(worked_out(node))
+    node = _family(as_family(untransposed(named_point(worked_out(node)))))
     match node:
         case s.Relation(("∈",), (name, s.Listing(_, True) as listed)) if _is_variable(name):
             return listed
@@ -27,6 +29,8 @@ def _is_variable(node) -> bool:
 def _family(node):
     """`n = 5k + 2, k \\in Z` and `{ 5k + 2 : k \\in Z }` as their first part, its parameters named in one way."""
     match node:
+        case s.Condition(s.Sym() as name, s.Listing((s.Relation(("=",), (left, value)), *conditions))) if left == name:  # { x : x = 2k, k in Z }
+            parts = (value,)
         case s.Condition(value, condition) if not isinstance(value, (s.Sym, s.Relation)):
             parts, conditions = (value,), condition.items if isinstance(condition, s.Listing) else (condition,)
         case s.Listing(items, False):
@@ -53,11 +57,52 @@ def _is_whole(node) -> bool:
 
 def same_parameter(node, other):
     """`n\\pi` beside a family whose parameter is named: its only letter among k, m, n, l, t is that parameter."""
-    missing = [name for name in s.symbols(other) - s.symbols(node) if name.startswith(_WHOLE)]
-    letters = [name for name in s.symbols(node) - s.symbols(other) if name in ("k", "m", "n", "l", "t", "j")]
+    missing = [name for name in s.symbols(other) - s.symbols(node) if name.startswith(("integers ", "naturals "))]
+    known = s.symbols(other) | {name.name for name in _assigned_names(node)}
+    letters = [name for name in s.symbols(node) - known if name in ("k", "m", "n", "l", "t", "j")]
     if len(missing) == len(letters) == 1:
         return s.replaced(node, s.Sym(letters[0]), s.Sym(missing[0]))
     return node
+
+
+def _assigned_names(node) -> list[s.Sym]:
+    items = node.items if isinstance(node, s.Listing) else (node,)
+    return [item.sides[0] for item in items if isinstance(item, s.Relation) and isinstance(item.sides[0], s.Sym)]
+
+
+def in_one_chain(node):
+    """x = y, y = z as x = y = z, its letters in order; all else as it is."""
+    items = node.items if isinstance(node, s.Listing) and not node.braced else (node,)
+    if not all(isinstance(item, s.Relation) and set(item.ops) == {"="} and _are_letters(item.sides) for item in items):
+        return node
+    joined = set(items[0].sides)
+    for item in items[1:]:
+        if not joined & set(item.sides):
+            return node
+        joined |= set(item.sides)
+    names = sorted(joined, key=lambda sym: sym.name)
+    return s.Relation(("=",) * (len(names) - 1), tuple(names)) if len(names) > 2 else node
+
+
+def _are_letters(sides: tuple) -> bool:
+    return all(isinstance(side, s.Sym) and not side.text for side in sides)
+
+
+def with_chains_apart(node):
+    """a = b = 1 and (a, b) = (1, 1) as a = 1, b = 1, in a list too."""
+    match as_assignments(node):
+        case s.Relation(ops, (*names, value)) if len(names) > 1 and set(ops) == {"="} and _are_letters(tuple(names)):
+            return s.Listing(tuple(s.Relation(("=",), (name, value)) for name in names), False)
+        case s.Listing(items, False) as node:
+            apart = [with_chains_apart(item) for item in items]
+            return s.Listing(tuple(part for item in apart for part in (item.items if isinstance(item, s.Listing) else (item,))), False)
+    return node
+
+
+def chains_apart(gold, answer) -> tuple:
+    """Chains as lists where the other side is a list, a tuple or a chain."""
+    apart = with_chains_apart(gold), with_chains_apart(answer)
+    return apart if all(isinstance(node, (s.Listing, s.Bracketed)) for node in apart) else (gold, answer)
 
 
 def bare(node):
@@ -94,8 +139,28 @@ def series_of(node) -> list[s.Func]:
 
 
 def with_index_of(series: s.Func, other: s.Func) -> s.Func:
-    """The other sum with the index of the first."""
+    """The other sum with the index of the first, in the subscripts too."""
     match series.args[0], other.args[0]:
         case s.Relation(("=",), (index, _)), s.Relation(("=",), (renamed, _)) if index != renamed:
-            return s.replaced(other, renamed, index)
+            if not any(_mentions(n, index.name) for n in s.walk(s.Listing(other.args, False))):
+                return _reindexed(s.replaced(other, renamed, index), renamed.name, index.name)
     return other
+
+
+def _mentions(node, letter: str) -> bool:
+    """Whether a letter is a variable, or in its subscript."""
+    return isinstance(node, (s.Sym, s.Const)) and (node.name == letter or letter in node.name.partition("_")[2])
+
+
+def _reindexed(node, old: str, new: str):
+    if isinstance(node, s.Sym):
+        return _with_subscript(node, old, new)
+    return s.rebuild(node, lambda child: _reindexed(child, old, new))
+
+
+def _with_subscript(node, old: str, new: str):
+    """a_k as a_j."""
+    name, mark, subscript = node.name.partition("_")
+    if not mark or len(old) != 1 or "\\" in subscript:
+        return node
+    return s.Sym(f"{name}_{subscript.replace(old, new)}", node.text)

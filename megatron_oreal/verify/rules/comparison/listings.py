@@ -1,8 +1,8 @@
 """Lists: braces and unbracketed lists have no order, round brackets have."""
 
 from megatron_oreal.verify.rules import syntax as s
-from megatron_oreal.verify.rules.comparison.assignments import assigned, without_variable
-from megatron_oreal.verify.rules.comparison.forms import as_assignments, bare
+from megatron_oreal.verify.rules.comparison.assignments import assigned, in_order_of_names, without_variable
+from megatron_oreal.verify.rules.comparison.forms import bare, with_chains_apart
 from megatron_oreal.verify.rules.comparison.parts import PartByPart
 from megatron_oreal.verify.rules.values.budget import CannotDecide
 from megatron_oreal.verify.rules.values.realsets import names_set, same_set
@@ -15,7 +15,7 @@ class Listings(PartByPart):
 
     def same_listing(self, gold, answer) -> bool:
         """At least one side is a list."""
-        gold, answer = as_assignments(gold), as_assignments(answer)
+        gold, answer = with_chains_apart(gold), with_chains_apart(answer)
         for listed, other in ((gold, answer), (answer, gold)):
             if isinstance(other, s.Bracketed) and isinstance(listed, s.Listing):
                 return self.listed_in_order(listed, other)
@@ -45,15 +45,14 @@ class Listings(PartByPart):
         """`k = 45, n = 2` against `45, 2`: by position. None where neither list is of such assignments."""
         for stated, plain in ((ours, theirs), (theirs, ours)):
             if all(map(assigned, stated)) and not any(isinstance(item, s.Relation) for item in plain):
-                return self.pairwise(tuple(item.sides[1] for item in stated), tuple(plain))
+                return self.pairwise(in_order_of_names(tuple(stated)), tuple(plain))
         return None
 
     def listed_in_order(self, listed: s.Listing, other: s.Bracketed) -> bool:
         """`x = 1, y = 2` and `1, 2` against (1, 2)."""
         if listed.braced or (other.left, other.right) != ("(", ")"):
             return False
-        values = [item.sides[1] if assigned(item) else item for item in listed.items]
-        return self.pairwise(tuple(values), other.items)
+        return self.pairwise(in_order_of_names(listed.items), other.items)
 
     def list_as_set(self, gold, answer) -> bool:
         try:

@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
-from megatron_oreal.verify.rules.comparison.assignments import function_and_value, is_name, is_plain_combination, turned
+from megatron_oreal.verify.rules.comparison.assignments import function_and_value, in_its_variable, is_name, is_plain_combination, turned
 from megatron_oreal.verify.rules.comparison.equations import same_equation
 from megatron_oreal.verify.rules.comparison.parts import PartByPart
 from megatron_oreal.verify.rules.values.numeric import Numeric
@@ -36,9 +36,10 @@ class Relations(PartByPart):
         if None in (*gold.sides, *answer.sides):
             return self.same(gold.sides[1], answer.sides[1])
         ours, theirs = turned(gold), turned(answer)
+        theirs = in_its_variable(theirs, ours)
         if is_name(ours.sides[0]) and is_name(theirs.sides[0]):
             names = ours.sides[0], theirs.sides[0]
-            if names[0] == names[1] or function_and_value(*names):
+            if names[0] == names[1] or function_and_value(*names) or _one_in_words(*names):
                 return self.same(ours.sides[1], theirs.sides[1])
         return same_equation(ours, theirs, self.budget)
 
@@ -80,3 +81,8 @@ class Relations(PartByPart):
         if s.symbols(side) or s.symbols(value):
             return False
         return self.same(side, value)
+
+
+def _one_in_words(one, other) -> bool:
+    """Area = 5 against S = 5: words may name what a letter names."""
+    return isinstance(one, s.Sym) and isinstance(other, s.Sym) and one.text != other.text

@@ -65,6 +65,8 @@ class Blocks(Brackets):
                 row.append(self.inside())
         self.take()
         rows = [*rows, tuple(row)] if row else rows
+        if rows and all(len(row) == 1 and isinstance(row[0], s.Relation) for row in rows):
+            return s.Listing(tuple(row[0] for row in rows), braced=False)
         if not rows or len({len(row) for row in rows}) != 1:
             raise CannotRead("rows of different lengths")
         return s.Func("det", (s.Matrix(tuple(rows)),)) if name == "vmatrix" else s.Matrix(tuple(rows))

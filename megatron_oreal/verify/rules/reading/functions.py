@@ -4,6 +4,7 @@ from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.reading.blocks import Blocks
+from megatron_oreal.verify.rules.reading.vocabulary import OF_OTHER_SCHOOLS
 
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
 _OF_ANGLES = frozenset((*_INVERSE, "cis"))
@@ -26,6 +27,7 @@ class Functions(Blocks):
         return s.Func("root", (self.argument(single_digit=False), degree))
 
     def function(self, name: str):
+        name = OF_OTHER_SCHOOLS.get(name, name)
         base, power = self.scripts()
         if power == s.MINUS_ONE and name in _INVERSE:
             name, power = _INVERSE[name], None
@@ -49,8 +51,11 @@ def _call(name: str, base, argument):
     if name in _OF_MANY:
         return s.Func(name, argument.items if isinstance(argument, (s.Bracketed, s.Listing)) else (argument,))
     if name in _LOGARITHMS:
-        name, base = ("ln", base) if name == "ln" or base is not None else ("log", base)
-        logarithm = s.Func(name, (argument,))
+        if name == "lg":
+            base = s.Num(Fraction(10))
+        elif base == s.Const("e"):
+            name, base = "ln", None
+        logarithm = s.Func("ln" if name == "ln" or base is not None else "log", (argument,))
         return logarithm if base is None else s.Div(logarithm, s.Func("ln", (base,)))
     if name in _OF_ANGLES and any(isinstance(n, s.Func) and n.name == "degrees" for n in s.walk(argument)):
         argument = _radians(argument)

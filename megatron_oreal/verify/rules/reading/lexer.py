@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from megatron_oreal.verify.rules.reading import vocabulary as v
 from megatron_oreal.verify.rules.reading.normalize import ROW_BREAK
-from megatron_oreal.verify.rules.reading.units import CANONICAL, SHORT_UNITS
+from megatron_oreal.verify.rules.reading.units import CANONICAL, SHORT_UNITS, unit_expression
 from megatron_oreal.verify.rules.syntax import ELLIPSIS
 
 
@@ -14,21 +14,23 @@ class CannotRead(ValueError):
 
 
 class Token(NamedTuple):
-    kind: str  # num sym const fn cmd op word sep cur begin end
+    kind: str  # num sym const fn cmd op word unit name sep cur begin end
     text: str
 
 
 MAX_TOKENS = 700
+_GROUP_OF_ZERO = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?!\d)")
+"""1,000 is no list: nobody writes 000 for an item."""
 
 _NUMBER = (
     r"(?:\d*\.\d+ ?(?:\.\.\.|\\l?dots(?![a-zA-Z]))|\d*\.\(\d+\)"
-    r"|(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:\\(?:overline|bar|dot)\s*\{\d+\}|\\dot\s*\d(?:\d*\\dot\s*\d)?)?)"
+    r"|(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:\\dot\s*\{\d\}\d*\\dot\s*\{\d\}|\\(?:overline|bar|dot)\s*\{\d+\}|\\dot\s*\{?\d\}?(?:\d*\\dot\s*\{?\d\}?)?)?)"
 )
 _THOUSANDS = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?![\d,]*\d)|[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?(?! ?\d)"
 _REST = (
     r"|(?P<degree>\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z])))|\\(?P<command>[a-zA-Z]+|.)|(?P<letters>[a-zA-Z]+)"
     r"|(?P<op><=|>=|!=|==|\*\*|\.\.\.|[-+*/^_!()\[\]{}|,;:=<>%&?'\"#@`~])|(?P<currency>[€£¥₹¢])"
-    rf"|(?P<row>{ROW_BREAK})|(?P<space>\s+)|(?P<dot>\.)"
+    rf"|(?P<row>{ROW_BREAK})|\x02(?P<name>[^\x02]*)\x02|(?P<space>\s+)|(?P<dot>\.)"
 )
 _SCIENTIFIC = r"(?:[eE][-+]?\d+(?![\d.a-zA-Z]))?"
 _TOKENS = {
@@ -60,6 +62,8 @@ _COMMANDS = (
 
 def tokenize(text: str, thousands: bool = True) -> list[Token]:
     """Tokens of a normalised answer; `thousands`: 1,234 is one number. Raises CannotRead."""
+    if not thousands and _GROUP_OF_ZERO.search(text):
+        raise CannotRead("a list with an item that begins with zeros")
     tokens: list[Token] = []
     _scan(_DOTTED_CLOCK.sub(r"\1m", text), thousands, _PROSE.fullmatch(text) is not None, tokens)
     return tokens
@@ -77,6 +81,8 @@ def _scan(text: str, thousands: bool, prose: bool, tokens: list[Token]) -> None:
             position = _command(match.group("command"), text, position, thousands, prose, tokens)
         elif kind == "letters":
             _letters(token, prose, tokens)
+        elif kind == "name":
+            tokens.append(Token("name", match.group("name")))
         elif kind != "space" and (kind != "dot" or not prose):
             tokens.append(_plain(kind, token))
 
@@ -106,7 +112,7 @@ def _letters(run: str, prose: bool, tokens: list[Token]) -> None:
         tokens.append(Token("cur", v.CURRENCY_CODES[run]))
     elif run.lower() in v.KNOWN_WORDS and (len(run) > 2 or run in v.KNOWN_WORDS):
         tokens.append(Token(*v.KNOWN_WORDS[run.lower()]))
-    elif prose or len(run) > 3 or (after_value and (run in SHORT_UNITS or (len(run) > 1 and run.lower() in CANONICAL))):
+    elif prose or len(run) > 3 or (tokens and tokens[-1] == Token("word", "per") and run.lower() in CANONICAL) or (after_value and (run in SHORT_UNITS or (len(run) > 1 and run.lower() in CANONICAL))):
         tokens.append(Token("word", run))
     else:
         tokens.extend(_letter(c) for c in run)
@@ -152,8 +158,12 @@ def _text_argument(name: str, text: str, position: int, thousands: bool, tokens:
     if match is None:
         return position  # what follows is read as any other group
     inner = match.group(1).strip()
-    if name == "operatorname" and inner in v.FUNCTIONS:
+    if inner in v.FUNCTIONS and (name == "operatorname" or inner in v.OF_OTHER_SCHOOLS) or inner in v.OPERATOR_NAMES:
         tokens.append(Token("fn", inner))
+        return match.end()
+    unit = unit_expression(inner) if _after_value(tokens) else None
+    if unit:
+        tokens.append(Token("unit", " ".join(unit)))
         return match.end()
     math_like = not _WORDY.search(inner) and _CALCULATED.search(inner)
     if math_like or (name in v.MATH_ALPHABETS and len(inner) == 1):

@@ -47,6 +47,8 @@ _SPELLINGS = tuple(
         (r"\{([:.;])\}", r"\1"),
         (r"(?<=\d)\{,\}(?=\d{1,2}(?!\d))", "."),  # a braced comma is no separator of a list
         (r"(?<!\\)\{\s*\}", ""),
+        (r"(?<![\\_^a-zA-Z}\]])\{(\s*[a-zA-Z]\s*(?:\\in[^|:{}]*(?:\{[A-Z]\}\s*)?)?(?:\||\\mid(?![a-zA-Z])|:)[^{}]*)(?<!\\)\}", r"\\{\1\\}"),
+        (r"\\\{\s*\\begin\s*\{(?:aligned|align\*?|matrix|gathered|split)\}((?:(?!\\end).)*)\\end\s*\{[a-z*]+\}(?!\s*\\\})", r"\\begin{cases}\1\\end{cases}"),
         (r"(?<=\d)\s*\^\s*\{?\s*(?:st|nd|rd|th)(?![a-z])\s*\}?", ""),
         (r"\\(?:mathbf|Bbb|mathds)\s*\{\s*([RZNQ])\s*\}|\\([RZNQ])(?![a-zA-Z])", r"\\mathbb{\1\2}"),
         (r"\\mathbb\s*\{?R\}?\s*(?:\^\s*\{?\s*\+\s*\}?|_\s*\{?\s*(?:\+|>\s*0)\s*\}?)", r"(0,\\infty)"),
@@ -57,14 +59,19 @@ _SPELLINGS = tuple(
         (r"_\s*\{?(\d+)\}?\s*C\s*_\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1}{\2\3}"),
         (r"(?<![a-zA-Z\\])C\s*_\s*(?:\{(\d+)\}|(\d))\s*\^\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1\2}{\3\4}"),
         (r"\\(?:mathrm|text)\s*\{C\}\s*_\s*(?:\{(\d+)\}|(\d))\s*\^\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1\2}{\3\4}"),
-        (r"(?<![a-zA-Z\\])C\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}"),
         (r"\x01\s*\[[\d. ]*(?:pt|em|ex|mm|cm|in)\]|\\cr(?![a-zA-Z])|\\tabularnewline", ROW_BREAK),
+        (r"\x01\s*&?\s*(?==)|\s*&\s*(?=(?:[<>=]|\\(?:leq?|geq?|neq?|in|approx|equiv|leqslant|geqslant)(?![a-z])))", " "),
+        (r"(?<==)\s*&", " "),
         (r"\\\{\s*\\begin\s*\{array\}\s*\{[^{}]*\}((?:(?!\\end).)*)\\end\s*\{array\}(?!\s*\\\})", r"\\begin{cases}\1\\end{cases}"),
     )
 )
 _OUTSIDE_BRACKETS = re.compile(
     r"(?:^|(?<==)|(?<=\\in)|(?<=\\cup)|(?<=\\cap)|(?<=\\setminus))(\s*)([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])"
 )
+
+_CIRCLED = re.compile("([\u2460-\u2473])\\s*[,，、和]?\\s*(?=[\u2460-\u2473])")
+"""Statements by number: 1 and 3 in circles are a list, not thirteen."""
+_EMPTY = re.compile(r"\s*\$*\s*\{\s*\}\s*\$*\s*")
 
 _METRES = re.compile(r"(?<=\d)\s*m([²³])")
 """15m² is an area; 15m^2 is a product."""
@@ -86,7 +93,9 @@ def _plain_characters(text: str) -> str:
 
 def normalize(text: str) -> str:
     """LaTeX without styling, math delimiters and spacing commands; single spaces; no full stop at the end."""
-    text = _plain_characters(text).translate(_CONTROLS)
+    text = _plain_characters(_CIRCLED.sub(r"\1, ", text)).translate(_CONTROLS)
+    if _EMPTY.fullmatch(text):
+        return r"\emptyset"
     for entity, character in _ENTITIES:
         text = text.replace(entity, character)
     text = text.replace("\\\\", ROW_BREAK if "\\begin" in text else "\\")  # without a matrix it is an escaped backslash
@@ -127,24 +136,6 @@ def _without_group(text: str) -> str:
 
 _LONE_SCRIPT = re.compile(r"([_^])\{(\w)\}(?!\w)")
 _IDLE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
-_LEAD = re.compile(
-    r"(?:\\text(?:bf|rm|it)?\s*\{\s*)?(?:(?:so|thus|therefore|hence|we|find|get|have|that|the|final|correct|answer|solution|value|result"
-    r"|is|are|be|exactly|just|simply)\b[ ,:]*)+\}?\s*",
-    re.IGNORECASE,
-)
-_LABEL = re.compile(r"(?:\\text\s*\{\s*)?(?=[A-Za-z ]*[a-z]{3})[A-Za-z][A-Za-z ]{3,40}:\s*\}?\s*")
-_TAIL = re.compile(r"\s*(?:\\text\s*\{\s*)?\bis (?:the|our)(?: final)? (?:answer|solution)\s*\}?$", re.IGNORECASE)
-
-
-def unlabelled(text: str) -> str:
-    """A normalised answer without words that only present it: `the answer is`, `Area:`, `is the solution`.
-
-    Nothing that could negate or hedge is among them.
-    """
-    value = _TAIL.sub("", text)
-    lead = _LEAD.match(value) or _LABEL.match(value)
-    value = value[lead.end() :] if lead else value
-    return value if value.count("{") == value.count("}") and value.strip() else text
 
 
 def squeeze(text: str) -> str:

@@ -7,7 +7,7 @@ from megatron_oreal.verify.rules.reading.lexer import CannotRead
 from megatron_oreal.verify.rules.syntax import Based
 
 MAX_EXPONENT_OF_TEN = 3000
-_REPEATING = re.compile(r"(\d*)\.?(\d*)\\(?:overline|bar|dot)\{?(\d+)\}?(?:\\dot(\d))?")
+_REPEATING = re.compile(r"(\d*)\.?(\d*)\\(?:overline|bar|dot)\{?(\d+)\}?(?:(\d*\\dot\{?\d)\}?)?")
 _BRACKETED_PERIOD = re.compile(r"(\d*)\.()\((\d+)\)")
 _DOTTED = re.compile(r"(\d*)\.(\d+)(?:\.\.\.|\\l?dots)")
 
@@ -17,6 +17,16 @@ _SPELLED_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _ONES = {word: value for value, word in enumerate(_SPELLED.split())}
 _TENS = {word: 10 * value for value, word in enumerate(_SPELLED_TENS.split(), start=2)}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES_OF_PARTS = {
+    name: 1 / Fraction(value)
+    for names, value in (
+        ("halves", 2), ("thirds", 3), ("fourths quarters", 4), ("fifths", 5), ("sixths", 6), ("sevenths", 7), ("eighths", 8), ("ninths", 9),
+        ("tenths", 10), ("twelfths", 12), ("sixteenths", 16), ("twentieths", 20), ("hundredths", 100), ("thousandths", 1000),
+        ("lakh lakhs", Fraction(1, 10**5)), ("crore crores", Fraction(1, 10**7)), ("dozen", Fraction(1, 12)),
+    )
+    for name in names.split()
+}  # fmt: skip
+"""Words behind a number in figures that scale it: 7 tenths, 7 lakh."""
 _BASES = _ONES | {"binary": 2, "octal": 8, "hexadecimal": 16}
 
 _WRAPPED = r"(?:\\(?:text|mathrm|textrm|mathbf)\s*\{\s*|\{\s*|\(\s*)*"
@@ -31,7 +41,8 @@ def number(text: str) -> Fraction:
     text = text.replace(",", "").replace(" ", "")
     repeating = _REPEATING.fullmatch(text) or _BRACKETED_PERIOD.fullmatch(text)
     if repeating:
-        return _repeating(repeating, repeating.group(3) + (repeating.group(4) or "" if repeating.re is _REPEATING else ""))
+        rest = repeating.group(4) if repeating.re is _REPEATING else None
+        return _repeating(repeating, repeating.group(3) + "".join(c for c in rest or "" if c.isdigit()))
     dotted = _DOTTED.fullmatch(text)
     if dotted:
         return _dotted(*dotted.groups())

@@ -131,6 +131,8 @@ class Operands(Functions):
         self.take()
         if kind == "num":
             return s.Num(number(text))
+        if kind == "name":
+            return s.Sym(text[1:], text=True) if text.startswith('"') else s.Sym(text)
         if kind == "sym":
             return self.symbol(text)
         if kind == "const":

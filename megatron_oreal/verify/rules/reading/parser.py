@@ -4,7 +4,7 @@ from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.reading.lexer import CannotRead, Token, tokenize
-from megatron_oreal.verify.rules.reading.numerals import SCALES, based
+from megatron_oreal.verify.rules.reading.numerals import SCALES, SCALES_OF_PARTS, based
 from megatron_oreal.verify.rules.reading.operands import Operands
 from megatron_oreal.verify.rules.reading.stream import END
 from megatron_oreal.verify.rules.reading.units import CANONICAL, canonical_unit, is_unit
@@ -119,7 +119,7 @@ class _Parser(Operands):
             if self.at("*"):
                 self.take()
                 left, mixed = s.times(left, self.factor()), self.could_be_mixed()
-            elif self.at("/"):
+            elif self.at("/") and not (isinstance(left, s.Quantity) and self.peek(1).kind in ("word", "unit")):
                 self.take()
                 left, mixed = s.Div(left, self.factor()), False
             elif self.at("mod"):
@@ -127,8 +127,12 @@ class _Parser(Operands):
                 left, mixed = s.Func("mod", (left, self.factor())), False
             elif self.next.kind == "word" and self.next.text.lower() in SCALES:
                 left, mixed = s.times(left, s.Num(Fraction(SCALES[self.take().text.lower()]))), False
-            elif self.next.kind == "word" and not self.at_lone_letter() and self.next.text != "to":
+            elif self.next.kind == "word" and self.next.text.lower() in SCALES_OF_PARTS:
+                left, mixed = s.times(left, s.Num(SCALES_OF_PARTS[self.take().text.lower()])), False
+            elif self.at_unit():
                 left, mixed = s.Quantity(left, self.unit()), False
+            elif isinstance(left, s.Quantity) and self.at("/") and self.peek(1).kind == "word":
+                left, mixed = self.rate(left), False
             elif self.next.kind == "cur" and self.peek(1).kind != "num":
                 left, mixed = s.Quantity(left, self.take().text), False
             elif self.next.kind == "num" and self.tokens[self.position - 1].kind == "const":
@@ -139,6 +143,15 @@ class _Parser(Operands):
                 left, mixed = self.juxtaposed(left, mixed), False
             else:
                 return left
+
+    def at_unit(self) -> bool:
+        return self.next.kind == "unit" or (self.next.kind == "word" and not self.at_lone_letter() and self.next.text != "to")
+
+    def rate(self, money: s.Quantity):
+        """$5 / hour."""
+        self.take()
+        unit = self.unit()
+        return s.Quantity(money.value, money.unit if money.unit else unit)
 
     def at_lone_letter(self) -> bool:
         """A letter in \\text that is no unit: a variable."""
@@ -182,10 +195,16 @@ class _Parser(Operands):
         while True:
             if self.next.kind == "word":
                 parts.append(self.take().text)
+            elif self.next.kind == "unit":
+                parts.extend(self.take().text.split())
             elif parts and self.at("^"):
                 self.take()
                 parts.append(self.unit_power())
-            elif parts and self.at("/", "*", "-") and self.peek(1).kind == "word":
+            elif parts and self.at("/", "*", "-") and self.peek(1).kind in ("word", "unit"):
+                parts.append(self.take().text)
+            elif parts and self.at("/") and self.peek(1).text == "(" and self.peek(2).kind in ("word", "unit"):
+                parts.extend((self.take().text, self.take().text))
+            elif parts and self.at(")") and "(" in parts:
                 parts.append(self.take().text)
             elif parts and self.at("/") and self.peek(1).kind == "sym" and self.peek(1).text in CANONICAL:
                 parts.extend((self.take().text, self.take().text))

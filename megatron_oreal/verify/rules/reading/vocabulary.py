@@ -8,15 +8,22 @@ def words(text: str) -> frozenset[str]:
 
 FUNCTIONS = words(
     """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc asin acos atan sinh cosh tanh coth sech csch
-    arsinh arcosh artanh ln log lg exp max min gcd lcm cis det"""
+    arsinh arcosh artanh ln log lg exp max min gcd lcm cis det tg ctg cotg arctg arcctg cosec arccosec"""
 )
+OF_OTHER_SCHOOLS = {
+    "tg": "tan", "ctg": "cot", "cotg": "cot", "arctg": "arctan", "arcctg": "arccot", "cosec": "csc", "arccosec": "arccsc", "Abs": "abs",
+    "ceiling": "ceil", "sh": "sinh", "ch": "cosh", "th": "tanh",
+}  # fmt: skip
+"""Names of functions -> ours."""
+OPERATOR_NAMES = words("abs Abs floor ceil ceiling arctg arcctg")
+"""Functions only where they are set as such, or stand before a bracket."""
 FUNCTIONS_IN_TEXT = FUNCTIONS - {"min", "max", "sec", "lg"}
 """Within \\text, min and sec are minutes and seconds."""
 
 LETTERS = words(
     """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma tau
     upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar angle triangle circ
-    star partial nabla Re Im aleph"""
+    star partial nabla Re Im aleph top intercal complement"""
 )
 ELLIPSES = words("ldots dots cdots dotsc dotsb")
 EMPTY_SETS = words("emptyset varnothing")
@@ -46,13 +53,16 @@ ARGUMENTS = {
     "frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "sqrt": "sqrt",
     "binom": "binom", "dbinom": "binom", "tbinom": "binom",
 }  # fmt: skip
-SETS = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": "complexes"}
+SETS = {"R": "reals", "Z": "integers", "N": "naturals", "N+": "naturals from 1", "Q": "rationals", "C": "complexes"}
 SEPARATORS = {"lor": "or", "vee": "or", "land": "and", "wedge": "and"}
 CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "₹": "rupee", "¢": "cent"}
 CURRENCY_CODES = {"USD": "dollar", "EUR": "euro", "GBP": "sterling", "Rs": "rupee", "INR": "rupee"}
 KNOWN_WORDS = {
     "pi": ("const", "pi"), "infinity": ("const", "inf"), "infty": ("const", "inf"), "inf": ("const", "inf"),
     "sqrt": ("cmd", "sqrt"), "and": ("sep", "and"), "or": ("sep", "or"), "to": ("word", "to"),
-    "one": ("word", "one"), "two": ("word", "two"), "six": ("word", "six"), "ten": ("word", "ten"),
+    "theta": ("sym", "\\theta"), "alpha": ("sym", "\\alpha"), "beta": ("sym", "\\beta"), "gamma": ("sym", "\\gamma"),
+    "delta": ("sym", "\\delta"), "lambda": ("sym", "\\lambda"), "omega": ("sym", "\\omega"), "sigma": ("sym", "\\sigma"),
+    "epsilon": ("sym", "\\epsilon"), "phi": ("sym", "\\phi"), "rho": ("sym", "\\rho"), "tau": ("sym", "\\tau"),
+    "per": ("word", "per"), "one": ("word", "one"), "two": ("word", "two"), "six": ("word", "six"), "ten": ("word", "ten"),
 }  # fmt: skip
 ASCII_OPERATORS = {"<=": "≤", ">=": "≥", "!=": "≠", "==": "=", "**": "^"}

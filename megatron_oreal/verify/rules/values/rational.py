@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.values.budget import Budget, Inexact, Undefined
+from megatron_oreal.verify.rules.values.factorials import factorial_quotient
 
 MAX_BITS = 16_384
 """Of a numerator or denominator. 3^2019 has 3,201; beyond this only the prime field is asked."""
@@ -24,6 +25,9 @@ def rational(node, budget: Budget, env: dict | None = None) -> Fraction:
         case s.Mul(factors):
             return _product(factors, budget, env)
         case s.Div(top, bottom):
+            quotient = factorial_quotient(top, bottom, lambda part: rational(part, budget, env))
+            if quotient is not None:
+                return _checked(quotient, budget)
             return _checked(_divide(rational(top, budget, env), rational(bottom, budget, env)), budget)
         case s.Pow(base, exponent):
             return _power(rational(base, budget, env), rational(exponent, budget, env), budget)

@@ -1,0 +1,43 @@
+"""A letter of a choice with its text or value: `(C) 12`, `C. 12`, `E - a risk score`."""
+
+import re
+from dataclasses import dataclass
+
+from megatron_oreal.verify.rules.wording.vocabulary import plain
+
+_WRAPPED = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{\s*"
+_LETTER_FIRST = re.compile(
+    rf"(?:{_WRAPPED})?(?P<lead>(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?\s*)?"
+    rf"(?P<bracket>\(\s*)?(?P<letter>[A-J])(?P<close>\s*\))?(?P<brace>\s*\}})?(?P<mark>\s*[.:)](?=\s|$|\}}|\\)|\s+-+(?=\s))?(?P<rest>.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_ANOTHER = re.compile(
+    r"\s*(?:[,;/&]|\(\s*[A-J]\s*\)|(?:or|and)\b|\\(?:lor|vee|land|wedge|cup|cap|pm)(?![a-zA-Z])|[A-J]\s*$"
+    r"|.*\b(?:or|and) \(?[A-J]\b|.*\([A-J]\))",
+    re.DOTALL,
+)
+_GOES_ON = re.compile(r"\s*(?:[-=+<>^_*/!'|]|\\(?:in|cdot|times|le|ge|ne|leq|geq|neq|approx|equiv|subset|to)(?![a-z]))")
+_WORDY = re.compile(r"[A-Za-z]{3}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    letter: str
+    rest: str  # its text or value; empty where it stands alone
+
+
+def choice(text: str) -> Choice | None:
+    """The one letter that an answer chooses, and what stands with it; None where it chooses none, or several."""
+    match = _LETTER_FIRST.fullmatch(text)
+    if match is None or not match["letter"].isupper() or bool(match["bracket"]) > bool(match["close"]):
+        return None
+    rest, mark = match["rest"], (match["mark"] or "").strip()
+    if match["brace"] is None and rest.count("}") == rest.count("{") + 1 and text.startswith("\\"):
+        rest = rest[:-1] if rest.endswith("}") and rest.count("{") == 0 else rest.replace("}", " ", 1)  # \text{C) } 12
+    rest = rest.strip(" ~")
+    if not rest:
+        return Choice(match["letter"], "")
+    closed = mark or match["close"]
+    if not closed or _ANOTHER.match(plain(rest)) or (_GOES_ON.match(rest) and not mark) or (mark[0:1] == "-" and not _WORDY.search(rest)):
+        return None
+    return Choice(match["letter"], rest)

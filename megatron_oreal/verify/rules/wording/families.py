@@ -1,0 +1,69 @@
+"""Families with a parameter as people state it: for integer k, where n is any integer, (k \\in Z), k = 0, \\pm 1, \\ldots"""
+
+import re
+
+_TEXT = r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*"
+_SET = re.compile(
+    r"(\\in\s*)(?:\\(?:mathbf|mathrm|text|bf|rm|bm|boldsymbol)\s*\{\s*([ZNRQ])\s*\}|\{?\s*([ZNRQ])\s*\}?)(?![a-zA-Z'(])(?=\s*(?:[,;.)}|]|\\|[+*^_]|$))"
+)
+_NATURALS = re.compile(r"\\mathbb\{([ZN])\}\s*(?:\^\s*\{?\s*(?:\+|\*|\\ast)\s*\}?|_\s*\{?\s*(?:\+|>\s*0)\s*\}?)|\\mathbb\{N\}\s*\^\s*\{\\star\}")
+_LETTER = r"(?P<letter>[a-zA-Z])"
+_KINDS = r"(?P<kind>integers?|whole numbers?|natural numbers?|positive integers?|non-?negative integers?)"
+_ANY = r"(?:an?|any|all|every|each|some|arbitrary|the)"
+_BARE = rf"""
+    (?:for|where|with|and)?\s*(?:{_ANY}\s+)*(?:arbitrary\s+)?{_KINDS}\s*(?:values?\s*(?:of)?)?\s*\}}?\s*\$?{_LETTER}
+    |(?:for|where|with|and)?\s*(?:{_ANY}\s+)*\}}?\s*{_LETTER.replace("letter", "letter2")}\s*(?:{_TEXT})?\s*(?:is|are|being|=)\s*(?:{_ANY}\s+)*{_KINDS.replace("kind", "kind2")}
+    |{_LETTER.replace("letter", "letter3")}\s*(?:{_TEXT})?\s*{_ANY}\s+{_KINDS.replace("kind", "kind3")}
+"""
+_STATED = re.compile(
+    rf"\s*[,;]?\s*\(?\s*(?:{_TEXT})?\s*[,;(]?\s*(?:{' '.join(_BARE.split())})\s*\}}?\s*\)?\s*\}}?$".replace(" ", r"\s*"), re.IGNORECASE
+)
+_MEMBER = re.compile(
+    rf"\s*[,;]?\s*(?:{_TEXT}[,;]?\s*(?:where|for|with|and|for (?:any|all|every|each|some))\s*\}}\s*|\(\s*(?:{_TEXT}(?:where|for|with)\s*\}})?\s*)"
+    r"(?P<letters>[a-zA-Z](?:\s*,\s*[a-zA-Z])?)\s*\\in\s*\\mathbb\s*\{?(?P<set>[ZN]\+?)\}?\s*\)?$"
+)
+_SPACED_MEMBER = re.compile(r"(?<=[\w)}])\s+(?P<letters>[a-zA-Z])\s*\\in\s*\\mathbb\s*\{?(?P<set>[ZN]\+?)\}?\s*$")
+_COUNTED = re.compile(
+    r"\s*[,;]?\s*\(?\s*(?P<letter>[a-zA-Z])\s*=\s*0\s*,\s*\\pm\s*1\s*,\s*\\pm\s*2\s*,?\s*(?:\\pm\s*3\s*,?)?\s*(?:\\[lc]?dots|\.\.\.)\s*\)?$"
+)
+_IN_WORDS = re.compile(r"(?:the set of |the )?(?:all )?(?:the )?(?P<parity>even|odd) (?:integers|numbers)", re.IGNORECASE)
+_MULTIPLES = re.compile(
+    r"(?:the set of |the )?(?:all )?(?:the )?(?:integer |integral )?(?:multiples of|integers divisible by|numbers divisible by) (\d{1,9})", re.IGNORECASE
+)
+
+
+def with_conditions(text: str) -> str:
+    """A family whose condition is written out, as `family, k \\in \\mathbb{Z}`; plain Z, N and R behind \\in as the sets."""
+    text = _SET.sub(lambda m: rf"{m.group(1)}\mathbb{{{m.group(2) or m.group(3)}}}", text)
+    text = _NATURALS.sub(r"\\mathbb{N+}", text)
+    for pattern in (_MEMBER, _SPACED_MEMBER):
+        match = pattern.search(text)
+        if match and match.start():
+            return f"{text[: match.start()]}, " + ", ".join(
+                rf"{letter.strip()} \in \mathbb{{{match['set']}}}" for letter in match["letters"].split(",")
+            )
+    counted = _COUNTED.search(text)
+    if counted and counted.start():
+        return rf"{text[: counted.start()]}, {counted['letter']} \in \mathbb{{Z}}"
+    return _stated(text) if "integer" in text or "number" in text else text
+
+
+def _stated(text: str) -> str:
+    match = _STATED.search(text)
+    if match is None or match.start() == 0:
+        return text
+    letter = match["letter"] or match["letter2"] or match["letter3"]
+    kind = (match["kind"] or match["kind2"] or match["kind3"]).lower()
+    rest = text[: match.start()]
+    if letter not in rest or rest.count("{") != rest.count("}"):
+        return text
+    name = "Z" if kind.startswith("integer") else "N+" if kind.startswith("positive") else "N"
+    return rf"{rest}, {letter} \in \mathbb{{{name}}}"
+
+
+def family_in_words(words: str) -> str | None:
+    """all even integers, multiples of 3."""
+    parity, multiples = _IN_WORDS.fullmatch(words), _MULTIPLES.fullmatch(words)
+    if parity:
+        return r"2 k, k \in \mathbb{Z}" if parity["parity"].lower() == "even" else r"2 k + 1, k \in \mathbb{Z}"
+    return rf"{multiples.group(1)} k, k \in \mathbb{{Z}}" if multiples else None

@@ -1,0 +1,63 @@
+"""Measures in two units: 2 h 30 min, 5 feet 6 inches; against one in a single unit of the same kind."""
+
+import re
+from fractions import Fraction
+
+from megatron_oreal.verify.rules.reading.units import CANONICAL
+from megatron_oreal.verify.rules.wording.vocabulary import plain
+
+_KINDS = (
+    {"s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800},
+    {"in": 1, "ft": 12, "yd": 36, "mi": 63360},
+    {"oz": 1, "lb": 16},
+    {"mm": 1, "cm": 10, "m": 1000, "km": 1_000_000},
+    {"mg": 1, "g": 1000, "kg": 1_000_000, "ton": 1_000_000_000},
+    {"ml": 1, "l": 1000},
+    {"pt": 1, "qt": 2, "gal": 8},
+    {"cent": 1, "dollar": 100},
+)
+_NUMBER = r"\d{1,9}(?:\.\d{1,9})?(?:\s*\\d?frac\s*\{?\s*\d{1,6}\s*\}?\s*\{?\s*\d{1,6}\s*\}?|\s+\d{1,6}/\d{1,6})?|\\d?frac\s*\{\s*\d{1,6}\s*\}\s*\{\s*\d{1,6}\s*\}"
+_PART = re.compile(rf"\s*(?:(?:,|and|&)\s*)*({_NUMBER})\s*(?:-|\\,|\\ |~)*\s*([a-zA-Z]+|\"|''|')\.?")
+_DIGITS = re.compile(r"\d+(?:\.\d+)?")
+_STROKES = {"'": "ft", '"': "in", "''": "in"}
+MAX_PARTS = 4
+
+
+def same_measure(answer: str, gold: str) -> bool | None:
+    """Whether two measures, one of them in several units, are the same; None where they are not written so."""
+    one, other = _measure(answer), _measure(gold)
+    if one is None or other is None or max(one[2], other[2]) < 2:
+        return None
+    return one[:2] == other[:2]
+
+
+def _measure(text: str) -> tuple[int, Fraction, int] | None:
+    """Kind, value in the smallest unit of the kind, and number of parts."""
+    text = plain(text).replace("\\circ", "")
+    position, parts = 0, []
+    while position < len(text) and len(parts) <= MAX_PARTS:
+        match = _PART.match(text, position)
+        if match is None:
+            return None
+        parts.append((_number(match.group(1)), _unit(match.group(2))))
+        position = match.end()
+    kinds = {number for _, unit in parts for number, kind in enumerate(_KINDS) if unit in kind}
+    if len(kinds) != 1 or any(unit not in _KINDS[min(kinds)] for _, unit in parts):
+        return None
+    scale = _KINDS[kinds.pop()]
+    sizes = [scale[unit] for _, unit in parts]
+    if any(value is None for value, _ in parts) or any(later >= size for size, later in zip(sizes, sizes[1:], strict=False)):
+        return None
+    return _KINDS.index(scale), sum((value * size for (value, _), size in zip(parts, sizes, strict=True)), Fraction(0)), len(parts)
+
+
+def _unit(word: str) -> str:
+    return _STROKES.get(word) or CANONICAL.get(word.lower(), word)
+
+
+def _number(text: str) -> Fraction | None:
+    parts = [Fraction(part) for part in _DIGITS.findall(text)]
+    if len(parts) == 1:
+        return parts[0]
+    whole, (top, bottom) = (parts[0], parts[1:]) if len(parts) == 3 else (Fraction(0), parts)
+    return whole + top / bottom if bottom else None

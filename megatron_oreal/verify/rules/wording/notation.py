@@ -1,0 +1,110 @@
+"""Mathematics typed without LaTeX, and notations of other schools, in the LaTeX that the grammar reads."""
+
+import re
+
+_BASIS = r"\\?(?:imath|jmath|[ijk])"
+_DECOR = r"\\(?:hat|vec|overrightarrow|mathbf|bm|boldsymbol|widehat|mathrm|bf|pmb|underline)"
+_UNIT_VECTOR = re.compile(
+    rf"{_DECOR}\s*\{{\s*{_DECOR}\s*\{{?\s*({_BASIS})\s*\}}?\s*\}}|{_DECOR}\s*(?:\{{\s*({_BASIS})\s*\}}|({_BASIS})(?![a-zA-Z]))"
+)
+_MACRO = re.compile(r"\\([a-z]+)")
+
+
+def _with_unit(match: re.Match) -> str:
+    return match.group(1) + r"\text{ " + _MACRO.sub(r" \1 ", match.group(2)) + "}"
+
+
+_SPELLINGS = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", _with_unit),
+        (r"(?<![a-zA-Z\\])([aA]bs|floor|ceil|ceiling)\s*(?=\()", r"\\operatorname{\1}"),
+        (r"(?<![a-zA-Z])per\s?cent(?![a-zA-Z])", "percent"),
+        (r"(?<![a-zA-Z])US\s*(?=\\\$)", ""),
+        (r"\\mu\s*\\(text|mathrm)\s*\{\s*(?=[a-zA-Z])", r"\\\1{ micro"),
+        (r"\\num\s*\{([^{}]*)\}", r"\1"),
+        (r"\\ang\s*\{([^{}]*)\}", r"\1^{\\circ}"),
+        (r"(?<=[)\]}])\s*[uU]\s*(?=[\[({])", r" \\cup "),
+        (r"(?<![a-zA-Z\\])oo(?![a-zA-Z])", r"\\infty "),
+        (r"\+\s*/\s*-|^\+-(?=\s*[\d\\a-z])", r"\\pm "),
+        (r"=<", r"\\le "),
+        (r"(?<![a-zA-Z\\])log(2|10)\s*(?=\()", r"\\log_{\1}"),
+        (r"(?<![a-zA-Z\\])cbrt\s*\(([^()]*)\)", r"\\sqrt[3]{\1}"),
+        (r"(?<![a-zA-Z\\])root\s*\(\s*(\d{1,3})\s*\)\s*\(([^()]*)\)", r"\\sqrt[\1]{\2}"),
+        (r"(?<![a-zA-Z\\])n(C|P)r\s*\(\s*(\w{1,9})\s*,\s*(\w{1,9})\s*\)", r"\1(\2,\3)"),
+        (r"(?<![a-zA-Z\\])(?:binom|comb|choose)\s*\(\s*(\w{1,9})\s*,\s*(\w{1,9})\s*\)", r"\\binom{\1}{\2}"),
+        (r"(?<![a-zA-Z\\\d.])(\d{1,4})\s?C\s?(\d{1,4})(?![\d._a-zA-Z])", r"\\binom{\1}{\2}"),
+        (r"\\nleq?(?![a-z])|\\not\s*\\leq?(?![a-z])", ">"),
+        (r"\\ngeq?(?![a-z])|\\not\s*\\geq?(?![a-z])", "<"),
+        (r"(?<![a-zA-Z])([a-z])\s*:\s*([a-z])\s*\\(?:mapsto|to|rightarrow)(?![a-z])", r"\1(\2) ="),
+        (r"\\lVert|\\rVert|\\Vert", r"\\|"),
+    )
+)
+_NOTABLE = re.compile(r"[aA]bs|floor|ceil|per\s?cent|US|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose")
+_KIND = r"(?<![a-zA-Z\\\d])(?:\\(?:mathrm|text|rm)\s*\{\s*)?(?P<kind>[PAC])\s*\}?"
+_N, _K = r"(?:\{(?P<n>[\w+ -]+)\}|(?P<n1>\w))", r"(?:\{(?P<k>[\w+ -]+)\}|(?P<k1>\w))"
+_COUNTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"(?:\{{\s*\}})?\s*[_^]\s*{_N}\s*(?:\\(?:mathrm|text)\s*\{{\s*)?(?P<kind>[PAC])\s*\}}?\s*_\s*{_K}",
+        rf"{_KIND}\s*_\s*{_N}\s*\^\s*{_K}",
+        rf"{_KIND}\s*\^\s*{_K}\s*_\s*{_N}",
+        r"(?<![a-zA-Z\\\d])(?P<kind>[PAC])\s*\(\s*(?P<n>\w{1,9})\s*,\s*(?P<k>\w{1,9})\s*\)",
+        r"(?<![a-zA-Z\\\d.])(?P<n>\d{1,4})\s?(?P<kind>P)\s?(?P<k>\d{1,4})(?![\d._a-zA-Z])",
+        r"(?<![a-zA-Z\\\d])(?P<kind>P)\s*_\s*(?:\{(?P<n>\d+)\}|(?P<n1>\d))(?![\d^])",
+    )
+)
+_UNIT = r"(?:\\(?:text|mathrm|textrm)\s*\{[^{}]{1,20}\}(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?\s*(?:\\cdot)?\s*)+"
+_QUOTIENT = re.compile(rf"\\[dt]?frac\s*\{{\s*({_UNIT})\}}\s*\{{\s*({_UNIT})\}}")
+_BARE_UNIT = re.compile(
+    r"(?<=[\d})])\s(?P<unit>(?:(?:km|cm|mm|dm|kg|mg|mi|ft|in|yd|ml|mL|m|s|g|h|L|N|J|W)(?:\s*\^\s*\{?\s*-?\d\s*\}?)?(?:\s*[/*]\s*|\s*\\cdot\s*|\s+)?){1,4})$"
+)
+
+
+_OHMS = re.compile(r"(?<=[\d}])\s*(?:\\(?:mathrm|text)\s*\{\s*)?\\Omega\s*\}?$")
+
+
+def in_latex(text: str) -> str:
+    """The text with each such notation in LaTeX, where it can mean nothing else."""
+    if _NOTABLE.search(text):
+        for pattern, replacement in _SPELLINGS:
+            text = pattern.sub(replacement, text)
+    if "frac" in text and ("text" in text or "mathrm" in text):
+        text = _QUOTIENT.sub(lambda m: f"{m.group(1)}/({m.group(2)})", text)
+    return _with_unit_vectors(text)
+
+
+def _with_unit_vectors(text: str) -> str:
+    """i, j and k as decorated letters, where at least two of them are."""
+    letters = {_letter(match) for match in _UNIT_VECTOR.finditer(text)}
+    return _UNIT_VECTOR.sub(lambda match: rf"\hat{{{_letter(match)}}}", text) if len(letters) > 1 else text
+
+
+def _letter(match: re.Match) -> str:
+    name = (match.group(1) or match.group(2) or match.group(3)).lstrip("\\")
+    return name[0]
+
+
+def other_readings(text: str) -> list[str]:
+    """What the text may mean as well: 9.8 m/s^2 with its unit, P_5^2 as a number of permutations. For where the first reading fails."""
+    text, readings = in_latex(text), []
+    if _OHMS.search(text):
+        readings.append(_OHMS.sub(r"\\text{ ohms}", text))
+    unit = _BARE_UNIT.search(text)
+    if unit and ("/" in unit["unit"] or len(unit["unit"].strip()) > 1) and re.search(r"[/ *]|\\cdot|[a-zA-Z]{2}", unit["unit"].strip()):
+        readings.append(rf"{text[: unit.start()]}\text{{ {unit['unit']} }}")
+    counted = text
+    for pattern in _COUNTS:
+        counted = pattern.sub(_counted, counted)
+    return [*readings, counted] if counted != text else readings
+
+
+def _counted(match: re.Match) -> str:
+    """Combinations and permutations of n things, k at a time, whichever of the two stands above; P_5 is 5!."""
+    named = match.groupdict()
+    n, k = ((named.get(name) or named.get(f"{name}1") or "").strip() for name in "nk")
+    if not k:
+        return f"({n}!)"
+    if n.isdigit() and k.isdigit() and int(n) < int(k) and "^" in match.group():
+        n, k = k, n
+    return rf"\binom{{{n}}}{{{k}}}" if match["kind"] == "C" else rf"\frac{{({n})!}}{{({n}-({k}))!}}"

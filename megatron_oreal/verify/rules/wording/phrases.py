@@ -1,0 +1,46 @@
+"""Whole answers in words: yes and no with their reasons, and phrases that mean the same."""
+
+import re
+
+from megatron_oreal.verify.rules.wording.vocabulary import plain, words_of
+
+_SAME = {
+    "does not exist": "dne|doesnt exist|do not exist|limit does not exist|limit doesnt exist|non existent|nonexistent|it does not exist",
+    "infinitely many": "infinitely many solutions|infinite solutions|infinite number of solutions|infinite|infinitely many real solutions"
+    "|an infinite number of solutions|an infinite number|infinite many|infinite many solutions",
+    "no solution": "no solutions|no real solution|no real solutions|there is no solution|there are no solutions|no solution exists"
+    "|no solutions exist|there is no real solution|there are no real solutions|empty set|null set|has no solution|has no solutions"
+    "|no such solution exists|none exist|no real roots|no real root",
+    "undefined": "not defined|is undefined|is not defined",
+    "true": "t",
+    "false": "f",
+    "cannot be determined": "can not be determined|not enough information|cannot determine|insufficient information|indeterminate",
+}  # fmt: skip
+_CANONICAL = {spelling: meaning for meaning, others in _SAME.items() for spelling in (meaning, *others.split("|"))}
+_IDLE = frozenset(("the", "a", "an", "equation", "system", "series", "sequence"))
+_YES_OR_NO = re.compile(r"(yes|no|true|false)\s*(?:[,.;:!(-]|$)(.*)", re.IGNORECASE | re.DOTALL)
+_REFUSED = re.compile(r"\b(?:yes|no|true|false|or|maybe|perhaps|unless|except|but|wrong)\b", re.IGNORECASE)
+
+
+def same_phrase(answer: str, gold: str) -> bool | None:
+    """Whether two answers in words say the same; None where this is not known."""
+    answer, gold = plain(answer), plain(gold)
+    said, wanted = _yes_or_no(answer), _yes_or_no(gold)
+    if said and wanted:
+        return said == wanted if said in ("yes", "no") or wanted in ("true", "false") else None
+    one, other = _meaning(answer), _meaning(gold)
+    return one == other if one and other else None
+
+
+def _yes_or_no(text: str) -> str | None:
+    """The word that opens the answer; what follows may only explain it."""
+    match = _YES_OR_NO.fullmatch(text.strip())
+    if match is None or _REFUSED.search(match.group(2)):
+        return None
+    return match.group(1).lower()
+
+
+def _meaning(text: str) -> str | None:
+    if any(c.isdigit() or c in "\\=<>" for c in text):
+        return None
+    return _CANONICAL.get(" ".join(word for word in words_of(text) if word not in _IDLE))

@@ -1,0 +1,76 @@
+"""What stands behind a value and leaves it as it is: (approximately 3.46), (since x > 0), attained at x = 2."""
+
+import re
+
+from megatron_oreal.verify.rules.wording.vocabulary import changes, plain, words_of
+
+_TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{\s*"
+_ABOUT = r"(?:approximately|approx\.?|about|roughly|around|or about|or approximately|or approx\.?|which is about|which is approximately)"
+_VALUE = r"\$?\s*-?[\d.,]+(?:\s*\\times\s*10\s*\^\s*\{?-?\d+\}?)?\s*(?:\\?%)?"
+_APPROXIMATION = re.compile(
+    rf"\s*,?\s*(?:{_TEXT})?,?\s*(?:\(\s*(?:{_TEXT})?(?:\\approx|{_ABOUT}|=)|(?:or|which is)\s+(?:{_ABOUT}|\\approx))\s*\}}?\s*\(?{_VALUE}"
+    rf"\s*(?:{_TEXT})?[a-zA-Z ]{{0,20}}\}}?\s*\)?\s*\}}?\s*$",
+    re.IGNORECASE,
+)
+_BRACKETED = re.compile(rf"\s*(?:{_TEXT})?\s*\((?P<words>[^()]*(?:\([^()]*\)[^()]*)*)\)\s*\}}?\s*$")
+_AT = re.compile(
+    rf"\s*,?\s*(?:{_TEXT})\s*,?\s*(?:when|at|attained (?:at|when|for)|achieved (?:at|when|for)|occurring at|occurs at|reached at|as required"
+    rf"|as desired|since|because)\b[^{{}}]*\}}(?P<rest>.*)$",
+    re.DOTALL,
+)
+_REASON = re.compile(r"\s*(?:since|because|as|where|rounded|correct to|in simplest|exact|simplified|approx|approximately)\b", re.IGNORECASE)
+_NO_REMARK = re.compile(r"\\in(?![a-z])|∈|\b(?:mod|base|integer|integers|if|natural)\b|\bthousand")
+_FUNCTIONS = frozenset("sin cos tan cot sec csc ln log exp sqrt alpha beta gamma theta lambda phi max min gcd lcm mod".split())
+_LEAD = re.compile(rf"(?:{_TEXT})?(?P<word>approximately|approx\.?|about|roughly|around)\s*\}}?\s*(?=[-\d\\$])", re.IGNORECASE)
+_SIMILAR = re.compile(r"^\\(?:sim|simeq)\s*(?=[-\d.\\])")
+_TRAILING_LEAD = re.compile(rf"\s*(?:{_TEXT})?\(?\s*(?:approximately|approx\.?)\s*\)?\s*\}}?$", re.IGNORECASE)
+
+
+def without_remarks(text: str) -> str:
+    """The answer without a remark at its end that neither negates nor adds to it."""
+    value = _APPROXIMATION.sub("", text) if "approx" in text or "=" in text or "about" in text or "around" in text else text
+    value = value if _is_whole(value) else text
+    value = _TRAILING_LEAD.sub("", value) or value
+    for cut in (_bracketed(value), _at(value)):
+        if cut and _is_whole(cut):
+            return cut
+    return _with_sign_of_rounding(value)
+
+
+def _is_whole(text: str) -> bool:
+    return bool(text.strip()) and text.count("{") == text.count("}")
+
+
+def _bracketed(text: str) -> str | None:
+    match = _BRACKETED.search(text) if text.rstrip(" }").endswith(")") else None
+    if match is None or match.start() == 0:
+        return None
+    remark, before = plain(match["words"]), text[: match.start()].rstrip()
+    in_text = "\\text" in match.group() or "\\math" in match.group() or "\\mbox" in match.group()
+    rounded = re.match(r"\s*(?:rounded|correct to)", remark)
+    if not before or changes(remark) or (_NO_REMARK.search(remark) and not rounded) or (before[-1].isalpha() and not in_text):
+        return None
+    if _REASON.match(remark):
+        return before
+    words = words_of(remark)
+    spaced = in_text or text[len(before)] == " "
+    only_words = spaced and re.fullmatch(r"[A-Za-z ,.'-]*[a-z]{3}[A-Za-z ,.'-]*", remark) and not _FUNCTIONS & set(words)
+    return before if only_words else None
+
+
+def _at(text: str) -> str | None:
+    match = _AT.search(text)
+    if match is None or match.start() == 0 or _NO_REMARK.search(match.group()) or changes(match.group()):
+        return None
+    return text[: match.start()]
+
+
+def _with_sign_of_rounding(text: str) -> str:
+    """approximately 1.41 as \\approx 1.41; `about` may hedge, but not beside a decimal."""
+    text = _SIMILAR.sub(r"\\approx ", text)
+    match = _LEAD.match(text)
+    if match is None or (match["word"].lower() in ("about", "roughly", "around") and "." not in text[match.end() :]):
+        return text
+    rest = text[match.end() :]
+    rest = rest[:-1] if rest.count("}") == rest.count("{") + 1 and rest.endswith("}") else rest
+    return rf"\approx {rest}" if _is_whole(rest) else text
