@@ -99,7 +99,7 @@ TRUTHS = {
         ("x = 1, y = 2", ["(x, y) = (1, 2)", r"\begin{cases} x = 1 \\ y = 2 \end{cases}",
              r"\left\{\begin{array}{l} x = 1 \\ y = 2 \end{array}\right."], ["(x, y) = (2, 1)"]),
         (r"\begin{cases} x & \text{if } x > 0 \\ 0 & x \le 0 \end{cases}", [r"\begin{cases} 0, & x \le 0 \\ x, & x > 0 \end{cases}"],
-         [r"\begin{cases} x & x \ge 0 \\ 0 & x < 0 \end{cases}"]),
+         [r"\begin{cases} x & x \ge 0 \\ 1 & x < 0 \end{cases}", r"\begin{cases} x & x \ge -1 \\ 0 & x < -1 \end{cases}"]),
         (r"\begin{pmatrix} 6 & 8 \\ 10 & 12 \end{pmatrix}",
          [r"2\begin{pmatrix} 3 & 4 \\ 5 & 6 \end{pmatrix}", "[[6, 8], [10, 12]]",
           r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} + \begin{pmatrix} 5 & 6 \\ 7 & 8 \end{pmatrix}"],

@@ -10,7 +10,7 @@ MAX_PARTS = 12
 _STYLING = re.compile(r"\\text\s*\{|\\?\$|\\[()\[\],;! ]|\\q?quad(?![a-z])|\*\*|[\s~}]+")
 _NAME = r"(?P<name>\\?[a-zA-Z]+(?:_\{?\w{1,3}\}?)?'?(?: ?\([a-zA-Z0-9, ]{1,8}\))?) ?[=:]"
 _JOINED = re.compile(
-    r" ?(?P<joiner>(?:(?:[,;&、]|\band\b|\bor\b|和|以及|或) ?)+)(?P<hedge>(?:maybe|possibly|perhaps|then) )?"
+    r" ?(?P<joiner>(?:(?:[,;&、]|\band\b|\bor\b|和|以及|或) ?)+)(?P<hedge>(?:maybe|possibly|perhaps) ?)?"
     rf"(?:{_NAME}|\((?:[a-z]|\d|i{{1,3}}v?)\)[.:]?|(?:the|its|their)(?: [a-z]+){{1,3}} (?:is|are|equals))? ?",
     re.IGNORECASE,
 )
@@ -47,5 +47,5 @@ def _listed(parts: list[Box], first_name: str | None, links: list[re.Match]) -> 
     contents = [part.content.strip() for part in parts]
     if all(names):
         contents = [f"{name} = {content}" for name, content in zip(names, contents, strict=True)]
-    alternative = any(_ALTERNATIVE.search(link["joiner"]) or (link["hedge"] or "then ") != "then " for link in links)
+    alternative = any(_ALTERNATIVE.search(link["joiner"]) or link["hedge"] for link in links)
     return (r" \text{ or } " if alternative else ", ").join(dict.fromkeys(contents))

@@ -100,7 +100,7 @@ def _by_readings(answer: str, gold: str) -> Verdict:
     first = _by_wording(answer, gold)
     if first.right:
         return first
-    others = [(text, gold) for text in other_readings(answer)] + [(answer, text) for text in other_readings(gold)]
+    others = [(text, gold) for text in other_readings(answer, gold)] + [(answer, text) for text in other_readings(gold, answer)]
     for pair in others[:MAX_READINGS]:
         other = _by_wording(*pair)
         if other.right:

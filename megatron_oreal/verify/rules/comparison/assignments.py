@@ -57,6 +57,26 @@ def is_plain_combination(node) -> bool:
     return is_name(node)
 
 
+def is_combination(node) -> bool:
+    """Of at least two names by sums, products, powers and functions, without a number of its own: x_1^2 + x_2^2, \\sin A \\sin B."""
+    return len(s.symbols(node)) > 1 and _is_combined(node)
+
+
+def _is_combined(node) -> bool:
+    match node:
+        case s.Num(value):
+            return value == -1
+        case s.Pow(base, s.Num(power)):
+            return power.denominator == 1 and abs(power) <= 4 and _is_combined(base)
+        case s.Div(s.Num(one), bottom):
+            return one == 1 and _is_combined(bottom)
+        case s.Div(top, bottom):
+            return _is_combined(top) and _is_combined(bottom)
+        case s.Add(parts) | s.Mul(parts) | s.Func("sin" | "cos" | "tan" | "cot" | "log" | "ln", parts):
+            return all(map(_is_combined, parts)) and bool(s.symbols(node))
+    return is_plain_combination(node)
+
+
 def function_and_value(one, other) -> bool:
     """f(x) = ... against y = ...: the same statement."""
     return {type(one), type(other)} == {s.Apply, s.Sym} and s.Sym("y") in (one, other)

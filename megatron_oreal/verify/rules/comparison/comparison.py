@@ -110,7 +110,7 @@ class Comparison(Listings, Sets, Relations, Ratios, Families):
         if infinity(gold) or infinity(answer):
             return infinity(gold) == infinity(answer)
         vectors = [in_components(node) for node in (gold, answer)]
-        if None not in vectors and vectors[0] != vectors[1] and s.symbols(gold) != s.symbols(answer):
+        if None not in vectors and s.symbols(gold) != s.symbols(answer):
             return self.same(*vectors)
         answer = constants_alike(gold, answer)
         return same_scalar(*self.with_series_named(gold, answer), self.budget)

@@ -15,6 +15,9 @@ def plain_form(node):
     match node:
         case s.Relation(("∈",), (name, s.Listing(_, True) as listed)) if _is_variable(name):
             return listed
+        case s.Condition(s.Bracketed("(", names, ")"), s.Listing(stated, False)) if _all_stated(names, stated):
+            values = {relation.sides[0]: relation.sides[1] for relation in stated}
+            return s.Listing((s.Bracketed("(", tuple(values[name] for name in names), ")"),), True)
         case s.Bracketed("[", rows, "]") if all(isinstance(row, s.Bracketed) and (row.left, row.right) == ("[", "]") for row in rows):
             return s.Matrix(tuple(row.items for row in rows)) if len({len(row.items) for row in rows}) == 1 else node
         case s.Quantity(s.Relation(ops, sides), unit):  # x = 5 cm
@@ -31,6 +34,8 @@ def _family(node):
     match node:
         case s.Condition(s.Sym() as name, s.Listing((s.Relation(("=",), (left, value)), *conditions))) if left == name:  # { x : x = 2k, k in Z }
             parts = (value,)
+        case s.Condition(s.Sym() as name, s.Listing((s.Relation(_, (left, *_)) as relation, *conditions))) if left == name:  # { x : x != k, k in Z }
+            parts = (relation,)
         case s.Condition(value, condition) if not isinstance(value, (s.Sym, s.Relation)):
             parts, conditions = (value,), condition.items if isinstance(condition, s.Listing) else (condition,)
         case s.Listing(items, False):
@@ -113,6 +118,20 @@ def bare(node):
         return bare(node.items[0])
     if not isinstance(node, (s.Listing, s.Condition)) and any(isinstance(n, s.Sign) for n in s.walk(node)):
         return s.Listing((s.with_sign(node, 1), s.with_sign(node, -1)), braced=True)
+    return node
+
+
+def _all_stated(names: tuple, stated: tuple) -> bool:
+    """Each name has its value: { (x, y) : x = 1, y = 2 }."""
+    equations = all(isinstance(item, s.Relation) and item.ops == ("=",) for item in stated)
+    return equations and len(stated) == len(names) and {item.sides[0] for item in stated} == set(names)
+
+
+def as_interval(node, other):
+    """a < x < b beside an interval between letters, as (a, b)."""
+    match node:
+        case s.Relation(("<" | "≤" as first, "<" | "≤" as last), (low, s.Sym(), high)) if isinstance(other, s.Bracketed):
+            return s.Bracketed("(" if first == "<" else "[", (low, high), ")" if last == "<" else "]")
     return node
 
 

@@ -50,8 +50,9 @@ class Listings(PartByPart):
 
     def listed_in_order(self, listed: s.Listing, other: s.Bracketed) -> bool:
         """`x = 1, y = 2` and `1, 2` against (1, 2)."""
-        if listed.braced or (other.left, other.right) != ("(", ")"):
-            return False
+        names = [item.sides[0] for item in listed.items if assigned(item)]
+        if listed.braced or (other.left, other.right) != ("(", ")") or len(set(names)) < len(names):
+            return False  # x = 1, x = 2 are two values, no point
         return self.pairwise(in_order_of_names(listed.items), other.items)
 
     def list_as_set(self, gold, answer) -> bool:

@@ -2,7 +2,7 @@
 
 from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.comparison.parts import PartByPart
-from megatron_oreal.verify.rules.values.budget import Undefined
+from megatron_oreal.verify.rules.values.budget import CannotDecide, Undefined
 from megatron_oreal.verify.rules.values.rational import based_value
 
 
@@ -21,7 +21,11 @@ class Ratios(PartByPart):
         ratio, other = (gold, answer) if isinstance(gold, s.Ratio) else (answer, gold)
         if len(ratio.parts) != 2 or not isinstance(other, s.Div):
             return False
-        return self.same(s.Div(*ratio.parts), other)
+        if self.same(s.Div(*ratio.parts), other):
+            if ratio.clock:
+                raise CannotDecide("a time of day, or a ratio")
+            return True
+        return False
 
 
 def same_based(gold, answer) -> bool:

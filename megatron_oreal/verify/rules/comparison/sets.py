@@ -2,7 +2,7 @@
 
 from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.comparison.equations import same_inequality
-from megatron_oreal.verify.rules.comparison.forms import turned_round
+from megatron_oreal.verify.rules.comparison.forms import as_interval, turned_round
 from megatron_oreal.verify.rules.comparison.parts import PartByPart, same_words
 from megatron_oreal.verify.rules.values.budget import CannotDecide
 from megatron_oreal.verify.rules.values.realsets import same_set
@@ -20,6 +20,9 @@ class Sets(PartByPart):
 
     def same_structure(self, gold, answer) -> bool:
         """Sets with letters in them."""
+        gold, answer = as_interval(gold, answer), as_interval(answer, gold)
+        if isinstance(gold, s.Bracketed) and isinstance(answer, s.Bracketed):
+            return (gold.left, gold.right) == (answer.left, answer.right) and self.pairwise(gold.items, answer.items)
         match gold, answer:
             case s.SetOp(op, parts), s.SetOp(other, others) if op == other:
                 return len(parts) == len(others) and self.same_operands(op, parts, others)

@@ -19,8 +19,9 @@ class Token(NamedTuple):
 
 
 MAX_TOKENS = 700
-_GROUP_OF_ZERO = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?!\d)")
-"""1,000 is no list: nobody writes 000 for an item."""
+_ITEM_WITH_ZEROS = re.compile(r"(?<![\d.])\d+,0\d+(?!\d)")
+_NO_GROUP_BUT_ZEROS = re.compile(r"(?<![\d.])\d+,0(?:\d|\d{3,})(?!\d)")
+"""1,000 is no list, nor is 1,00: nobody writes 00 for an item."""
 
 _NUMBER = (
     r"(?:\d*\.\d+ ?(?:\.\.\.|\\l?dots(?![a-zA-Z]))|\d*\.\(\d+\)"
@@ -62,7 +63,7 @@ _COMMANDS = (
 
 def tokenize(text: str, thousands: bool = True) -> list[Token]:
     """Tokens of a normalised answer; `thousands`: 1,234 is one number. Raises CannotRead."""
-    if not thousands and _GROUP_OF_ZERO.search(text):
+    if (_NO_GROUP_BUT_ZEROS if thousands else _ITEM_WITH_ZEROS).search(text):
         raise CannotRead("a list with an item that begins with zeros")
     tokens: list[Token] = []
     _scan(_DOTTED_CLOCK.sub(r"\1m", text), thousands, _PROSE.fullmatch(text) is not None, tokens)

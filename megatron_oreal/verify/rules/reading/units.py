@@ -36,7 +36,7 @@ _NOT_UNITS = _words(
     modulo infinity undefined true false yes answer hundred thousand million billion trillion squared cubed factorial choose over
     negative point below above under fewer score gross tens hundreds thousands millions billions tenth hundredth thousandth half third
     root radical inverse reciprocal remainder rem upward upwards onward onwards beyond bc bce short deficit loss decrease decreased drop
-    reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess guessing digits base wrongly"""
+    reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess guessing digits base basis wrongly"""
 )
 _MAX_WORDS = 5
 

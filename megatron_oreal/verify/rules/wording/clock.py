@@ -33,7 +33,8 @@ class Time:
         if self.half_known == other.half_known:
             return self.minutes == other.minutes
         alike = self.minutes % 720 == other.minutes % 720
-        return None if alike and (self.of_24 or other.of_24) else alike
+        midnight = 0 in (self.minutes, other.minutes)
+        return None if alike and (self.of_24 or other.of_24 or midnight) else alike
 
 
 def time_of_day(text: str) -> Time | None:
@@ -48,7 +49,7 @@ def time_of_day(text: str) -> Time | None:
     if match and (match["fraction"] or match["clock"] or match["half"] or match["part"]):
         return _spoken(match)
     match = _CHINESE.fullmatch(text)
-    return _chinese(match) if match else None
+    return _chinese(match) if match and not text.isascii() else None
 
 
 def _digital(match: re.Match) -> Time | None:

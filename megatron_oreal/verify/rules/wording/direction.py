@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from megatron_oreal.verify.rules.wording.vocabulary import plain, words_of
 
-_DOWN = frozenset("decrease decreased decreases decline declined drop dropped fall fell loss lost reduction reduced down fewer less debt"
+_DOWN = frozenset("decrease decreased decreases decline off declined drop dropped fall fell loss lost reduction reduced down fewer less debt"
                   " deficit discount".split())  # fmt: skip
-_UP = frozenset("increase increased increases rise rose growth grew gain gained profit up surplus".split())
+_UP = frozenset("increase increased increases rise rose growth grew gain gained profit surplus".split())
 _OPPOSITES = tuple(
     (frozenset(one.split()), frozenset(other.split()))
     for one, other in (
@@ -17,7 +17,7 @@ _OPPOSITES = tuple(
     )
 )  # fmt: skip
 _COMPARISON = re.compile(r"\b(?:fewer|less)\s+(?:than|or)\b|\bor\s+(?:fewer|less)\b|[<>=]", re.IGNORECASE)
-_CHANGE = re.compile(r"^(?:an?\s+)?(?:\s*(?:of|by)\s+)?|\s+(?:of|by)$", re.IGNORECASE)
+_IDLE = re.compile(r"^(?:(?:it|an?|the|of|by|is|was|has|will|been)\s+)+|\s+(?:of|by|in price)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ def change(text: str) -> Change:
     if len(found) != 1 or _COMPARISON.search(text):
         return Change(0, text)
     size = re.sub(rf"\b{found[0]}\b", " ", plain(text), flags=re.IGNORECASE)
-    size = _CHANGE.sub(" ", " ".join(size.split()))
-    return Change(-1 if found[0] in _DOWN else 1, " ".join(_CHANGE.sub(" ", size.strip()).split()))
+    return Change(-1 if found[0] in _DOWN else 1, _IDLE.sub("", " ".join(size.split())).strip())
 
 
 def opposed(answer: str, gold: str) -> bool:

@@ -13,7 +13,7 @@ _ANY = r"(?:an?|any|all|every|each|some|arbitrary|the)"
 _BARE = rf"""
     (?:for|where|with|and)?\s*(?:{_ANY}\s+)*(?:arbitrary\s+)?{_KINDS}\s*(?:values?\s*(?:of)?)?\s*\}}?\s*\$?{_LETTER}
     |(?:for|where|with|and)?\s*(?:{_ANY}\s+)*\}}?\s*{_LETTER.replace("letter", "letter2")}\s*(?:{_TEXT})?\s*(?:is|are|being|=)\s*(?:{_ANY}\s+)*{_KINDS.replace("kind", "kind2")}
-    |{_LETTER.replace("letter", "letter3")}\s*(?:{_TEXT})?\s*{_ANY}\s+{_KINDS.replace("kind", "kind3")}
+    |{_LETTER.replace("letter", "letter3")}\s*(?:{_TEXT})?\s*(?:{_ANY}\s+)?{_KINDS.replace("kind", "kind3")}
 """
 _STATED = re.compile(
     rf"\s*[,;]?\s*\(?\s*(?:{_TEXT})?\s*[,;(]?\s*(?:{' '.join(_BARE.split())})\s*\}}?\s*\)?\s*\}}?$".replace(" ", r"\s*"), re.IGNORECASE

@@ -11,16 +11,23 @@ MAX_LABEL = 120
 _TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{\s*"
 _LEAD = re.compile(
     r"(?:\\text(?:bf|rm|it)?\s*\{\s*)?(?:(?:so|thus|therefore|hence|we|find|get|have|that|the|final|correct|answer|solution|value|result"
-    r"|is|are|be|exactly|just|simply)\b[ ,:]*)+\}?\s*",
+    r"|is|are|be|exactly|just|simply|only)\b[ ,:]*)+\}?\s*",
     re.IGNORECASE,
 )
 _SAID = re.compile(
     rf"(?:{_TEXT})?(?P<label>[A-Za-z][A-Za-z' -]{{1,60}}?)(?:\s*\}})?"
     rf"(?P<figure>\s*\\?(?:triangle|angle)?\s*[A-Z]{{1,5}}\s*(?:{_TEXT})?)?\s*(?:\b(?:is|are|equals|will be|was)\b(?:\s+equal to)?\s*:?|:)\s*\}}?\s*"
 )
+_SAID_OF = re.compile(rf"{_TEXT}[A-Za-z ,']{{1,60}}\}}\s*[^{{}}=<>]{{1,30}}{_TEXT}(?:is|are|equals)(?: equal to)?\s*:?\s*\}}\s*")
+_OF_A_FIGURE = re.compile(
+    rf"(?:(?:{_TEXT})?(?:the )?(?:ellipse|circle|line|parabola|hyperbola|curve|plane|sphere|function|equation|graph)s?\s*:?\s*\}}?|[a-zA-Z](?:_\w)?\s*:)"
+    r"\s+(?=[^\s:].*=)"
+)
+_PART_OF_QUESTION = re.compile(rf"(?:{_TEXT})?(?:Part|Question|Problem|Q)\s*\(?(?:[a-z]|i{{1,3}}|\d)\)?\s*[:.]?\s*\}}?\s*(?=\S)", re.IGNORECASE)
 _NAMED = re.compile(
-    rf"(?:{_TEXT})?(?:the )?(?:(?:max|min|total|sum|area|volume|length|perimeter|radius|exactly|point|points|equation|set|pair|minimum|maximum)\.?\s?)+"
-    rf"(?:value|point|number|of)?(?:\s*\}})?\s*(?=[-\d\\(A-Z{{])(?!\\text\b)\}}?\s*",
+    rf"(?:{_TEXT})?(?:the )?(?:(?:max|min|total|sum|area|volume|length|perimeter|radius|exactly|equation|minimum|maximum)\.?\s?)+"
+    rf"(?:value|point|number|of)?(?:\s*\}})?\s*(?=[-\d\\A-Z])(?!\\text\b)\}}?\s*"
+    rf"|(?:{_TEXT})?(?:the )?(?:ordered |solution )?(?:points?|pairs?|set|vector|triple)\s*(?:is\s*)?\}}?\s*(?=[(\\\[]|[A-Z]'?\s*\()",
     re.IGNORECASE,
 )
 _TAIL = re.compile(
@@ -28,6 +35,7 @@ _TAIL = re.compile(
     r" (?:answer|solution|minimum|maximum|value|result|minimum value|maximum value|root)\s*\}?$",
     re.IGNORECASE,
 )
+_OPEN_TEXT = re.compile(rf"^{_TEXT}")
 _WORD = re.compile(r"[A-Za-z]{2}")
 
 
@@ -37,12 +45,19 @@ def unlabelled(text: str) -> str:
     Nothing that could negate, hedge or change the value is among them.
     """
     value = _TAIL.sub("", text)
+    if value.count("{") == value.count("}") + 1 and _OPEN_TEXT.match(value):
+        value = _OPEN_TEXT.sub("", value)  # \text{12 is the answer}
     lead = _lead(value)
     value = value[lead.end() :] if lead else value
+    if value.count("}") == value.count("{") + 1 and value.endswith("}") and text.startswith("\\"):
+        value = value[:-1].rstrip(" .")  # \text{The answer is 12.}
     return value if value.count("{") == value.count("}") and value.strip() else text
 
 
 def _lead(text: str) -> re.Match | None:
+    said = _SAID_OF.match(text) or _OF_A_FIGURE.match(text) or _PART_OF_QUESTION.match(text)
+    if said and not changes(said.group()) and said.end() < len(text):
+        return said
     said = _SAID.match(text)
     if said and _WORD.search(said["label"]) and not changes(said["label"]) and said.end() < len(text):
         return said
@@ -58,19 +73,19 @@ _OF_A_NAME = re.compile(rf"(?:{_FUNCTION}|\\(?:dim|det|deg|arg|ker))\s*\\?[a-zA-
 _OF_SETS = re.compile(r"[nd]\s*\(\s*(?:[A-Z]|\\(?:overline|bar|complement))")
 _EXTREME = re.compile(r".*[\w)\]|}]\s*_\s*\{?\s*(?:\\(?:text|mathrm|operatorname|rm)\s*\{?\s*)?\\?(?:max|min|maximum|minimum)\s*[}\s]*")
 _OF_AN_ANGLE = re.compile(
-    r"\\?(?:sin|cos|tan|cot|sec|csc|tg|ctg)\s*(?:\^\s*\{?\s*\d\s*\}?\s*)?"
-    r"(?:(?:\d\s*)?(?:\\(?:angle|theta|alpha|beta|gamma|varphi|phi|omega|measuredangle)\s*|\\frac\s*\{?\s*)?\{?[A-Z\s]*[A-Za-z_\d]*(?:\}?\{?\d\}?)?\s*"
-    r"|\([^()=]*[A-Za-z][^()=]*\)|\\(?:angle|langle).*)"
+    r"(?:\\?|\\(?:operatorname|mathrm)\s*\{\s*)(?:sin|cos|tan|cot|sec|csc|tg|ctg)\s*\}?\s*(?:\^\s*\{?\s*\d\s*\}?\s*)?(?P<argument>.+)"
 )
+_ANOTHER_FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|tg|ctg|log|ln)(?![a-z])")
 _VALUE_OF_ANGLE = re.compile(r"[A-Zx-z]|\\(?:theta|alpha|beta|gamma|varphi|phi|omega|angle|vec|langle|overrightarrow)")
 _NORM = re.compile(r"(?:\|[^|]+\||\\\|.+\\\||\\[lr]?[vV]ert.+\\[lr]?[vV]ert)\s*(?:_\s*\{?\w\}?)?")
+_DOUBLE_BAR = re.compile(r"\\\||\\[lr]?Vert")
 _INSIDE_NORM = re.compile(r"\\(?:vec|overrightarrow|mathbf|cup|cap|boldsymbol|bm)|[A-Z]{2}|[zuvw](?![a-z])|[A-Z]")
-_SERIES = re.compile(r"\\?(?:lim|limsup|liminf)(?![a-z]).*|\\(?:sum|prod|i*int|oint|max|min|sup|inf|gcd|lcm)(?![a-z]).*[a-zA-Z].*")
+_SERIES = re.compile(r"\\?(?:lim|limsup|liminf)(?![a-z]).*|\\?(?:max|min)|\\(?:sum|prod|i*int|oint|max|min|sup|inf|gcd|lcm)(?![a-z]).*[a-zA-Z].*")
 _CAPITALS = re.compile(
     r"(?=.*(?:\\(?:cap|cup|complement|setminus)|C_))(?:[A-Z(){}\s_']|\\(?:cap|cup|complement|overline|bar|setminus|backslash|mathbb)(?![a-z]))+"
 )
 _WORDS = re.compile(rf"{_TEXT}([A-Za-z][A-Za-z .'-]*)\}}\s*(?:(?:\\(?:triangle|angle|odot)\s*)?[A-Z]{{1,5}}(?:_\w)?\s*)?")
-_DERIVATIVE = re.compile(r"\\frac\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}")
+_DERIVATIVE = re.compile(r"\\frac\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}(?:\s*\|\s*_.*)?|[a-zA-Z]'+\s*\([^()]*\)")
 _COMPOSED = re.compile(r"\(?\s*[a-zA-Z]\s*(?:\\circ\s*[a-zA-Z]\s*)+\)?\s*\(.*\)|[fgh]\s*\(\s*[fgh]\s*\(.*\)\s*\)")
 _ARC = re.compile(r"\\(?:overset|stackrel)\s*\{\s*\\frown\s*\}\s*\{[A-Z]+\}|\\(?:measuredangle|odot)\s*[A-Z]+")
 _SIGN = re.compile(r"\\(?:cdot|times|pm|approx)(?![a-z])|[-+*/<>]")
@@ -119,13 +134,26 @@ def is_name(text: str) -> bool:
     """Whether it names a quantity and cannot be taken for an equation's side: P(X = 2), \\cos A, f(x)_{\\max}, |A \\cup B|."""
     if _OF_SOMETHING.match(text) or _OF_SETS.match(text):
         return _is_one_bracket(text)
-    if _OF_AN_ANGLE.fullmatch(text):
-        return _VALUE_OF_ANGLE.search(text) is not None
+    angle = _OF_AN_ANGLE.fullmatch(text)
+    if angle:
+        return _is_argument(angle["argument"])
     if _NORM.fullmatch(text):
-        return _INSIDE_NORM.search(text) is not None
+        return (_DOUBLE_BAR.match(text) or _INSIDE_NORM.search(text)) is not None
     if _OF_A_NAME.fullmatch(text):
         return True
     return any(pattern.fullmatch(text) for pattern in (_SERIES, _CAPITALS, _DERIVATIVE, _COMPOSED, _ARC, _EXTREME))
+
+
+def _is_argument(text: str) -> bool:
+    """Of one function, with a letter in it: A + B in brackets, but no sum outside of them."""
+    if not _VALUE_OF_ANGLE.search(text) or _ANOTHER_FUNCTION.search(text):
+        return False
+    depth = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and character in "+-*/<>":
+            return False
+    return True
 
 
 def _is_one_bracket(text: str) -> bool:

@@ -22,6 +22,7 @@ _SPELLINGS = tuple(
         (r"(?<![a-zA-Z])per\s?cent(?![a-zA-Z])", "percent"),
         (r"(?<![a-zA-Z])US\s*(?=\\\$)", ""),
         (r"\\mu\s*\\(text|mathrm)\s*\{\s*(?=[a-zA-Z])", r"\\\1{ micro"),
+        (r"\\underset\s*\{([^{}]*)\}\s*\{\s*\\(lim|max|min)\s*\}", r"\\\2_{\1}"),
         (r"\\num\s*\{([^{}]*)\}", r"\1"),
         (r"\\ang\s*\{([^{}]*)\}", r"\1^{\\circ}"),
         (r"(?<=[)\]}])\s*[uU]\s*(?=[\[({])", r" \\cup "),
@@ -40,7 +41,7 @@ _SPELLINGS = tuple(
         (r"\\lVert|\\rVert|\\Vert", r"\\|"),
     )
 )
-_NOTABLE = re.compile(r"[aA]bs|floor|ceil|per\s?cent|US|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose")
+_NOTABLE = re.compile(r"[aA]bs|floor|ceil|per\s?cent|US|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose")
 _KIND = r"(?<![a-zA-Z\\\d])(?:\\(?:mathrm|text|rm)\s*\{\s*)?(?P<kind>[PAC])\s*\}?"
 _N, _K = r"(?:\{(?P<n>[\w+ -]+)\}|(?P<n1>\w))", r"(?:\{(?P<k>[\w+ -]+)\}|(?P<k1>\w))"
 _COUNTS = tuple(
@@ -64,6 +65,14 @@ _BARE_UNIT = re.compile(
 _OHMS = re.compile(r"(?<=[\d}])\s*(?:\\(?:mathrm|text)\s*\{\s*)?\\Omega\s*\}?$")
 
 
+_DOMAIN = re.compile(
+    r"(?<=[\w})])\s*(?:[,(]|\\text\s*\{\s*[,(]?\s*(?:where|for|with|provided|when)\s*(?:that)?\s*\})\s*[a-zA-Z](?:_\w)?\s*"
+    r"(?:\\(?:ge|geq|geqslant|ne|neq)(?![a-z])\s*-?\w+|\\in\s*\\mathbb\{?[RNZ]\+?\}?|>\s*0)\s*\)?$"
+)
+"""Where a formula holds: the other side may leave it out."""
+_CONDITION = re.compile(r"\\(?:in|ge|geq|geqslant|le|leq|leqslant|ne|neq)(?![a-z])|[<>∈]|integer")
+
+
 def in_latex(text: str) -> str:
     """The text with each such notation in LaTeX, where it can mean nothing else."""
     if _NOTABLE.search(text):
@@ -85,7 +94,7 @@ def _letter(match: re.Match) -> str:
     return name[0]
 
 
-def other_readings(text: str) -> list[str]:
+def other_readings(text: str, other: str) -> list[str]:
     """What the text may mean as well: 9.8 m/s^2 with its unit, P_5^2 as a number of permutations. For where the first reading fails."""
     text, readings = in_latex(text), []
     if _OHMS.search(text):
@@ -93,6 +102,9 @@ def other_readings(text: str) -> list[str]:
     unit = _BARE_UNIT.search(text)
     if unit and ("/" in unit["unit"] or len(unit["unit"].strip()) > 1) and re.search(r"[/ *]|\\cdot|[a-zA-Z]{2}", unit["unit"].strip()):
         readings.append(rf"{text[: unit.start()]}\text{{ {unit['unit']} }}")
+    freed = text if _CONDITION.search(other) else _DOMAIN.sub("", text)
+    if freed != text and freed.count("{") == freed.count("}"):
+        readings.append(freed)
     counted = text
     for pattern in _COUNTS:
         counted = pattern.sub(_counted, counted)
@@ -105,6 +117,8 @@ def _counted(match: re.Match) -> str:
     n, k = ((named.get(name) or named.get(f"{name}1") or "").strip() for name in "nk")
     if not k:
         return f"({n}!)"
-    if n.isdigit() and k.isdigit() and int(n) < int(k) and "^" in match.group():
+    if n.isdigit() and k.isdigit() and int(n) < int(k):
+        if "^" not in match.group():
+            return match.group()
         n, k = k, n
     return rf"\binom{{{n}}}{{{k}}}" if match["kind"] == "C" else rf"\frac{{({n})!}}{{({n}-({k}))!}}"

@@ -16,6 +16,7 @@ _DIGITS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six
 _BELOW = re.compile(r"(.*?)\s*(?:\b(?:degrees?|\\circ)\b|\^\s*\{?\s*\\circ\s*\}?)?\s*\bbelow zero", re.DOTALL)
 _FIGURES = re.compile(r"\d{1,20}(?:\.\d{1,20})?")
 _MINUS = re.compile(r"(?:minus|negative)\s+(?=[\d\\])", re.IGNORECASE)
+_PER_CENT = re.compile(r"([a-zA-Z -]+?)\s*per\s?cent", re.IGNORECASE)
 _OUT_OF = re.compile(r"(\S+) (?:out of|in|of every|in every) (\S+)")
 MAX_WORDS = 14
 
@@ -32,10 +33,11 @@ def with_numbers_in_figures(text: str) -> str:
     negated = _MINUS.match(words)
     if negated:
         return "-" + words[negated.end() :] if words[negated.end() :].count(" ") == 0 else text
-    value = _value(words)
+    per_cent = _PER_CENT.fullmatch(words)
+    value = _value(per_cent.group(1) if per_cent else words)
     if value is None:
         return text
-    return _written(value)
+    return _written(value) + (r"\%" if per_cent else "")
 
 
 def _size(text: str) -> Fraction | None:

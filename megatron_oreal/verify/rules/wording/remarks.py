@@ -18,16 +18,20 @@ _AT = re.compile(
     rf"|as desired|since|because)\b[^{{}}]*\}}(?P<rest>.*)$",
     re.DOTALL,
 )
-_REASON = re.compile(r"\s*(?:since|because|as|where|rounded|correct to|in simplest|exact|simplified|approx|approximately)\b", re.IGNORECASE)
+_REASON = re.compile(r"\s*(?:since|because|as|where|rounded|correct to|in simplest|exact|simplified|approx|approximately|i\.e\.?|that is|namely)\b", re.IGNORECASE)
 _NO_REMARK = re.compile(r"\\in(?![a-z])|∈|\b(?:mod|base|integer|integers|if|natural)\b|\bthousand")
+_PRECISION = re.compile(r"\s*(?:to |correct to |rounded to )?(?:the )?(?:nearest [a-z]+|\d+ ?(?:d\.? ?p|s\.? ?f|sig\.? ?figs?|decimal places?|significant figures?|decimals?)\.?)\s*")
 _FUNCTIONS = frozenset("sin cos tan cot sec csc ln log exp sqrt alpha beta gamma theta lambda phi max min gcd lcm mod".split())
 _LEAD = re.compile(rf"(?:{_TEXT})?(?P<word>approximately|approx\.?|about|roughly|around)\s*\}}?\s*(?=[-\d\\$])", re.IGNORECASE)
+_EXPANSION = re.compile(r"(?<=[\w})])\s*=\s*-?\d+\.\d+\s*(?:\.\.\.|\\l?dots)\s*$")
+_ONLY = re.compile(rf"(?<=\w)\s*{_TEXT}only\s*\}}$")
 _SIMILAR = re.compile(r"^\\(?:sim|simeq)\s*(?=[-\d.\\])")
 _TRAILING_LEAD = re.compile(rf"\s*(?:{_TEXT})?\(?\s*(?:approximately|approx\.?)\s*\)?\s*\}}?$", re.IGNORECASE)
 
 
 def without_remarks(text: str) -> str:
     """The answer without a remark at its end that neither negates nor adds to it."""
+    text = _ONLY.sub("", _EXPANSION.sub("", text)) or text
     value = _APPROXIMATION.sub("", text) if "approx" in text or "=" in text or "about" in text or "around" in text else text
     value = value if _is_whole(value) else text
     value = _TRAILING_LEAD.sub("", value) or value
@@ -50,7 +54,7 @@ def _bracketed(text: str) -> str | None:
     rounded = re.match(r"\s*(?:rounded|correct to)", remark)
     if not before or changes(remark) or (_NO_REMARK.search(remark) and not rounded) or (before[-1].isalpha() and not in_text):
         return None
-    if _REASON.match(remark):
+    if _REASON.match(remark) or _PRECISION.fullmatch(remark):
         return before
     words = words_of(remark)
     spaced = in_text or text[len(before)] == " "
