@@ -1,6 +1,7 @@
 """Statements that give a name a value: what counts as a name, and lists of such statements."""
 
 from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.wording.vocabulary import changes
 
 
 def assigned(item) -> bool:
@@ -28,6 +29,8 @@ def _root_name(node):
 def is_name(node) -> bool:
     """A variable, f(x), or a few capitals and signs that name a quantity (AB, angle ABC): what an answer is assigned to."""
     match node:
+        case s.Sym(name, True):
+            return not changes(name)
         case s.Sym() | s.Apply():
             return True
         case s.Func("abs", (inner,)):

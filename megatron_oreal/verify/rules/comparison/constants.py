@@ -5,6 +5,8 @@ from megatron_oreal.verify.rules.values.budget import CannotDecide
 
 _CONSTANTS = frozenset(("C", "c", "K", "k", "C_1", "c_1", "C_0"))
 _VARIABLES = frozenset(("x", "y", "z", "t", "u", "v", "w", "s", "r", "\\theta"))
+MAX_PARAMETERS = 1
+"""Beside a constant of integration: ax^2 + bx + c has two, and its c is no such constant."""
 
 
 def constants_alike(gold, answer):
@@ -28,7 +30,8 @@ def constants_alike(gold, answer):
 
 def _is_constant(node, name: str) -> bool:
     times = sum(isinstance(n, s.Sym) and n.name == name for n in s.walk(node))
-    if times != 1 or not s.symbols(node) & _VARIABLES:
+    others = s.symbols(node) - {name}
+    if times != 1 or not others & _VARIABLES or len(others - _VARIABLES) > MAX_PARAMETERS:
         return False
     if isinstance(node, s.Add) and s.Sym(name) in node.terms:
         return True

@@ -24,8 +24,8 @@ def as_family(node):
                 return node
             value = s.Add((s.Mul((modulus, s.Sym(PARAMETER))), rest))
             return value if name is None else s.Relation(("=",), (name, value))
-        case s.Listing(items, False) if any(_is_congruence(item) for item in items):
-            return s.Listing(tuple(map(as_family, _with_modulus(items))), False)
+        case s.Listing(items, braced) if any(_is_congruence(item) for item in items):
+            return s.Listing(tuple(map(as_family, _with_modulus(items))), braced)
     return node
 
 

@@ -17,6 +17,8 @@ class Listings(PartByPart):
         """At least one side is a list."""
         gold, answer = with_chains_apart(gold), with_chains_apart(answer)
         for listed, other in ((gold, answer), (answer, gold)):
+            if isinstance(other, s.Matrix) and all(map(assigned, _items(listed))):
+                other = s.Bracketed("(", s.children(other), ")") if 1 in (len(other.rows), len(other.rows[0])) else other
             if isinstance(other, s.Bracketed) and isinstance(listed, s.Listing):
                 return self.listed_in_order(listed, other)
             if names_set(other) and not isinstance(other, s.Bracketed):

@@ -52,6 +52,7 @@ _SPELLINGS = tuple(
         (r"(?<=\d)\s*\^\s*\{?\s*(?:st|nd|rd|th)(?![a-z])\s*\}?", ""),
         (r"\\(?:mathbf|Bbb|mathds)\s*\{\s*([RZNQ])\s*\}|\\([RZNQ])(?![a-zA-Z])", r"\\mathbb{\1\2}"),
         (r"\\mathbb\s*\{?R\}?\s*(?:\^\s*\{?\s*\+\s*\}?|_\s*\{?\s*(?:\+|>\s*0)\s*\}?)", r"(0,\\infty)"),
+        (r"\\mathbb\s*\{?R\}?\s*\^\s*\{?\s*(?:\*|\\ast|\\times)\s*\}?$", r"(-\\infty,0) \\cup (0,\\infty)"),
         (r"\\(?:text|mathrm|operatorname|textrm|mbox)\s*\{\s*\(?\s*mod(?:ulo)?\s+(\w+)\s*\)?\s*\}", r"\\pmod{\1}"),
         (r"\\(?:text|mathrm|operatorname|textrm|mbox)\s*\{\s*mod\s*\}|\\mod(?![a-zA-Z])|(?<![\\a-zA-Z])mod(?![a-zA-Z])", r"\\bmod "),
         (r"\(\s*\\bmod\s*([^()]*)\)", r"\\pmod{\1}"),

@@ -56,7 +56,7 @@ class _Parser(Operands):
         ordered = len(relations) == len(items) and set().union(*relations) <= {*_ORDER, "="} and any(ops & _ORDER for ops in relations)
         if ordered and separators in ({"or"}, {"and"}):
             return s.SetOp("∪" if separators == {"or"} else "∩", tuple(items))
-        return s.Listing(tuple(items), braced=False)
+        return s.Listing(tuple(items), braced=separators == {"or"})  # alternatives have no order
 
     def item(self):
         """side (relation side)*"""

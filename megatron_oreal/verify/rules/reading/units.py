@@ -34,9 +34,11 @@ _NOT_UNITS = _words(
     instead versus vs only all any some none other others another until between from to with without such that this these those
     which who what how why because since so as it its may might can cannot could should would will at plus minus times divided mod
     modulo infinity undefined true false yes answer hundred thousand million billion trillion squared cubed factorial choose over
-    negative point below above under fewer score gross tens hundreds thousands millions billions tenth hundredth thousandth half third
+    january february march april june july august september october november december monday tuesday wednesday thursday friday saturday
+    sunday negative point below above under fewer score gross tens hundreds thousands millions billions tenth hundredth thousandth half third
     root radical inverse reciprocal remainder rem upward upwards onward onwards beyond bc bce short deficit loss decrease decreased drop
-    reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess guessing digits base basis wrongly"""
+    reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess guessing digits base basis wrongly fails fail failed overdrawn
+    ago younger lower cheaper higher mega milli micro nano giga millionth millionths billionth billionths"""
 )
 _MAX_WORDS = 5
 

@@ -5,18 +5,19 @@ from dataclasses import dataclass
 
 from megatron_oreal.verify.rules.wording.vocabulary import plain, words_of
 
-_DOWN = frozenset("decrease decreased decreases decline off declined drop dropped fall fell loss lost reduction reduced down fewer less debt"
+_DOWN = frozenset("decrease decreased decreases decline off declined drop dropped fall fell loss lost reduction reduced down fewer less lower cheaper smaller shorter slower younger debt"
                   " deficit discount".split())  # fmt: skip
-_UP = frozenset("increase increased increases rise rose growth grew gain gained profit surplus".split())
+_UP = frozenset("increase increased increases rise rose growth grew gain gained profit surplus more higher".split())
 _OPPOSITES = tuple(
     (frozenset(one.split()), frozenset(other.split()))
     for one, other in (
-        ("north northern", "south southern"), ("east eastern", "west western"), ("left leftward", "right rightward"),
+        ("left leftward", "right rightward"),
         ("clockwise", "counterclockwise anticlockwise"), ("above", "below"), ("before", "after"), ("am", "pm"), ("inside", "outside"),
         ("ahead", "behind"), ("early", "late"), ("faster", "slower"), ("taller", "shorter"), ("maximum max", "minimum min"),
     )
 )  # fmt: skip
-_COMPARISON = re.compile(r"\b(?:fewer|less)\s+(?:than|or)\b|\bor\s+(?:fewer|less)\b|[<>=]", re.IGNORECASE)
+_COMPASS = frozenset("north south east west northeast northwest southeast southwest".split())
+_COMPARISON = re.compile(r"\b(?:than|or)\b|[<>=]", re.IGNORECASE)
 _IDLE = re.compile(r"^(?:(?:it|an?|the|of|by|is|was|has|will|been)\s+)+|\s+(?:of|by|in price)$", re.IGNORECASE)
 
 
@@ -42,4 +43,5 @@ def opposed(answer: str, gold: str) -> bool:
     if not (any(c.isdigit() for c in answer) and any(c.isdigit() for c in gold)):
         return False
     ours, theirs = set(words_of(plain(answer))), set(words_of(plain(gold)))
-    return any((ours & one and theirs & other) or (ours & other and theirs & one) for one, other in _OPPOSITES)
+    ways = ours & _COMPASS, theirs & _COMPASS
+    return (all(ways) and ways[0] != ways[1]) or any((ours & one and theirs & other) or (ours & other and theirs & one) for one, other in _OPPOSITES)

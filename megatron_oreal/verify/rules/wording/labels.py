@@ -25,7 +25,7 @@ _OF_A_FIGURE = re.compile(
 )
 _PART_OF_QUESTION = re.compile(rf"(?:{_TEXT})?(?:Part|Question|Problem|Q)\s*\(?(?:[a-z]|i{{1,3}}|\d)\)?\s*[:.]?\s*\}}?\s*(?=\S)", re.IGNORECASE)
 _NAMED = re.compile(
-    rf"(?:{_TEXT})?(?:the )?(?:(?:max|min|total|sum|area|volume|length|perimeter|radius|exactly|equation|minimum|maximum)\.?\s?)+"
+    rf"(?:{_TEXT})?(?:(?:the|an?) )?(?:(?:max|min|total|sum|area|volume|length|perimeter|radius|exactly|year|minimum|maximum)\.?\s?)+"
     rf"(?:value|point|number|of)?(?:\s*\}})?\s*(?=[-\d\\A-Z])(?!\\text\b)\}}?\s*"
     rf"|(?:{_TEXT})?(?:the )?(?:ordered |solution )?(?:points?|pairs?|set|vector|triple)\s*(?:is\s*)?\}}?\s*(?=[(\\\[]|[A-Z]'?\s*\()",
     re.IGNORECASE,
@@ -35,6 +35,7 @@ _TAIL = re.compile(
     r" (?:answer|solution|minimum|maximum|value|result|minimum value|maximum value|root)\s*\}?$",
     re.IGNORECASE,
 )
+_LETTER_IS = re.compile(rf"(?:{_TEXT})?([a-zA-Z])\s*(?:{_TEXT})?\s(?:is equal to|equals|is)\s*\}}?\s*(?=[-\d\\(])")
 _OPEN_TEXT = re.compile(rf"^{_TEXT}")
 _WORD = re.compile(r"[A-Za-z]{2}")
 
@@ -44,14 +45,21 @@ def unlabelled(text: str) -> str:
 
     Nothing that could negate, hedge or change the value is among them.
     """
+    letter = _LETTER_IS.match(text)
+    if letter:
+        return f"{letter.group(1)} = {_without_surplus(text[letter.end() :])}"
     value = _TAIL.sub("", text)
     if value.count("{") == value.count("}") + 1 and _OPEN_TEXT.match(value):
         value = _OPEN_TEXT.sub("", value)  # \text{12 is the answer}
     lead = _lead(value)
     value = value[lead.end() :] if lead else value
-    if value.count("}") == value.count("{") + 1 and value.endswith("}") and text.startswith("\\"):
-        value = value[:-1].rstrip(" .")  # \text{The answer is 12.}
+    value = _without_surplus(value) if text.startswith("\\") else value
     return value if value.count("{") == value.count("}") and value.strip() else text
+
+
+def _without_surplus(text: str) -> str:
+    """\\text{The answer is 12.}, its beginning cut off, without the brace at its end."""
+    return text[:-1].rstrip(" .") if text.count("}") == text.count("{") + 1 and text.endswith("}") else text
 
 
 def _lead(text: str) -> re.Match | None:

@@ -18,6 +18,7 @@ _KINDS = (
 )
 _NUMBER = r"\d{1,9}(?:\.\d{1,9})?(?:\s*\\d?frac\s*\{?\s*\d{1,6}\s*\}?\s*\{?\s*\d{1,6}\s*\}?|\s+\d{1,6}/\d{1,6})?|\\d?frac\s*\{\s*\d{1,6}\s*\}\s*\{\s*\d{1,6}\s*\}"
 _PART = re.compile(rf"\s*(?:(?:,|and|&)\s*)*({_NUMBER})\s*(?:-|\\,|\\ |~)*\s*([a-zA-Z]+|\"|''|')\.?")
+_MONEY = re.compile(r"^\\?\$\s*(\d{1,9}(?:\.\d\d)?)$")
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")
 _STROKES = {"'": "ft", '"': "in", "''": "in"}
 MAX_PARTS = 4
@@ -26,14 +27,14 @@ MAX_PARTS = 4
 def same_measure(answer: str, gold: str) -> bool | None:
     """Whether two measures, one of them in several units, are the same; None where they are not written so."""
     one, other = _measure(answer), _measure(gold)
-    if one is None or other is None or max(one[2], other[2]) < 2:
-        return None
+    if one is None or other is None or (max(one[2], other[2]) < 2 and (one[0] or other[0])):
+        return None  # times may change their unit alone: 90 minutes, 1.5 hours
     return one[:2] == other[:2]
 
 
 def _measure(text: str) -> tuple[int, Fraction, int] | None:
     """Kind, value in the smallest unit of the kind, and number of parts."""
-    text = plain(text).replace("\\circ", "")
+    text = _MONEY.sub(r"\1 dollars", plain(text).replace("\\circ", ""))
     position, parts = 0, []
     while position < len(text) and len(parts) <= MAX_PARTS:
         match = _PART.match(text, position)

@@ -2,6 +2,8 @@
 
 import re
 
+from megatron_oreal.verify.rules.wording.families import with_conditions
+
 _BASIS = r"\\?(?:imath|jmath|[ijk])"
 _DECOR = r"\\(?:hat|vec|overrightarrow|mathbf|bm|boldsymbol|widehat|mathrm|bf|pmb|underline)"
 _UNIT_VECTOR = re.compile(
@@ -28,6 +30,7 @@ _SPELLINGS = tuple(
         (r"(?<=[)\]}])\s*[uU]\s*(?=[\[({])", r" \\cup "),
         (r"(?<![a-zA-Z\\])oo(?![a-zA-Z])", r"\\infty "),
         (r"\+\s*/\s*-|^\+-(?=\s*[\d\\a-z])", r"\\pm "),
+        (r"(?:Matrix|np\.array)\s*\((\[.*\])\)", r"\1"),
         (r"=<", r"\\le "),
         (r"(?<![a-zA-Z\\])log(2|10)\s*(?=\()", r"\\log_{\1}"),
         (r"(?<![a-zA-Z\\])cbrt\s*\(([^()]*)\)", r"\\sqrt[3]{\1}"),
@@ -41,7 +44,7 @@ _SPELLINGS = tuple(
         (r"\\lVert|\\rVert|\\Vert", r"\\|"),
     )
 )
-_NOTABLE = re.compile(r"[aA]bs|floor|ceil|per\s?cent|US|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose")
+_NOTABLE = re.compile(r"[aA]bs|floor|ceil|per\s?cent|US|Matrix|array|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose")
 _KIND = r"(?<![a-zA-Z\\\d])(?:\\(?:mathrm|text|rm)\s*\{\s*)?(?P<kind>[PAC])\s*\}?"
 _N, _K = r"(?:\{(?P<n>[\w+ -]+)\}|(?P<n1>\w))", r"(?:\{(?P<k>[\w+ -]+)\}|(?P<k1>\w))"
 _COUNTS = tuple(
@@ -102,6 +105,7 @@ def other_readings(text: str, other: str) -> list[str]:
     unit = _BARE_UNIT.search(text)
     if unit and ("/" in unit["unit"] or len(unit["unit"].strip()) > 1) and re.search(r"[/ *]|\\cdot|[a-zA-Z]{2}", unit["unit"].strip()):
         readings.append(rf"{text[: unit.start()]}\text{{ {unit['unit']} }}")
+    text = with_conditions(text)
     freed = text if _CONDITION.search(other) else _DOMAIN.sub("", text)
     if freed != text and freed.count("{") == freed.count("}"):
         readings.append(freed)

@@ -10,13 +10,16 @@ _SAME = {
     "|an infinite number of solutions|an infinite number|infinite many|infinite many solutions",
     "no solution": "no solutions|no real solution|no real solutions|there is no solution|there are no solutions|no solution exists"
     "|no solutions exist|there is no real solution|there are no real solutions|empty set|null set|has no solution|has no solutions"
-    "|no such solution exists|none exist|no real roots|no real root",
+    "|no such solution exists|none exist|none|no roots|no such numbers exist|there are no such numbers|no such number exists|no real roots|no real root",
     "undefined": "not defined|is undefined|is not defined",
     "true": "t",
     "false": "f",
     "cannot be determined": "can not be determined|not enough information|cannot determine|insufficient information|indeterminate",
 }  # fmt: skip
 _CANONICAL = {spelling: meaning for meaning, others in _SAME.items() for spelling in (meaning, *others.split("|"))}
+_ROMAN = re.compile(r"\b(?:I{1,3}|IV|V)\b")
+_STATEMENTS = re.compile(r"(?:statements? )?(?:I{1,3}|IV|V)(?:(?:\s*,\s*and\s+|\s*,\s*|\s+and\s+|\s*&\s*)(?:I{1,3}|IV|V))+")
+_ONLY = re.compile(r"\s+only$")
 _IDLE = frozenset(("the", "a", "an", "equation", "system", "series", "sequence"))
 _YES_OR_NO = re.compile(r"(yes|no|true|false)\s*(?:[,.;:!(-]|$)(.*)", re.IGNORECASE | re.DOTALL)
 _REFUSED = re.compile(r"\b(?:yes|no|true|false|or|maybe|perhaps|unless|except|but|wrong)\b", re.IGNORECASE)
@@ -28,6 +31,9 @@ def same_phrase(answer: str, gold: str) -> bool | None:
     said, wanted = _yes_or_no(answer), _yes_or_no(gold)
     if said and wanted:
         return said == wanted if said in ("yes", "no") or wanted in ("true", "false") else None
+    statements = _statements(answer), _statements(gold)
+    if all(statements):
+        return statements[0] == statements[1]
     one, other = _meaning(answer), _meaning(gold)
     return one == other if one and other else None
 
@@ -40,7 +46,15 @@ def _yes_or_no(text: str) -> str | None:
     return match.group(1).lower()
 
 
+def _statements(text: str) -> frozenset | None:
+    """I and III, and the like: statements by their Roman numbers."""
+    text = _ONLY.sub("", text)
+    return frozenset(_ROMAN.findall(text)) if _STATEMENTS.fullmatch(text) else None
+
+
 def _meaning(text: str) -> str | None:
+    if text.strip() in ("\\emptyset", "\\varnothing"):
+        return "no solution"
     if any(c.isdigit() or c in "\\=<>" for c in text):
         return None
     return _CANONICAL.get(" ".join(word for word in words_of(text) if word not in _IDLE))

@@ -24,7 +24,7 @@ _PRECISION = re.compile(r"\s*(?:to |correct to |rounded to )?(?:the )?(?:nearest
 _FUNCTIONS = frozenset("sin cos tan cot sec csc ln log exp sqrt alpha beta gamma theta lambda phi max min gcd lcm mod".split())
 _LEAD = re.compile(rf"(?:{_TEXT})?(?P<word>approximately|approx\.?|about|roughly|around)\s*\}}?\s*(?=[-\d\\$])", re.IGNORECASE)
 _EXPANSION = re.compile(r"(?<=[\w})])\s*=\s*-?\d+\.\d+\s*(?:\.\.\.|\\l?dots)\s*$")
-_ONLY = re.compile(rf"(?<=\w)\s*{_TEXT}only\s*\}}$")
+_ONLY = re.compile(rf"(?<=\w)\s*{_TEXT}only\s*\}}$|(?<=\w)\s+only(?=\s*\}}$)")
 _SIMILAR = re.compile(r"^\\(?:sim|simeq)\s*(?=[-\d.\\])")
 _TRAILING_LEAD = re.compile(rf"\s*(?:{_TEXT})?\(?\s*(?:approximately|approx\.?)\s*\)?\s*\}}?$", re.IGNORECASE)
 
