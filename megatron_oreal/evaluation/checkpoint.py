@@ -63,7 +63,7 @@ def settings(config: EvaluateConfig, sets: Sequence[ProblemSet], asked: Sequence
         **{f"set {name}": of for name, of in _settings_of_sets(sets, asked).items()},
         "eval.max_new_tokens": config.eval.max_new_tokens,
         **{f"rollout.{name}": getattr(rollout, name) for name in ("max_total_tokens", "stop_word")},
-        **{f"verify.{name}": getattr(verify, name) for name in ("mode", "judge_on")},
+        **{f"verify.{name}": getattr(verify, name) for name in ("mode", "extract", "judge_on")},
         "verify.judge.model": verify.judge.model,
     }
 

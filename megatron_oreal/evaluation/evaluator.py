@@ -82,7 +82,7 @@ class Evaluator:
             by_prompt = {prompt.id: key for key, prompt in some}
 
             def note(group: Group, by_prompt: dict[str, Key] = by_prompt) -> None:
-                take(answered(*by_prompt[group.prompt.id], group), group)
+                take(answered(*by_prompt[group.prompt.id], group, self._verifier.final_answer), group)
 
             asked = self._rollout.generate([prompt for _, prompt in some], version, sampling)
             with closing(asked.events()) as events:

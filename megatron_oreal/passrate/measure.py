@@ -114,7 +114,7 @@ def settings(config: PassrateConfig, asked: QuestionSet) -> dict:
             f"rollout.{name}": getattr(rollout, name)
             for name in ("samples", "temperature", "top_p", "max_new_tokens", "max_total_tokens", "stop_word")
         },
-        **{f"verify.{name}": getattr(verify, name) for name in ("mode", "judge_on", "undecided")},
+        **{f"verify.{name}": getattr(verify, name) for name in ("mode", "extract", "judge_on", "undecided")},
         "verify.judge.model": verify.judge.model,
         **({"answers": True} if config.answers else {}),
     }

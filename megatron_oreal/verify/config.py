@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from megatron_oreal.checked import Checked, FilePath, Require, is_http
 
 MODES = ("rule", "judge", "rule_then_judge")
+EXTRACT = ("boxed", "any")
 JUDGE_ON = ("undecided", "not_right")
 UNDECIDED = ("drop", "wrong")
 LEAST_MEMORY_MB = 128
@@ -46,6 +47,7 @@ class VerifyConfig(Checked):
     """Rule check in `workers` processes, each case at most `timeout_s` seconds and `memory_mb` MiB of address space; then the judge."""
 
     mode: str
+    extract: str
     judge_on: str
     undecided: str
     workers: int
@@ -54,7 +56,7 @@ class VerifyConfig(Checked):
     judge: JudgeConfig
 
     def check(self, require: Require) -> None:
-        for name, allowed in (("mode", MODES), ("judge_on", JUDGE_ON), ("undecided", UNDECIDED)):
+        for name, allowed in (("mode", MODES), ("extract", EXTRACT), ("judge_on", JUDGE_ON), ("undecided", UNDECIDED)):
             require(getattr(self, name) in allowed, f"{name}={getattr(self, name)!r} must be {' or '.join(allowed)}")
         require(self.workers >= 1, f"workers={self.workers} must be at least 1")
         require(0 < self.timeout_s <= 600, f"timeout_s={self.timeout_s} must be above 0 and at most 600 seconds")

@@ -73,7 +73,7 @@ class Round:
     def _begin(self, trajectory: Trajectory) -> "Future[Verdict]":
         if not trajectory.complete:
             return done(Verdict(False, "incomplete"))
-        answer = final_answer(trajectory.text)
+        answer = final_answer(trajectory.text, self._config.extract)
         if answer is None:
             return done(Verdict(False, "no answer"))
         verdict: Future[Verdict] = Future()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from megatron_oreal.trajectory import Group, NoEngine, Trajectory, Verdict, Work, finish
 from megatron_oreal.verify.audit import Audit
 from megatron_oreal.verify.config import VerifyConfig
+from megatron_oreal.verify.extraction.answer import final_answer
 from megatron_oreal.verify.pool.pool import Pool
 from megatron_oreal.verify.round import Round, Tally, Watcher
 
@@ -83,6 +84,10 @@ class Verifier:
     def compare(self, answer: str, other: str) -> "Future[Verdict]":
         """Whether two extracted answers are the same, by rule alone: what votes are counted by."""
         return self._pool.check(answer, other)
+
+    def final_answer(self, text: str) -> str | None:
+        """What of a response is compared (verify.extract); None where it has no answer."""
+        return final_answer(text, self._config.extract)
 
     @property
     def worker_pids(self) -> list[int]:

@@ -1,1 +1,2 @@
-"""The answer in a response. boxes: what stands in boxes; answer: which of them is the final answer, and the gold answer out of its own."""
+"""The answer in a response. boxes: what stands in boxes; joint: which of them are one answer; anywhere: answers without a box; answer: the
+final answer, and the gold answer out of its own box."""

@@ -1,7 +1,8 @@
-"""The final answer of a response: the last box after the end of thinking. Linear in the length of the response."""
+"""The final answer of a response: the last box after the end of thinking, or what stands for it. Linear in the length of the response."""
 
 import re
 
+from megatron_oreal.verify.extraction.anywhere import answer_anywhere
 from megatron_oreal.verify.extraction.boxes import last_boxes, outer_boxes
 from megatron_oreal.verify.extraction.joint import joined_boxes
 
@@ -13,15 +14,17 @@ MAX_JOINT = 30
 """Characters between two boxes of a gold answer that are one list."""
 
 
-def final_answer(response: str) -> str | None:
+def final_answer(response: str, extract: str = "boxed") -> str | None:
     """Content of the last box after the end of thinking, stripped; None where there is none or it is empty.
 
-    Boxes that are listed together (\\boxed{3} and \\boxed{5}) are one answer, a list.
+    `extract`: with "any", where no box is, the answer that is stated otherwise. Boxes that are listed together (\\boxed{3} and \\boxed{5}) are one answer, a list.
     """
     text = after_thinking(response)
     boxes = last_boxes(text)
+    if extract == "any":
+        boxes = [box for box in boxes if box.content.strip()]
     if not boxes:
-        return None
+        return answer_anywhere(text) if extract == "any" else None
     joined = joined_boxes(text, boxes)
     if joined is not None:
         return joined

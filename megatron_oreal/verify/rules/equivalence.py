@@ -26,14 +26,14 @@ MAX_READINGS = 4
 _THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
 
 
-def check(response: str, gold: str) -> bool:
+def check(response: str, gold: str, extract: str = "boxed") -> bool:
     """Whether the final answer of a response equals the gold answer. Safe on any input; never raises."""
-    return decide(response, gold).right
+    return decide(response, gold, extract).right
 
 
-def decide(response: str, gold: str) -> Verdict:
-    """The full form of `check`: right or not, why, and whether the rules could tell."""
-    answer = final_answer(response)
+def decide(response: str, gold: str, extract: str = "boxed") -> Verdict:
+    """The full form of `check`: right or not, why, and whether the rules could tell. `extract` as in conf/verify."""
+    answer = final_answer(response, extract)
     if answer is None:
         return Verdict(False, "no answer")
     return compare(answer, gold)
