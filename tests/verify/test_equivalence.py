@@ -234,6 +234,27 @@ def test_the_verdict_tells_different_from_undecided():
     assert decide("no box", "5").reason == "no answer"
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "conventions"),
+    [
+        ("0.5", r"50\%", "percent"),
+        (r"50\%", r"\frac{1}{2}", "percent"),
+        (r"\pi", r"180^\circ", "degrees"),
+        (r"45^\circ + 180^\circ k, k \in \mathbb{Z}", r"\frac{\pi}{4} + k\pi, k \in \mathbb{Z}", "degrees"),
+        (r"5\% \text{ decrease}", r"5\%", "a decrease"),
+        ("12:30", r"\frac{2}{5}", "a time of day"),
+    ],
+)
+def test_what_two_conventions_may_mean_is_undecided(answer, gold, conventions):
+    verdict = compare(answer, gold)
+    assert not verdict.right and not verdict.decided and verdict.reason.startswith(f"undecided: {conventions}")
+
+
+@pytest.mark.parametrize(("answer", "gold"), [("0.5", "50"), ("5", r"50\%"), (r"\pi", "180"), (r"\frac{\pi}{2}", r"180^\circ"), (r"5\%", "0.5")])
+def test_what_no_convention_makes_equal_is_wrong(answer, gold):
+    assert compare(answer, gold).reason == "different"
+
+
 def test_importing_the_check_is_light():
     heavy = "import sys, megatron_oreal.verify; sys.exit(any(m in sys.modules for m in ('torch', 'megatron', 'sympy', 'numpy', 'mpmath')))"
     assert subprocess.run([sys.executable, "-c", heavy], timeout=60).returncode == 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from megatron_oreal.trajectory import Verdict
 from megatron_oreal.verify.extraction.answer import final_answer, gold_answer
 from megatron_oreal.verify.rules.comparison.comparison import Comparison
+from megatron_oreal.verify.rules.comparison.conventions import in_other_conventions
 from megatron_oreal.verify.rules.reading.lexer import CannotRead
 from megatron_oreal.verify.rules.reading.normalize import normalize, squeeze
 from megatron_oreal.verify.rules.reading.parser import parse
@@ -121,14 +122,26 @@ def _by_meaning(answer: str, gold: str) -> Verdict:
         if isinstance(gold_tree, Exception) or isinstance(answer_tree, Exception):
             refused = refused or "answer not read" if isinstance(answer_tree, Exception) else "gold not read"
             continue
-        try:
-            if Comparison().same(gold_tree, answer_tree):
-                return Verdict(True, "equal")
-        except CannotDecide as error:
-            refused = f"undecided: {error}"
-        except (RecursionError, MemoryError, ArithmeticError) as error:
-            refused = f"undecided: {type(error).__name__}"
+        said = _same(gold_tree, answer_tree)
+        if said is True:
+            return Verdict(True, "equal")
+        refused = f"undecided: {said}" if said else refused
     return verdict(False) if refused is None else Verdict(False, refused, decided=False)
+
+
+def _same(gold, answer) -> bool | str:
+    """Whether two trees are the same answer, or why it cannot be decided; two conventions are such a reason."""
+    try:
+        if Comparison().same(gold, answer):
+            return True
+        for other_gold, other_answer, conventions in in_other_conventions(gold, answer):
+            if Comparison().same(other_gold, other_answer):
+                return conventions
+    except CannotDecide as error:
+        return str(error)
+    except (RecursionError, MemoryError, ArithmeticError) as error:
+        return type(error).__name__
+    return False
 
 
 def _readings(answer: str, gold: str) -> Iterator[tuple]:
