@@ -28,7 +28,6 @@ BASE = [
     "mpmath",
     "hydra-core==1.3.8",
     "omegaconf==2.3.1",
-    "math-verify==0.9.0",
     "sympy==1.14.0",
     "rich",
     "tensorboard",
@@ -82,8 +81,8 @@ DEV = [
 # Measured times of operations on A100, H100, H200, B200 and GB200, for `megatron-oreal plan` (Apache-2.0, 114 MB). Its metadata asks for
 # pandas and scipy as well, which are not imported: launch/setup_env.sh leaves them out.
 PLAN = ["aiconfigurator-core==0.12.0", "pyyaml", "packaging"]
-# Imported by tools/bench_real.py alone.
-BENCH = ["trl==1.16.0"]
+# Imported by tools/bench_real.py and tools/bench_verifier.py alone.
+BENCH = ["trl==1.16.0", "math-verify==0.9.0"]
 DATA_FOLDERS = ["megatron_oreal.report.web", "megatron_oreal.report.vendor"]  # no packages, though they look like some
 
 

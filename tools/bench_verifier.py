@@ -1,25 +1,37 @@
 """Measure the rule check beside Math-Verify on labelled cases, and the pool on long responses.
 
-    python tools/bench_verifier.py --cases FILE.jsonl ... [--workers 2] [--responses 1024] [--chars 30000] [--wrong 0]
+    python tools/bench_verifier.py                     all case files at hand, one table: a row for each file and check
+    python tools/bench_verifier.py --cases FILE ...    these; --by-category: a row for each category; --wrong 5: wrong verdicts of this project
+    python tools/bench_verifier.py --pool              a pool of workers on long responses as well
 
-A case is a line with `prediction`, `gold` and `expected`, and `category` where there are several; `form: bare` puts the
-prediction in a box; lines with `debatable: true` are left out. Both are given the response and the gold answer,
-Math-Verify the gold answer in a box. Times are processor time of one process and one case, without the pool and without its cache.
+At hand are cases_*.jsonl in shared/verifier beside the checkout, the files named wild first (answers as they are found, of which the rules were
+not made), and the tables of tests/verify/wild, which were written with the rules. A case is a line with `prediction`, `gold` and
+`expected`, and `category` where there are several; `form: bare` puts the prediction in a box; lines with `debatable: true` are left out.
+Both checks are given the response and the gold answer, Math-Verify the gold answer in a box. Intervals are Wilson's, of 95 %. Times are
+processor time of one process and one case, without the pool and without its cache.
 """
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 from megatron_oreal.config import load  # noqa: E402
+from megatron_oreal.evaluation.statistics import wilson  # noqa: E402
 from megatron_oreal.trajectory import Prompt, Trajectory  # noqa: E402
 from megatron_oreal.verify import Verifier, VerifyConfig, check  # noqa: E402
+
+
+SHARED = ROOT.parent / "shared" / "verifier"
+TABLES = ROOT / "tests" / "verify" / "wild"
+HEAD = f"{'cases':>6} {'acc %':>7} {'95 % interval':>16} {'FN':>4} {'FP':>4} {'p50 ms':>8} {'p99 ms':>8} {'worst ms':>9}"
 
 
 @dataclass(frozen=True)
@@ -69,22 +81,46 @@ class Score:
         return 100 * (1 - (self.false_negatives + self.false_positives) / self.cases)
 
     def row(self) -> str:
-        times = f"{self.p50_ms:9.2f} {self.p99_ms:9.2f} {self.worst_ms:9.1f}"
-        return f"{self.accuracy:8.2f} {self.false_negatives:4} {self.false_positives:4} {times}"
+        share = wilson(self.accuracy / 100, self.cases)
+        interval = f"{100 * share.low:6.2f} to {100 * share.high:6.2f}"
+        times = f"{self.p50_ms:8.2f} {self.p99_ms:8.2f} {self.worst_ms:9.1f}"
+        return f"{self.cases:6} {self.accuracy:7.2f} {interval:>16} {self.false_negatives:4} {self.false_positives:4} {times}"
 
 
-def read_cases(paths: list[Path]) -> list[Case]:
-    """The labelled cases of JSONL files; a ValueError names file, line and field of a broken one."""
+def at_hand() -> list[Path]:
+    """Case files beside the checkout, the wild ones first, and the tests' tables."""
+    files = sorted(SHARED.glob("cases_*.jsonl"), key=lambda path: ("wild" not in path.stem, path.stem))
+    return [*files, TABLES] if TABLES.is_dir() else files
+
+
+def read_table(path: Path) -> list[Case]:
+    """Gold answers (=), what is right (+) and what is not (-), of a table of tests/verify/wild; in boxes.txt whole responses."""
+    cases, gold = [], ""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        mark, text = line[:1], line[2:]
+        if mark == "=":
+            gold = text
+        elif mark in ("+", "-"):
+            response = text if path.stem == "boxes" else rf"So the answer is $\boxed{{{text}}}$."
+            cases.append(Case(response, gold, mark == "+", path.stem))
+        elif line and mark != "#":
+            raise ValueError(f"{path}:{number}: a line begins with =, +, - or #")
+    return cases
+
+
+def read_cases(path: Path) -> list[Case]:
+    """The labelled cases of a JSONL file, or of a folder of tables; a ValueError names file, line and field of a broken one."""
+    if path.is_dir():
+        return [case for table in sorted(path.glob("*.txt")) for case in read_table(table)]
     cases = []
-    for path in paths:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                case = json.loads(line)
-                if not case.get("debatable"):
-                    response = rf"\boxed{{{case['prediction']}}}" if case.get("form") == "bare" else case["prediction"]
-                    cases.append(Case(response, case["gold"], bool(case["expected"]), case.get("category", path.stem)))
-            except (json.JSONDecodeError, KeyError) as error:
-                raise ValueError(f"{path}:{number}: {error!r}; lines need prediction, gold and expected") from None
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            case = json.loads(line)
+            if not case.get("debatable"):
+                response = rf"\boxed{{{case['prediction']}}}" if case.get("form") == "bare" else case["prediction"]
+                cases.append(Case(response, case["gold"], bool(case["expected"]), case.get("category", path.stem)))
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(f"{path}:{number}: {error!r}; lines need prediction, gold and expected") from None
     return cases
 
 
@@ -95,6 +131,7 @@ def math_verify():
         from math_verify import parse, verify
     except ImportError:
         return None
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it prints every answer that it gives up on
     context = PSParser.AtomContext
     if not hasattr(context, "FUNC_GAMMA"):  # its parsers for antlr 4.9.3 lack this one rule, and raise without it
         context.FUNC_GAMMA = lambda self: None
@@ -115,15 +152,16 @@ def run(function, cases: list[Case]) -> list[Outcome]:
     return outcomes
 
 
-def print_scores(checks: dict[str, list[Outcome]]) -> None:
-    """A row for each category and one for all, the checks beside each other."""
-    head = f"{'acc %':>8} {'FN':>4} {'FP':>4} {'p50 ms':>9} {'p99 ms':>9} {'worst ms':>9}"
-    print(f"{'':28} {'cases':>6}  " + "  ".join(f"{name:{len(head)}}" for name in checks))
-    print(f"{'category':28} {'cases':>6}  " + "  ".join(head for _ in checks))
-    first = next(iter(checks.values()))
-    for category in [*sorted({outcome.case.category for outcome in first}), ""]:
-        scores = [Score.of([o for o in outcomes if category in ("", o.case.category)]) for outcomes in checks.values()]
-        print(f"{category or 'ALL':28} {scores[0].cases:6}  " + "  ".join(score.row() for score in scores), flush=True)
+def print_rows(name: str, checks: dict[str, list[Outcome]]) -> None:
+    """A row for each check."""
+    for check_name, outcomes in checks.items():
+        print(f"{name:34} {check_name:13} {Score.of(outcomes).row()}", flush=True)
+
+
+def print_categories(checks: dict[str, list[Outcome]]) -> None:
+    """Rows for each category."""
+    for category in sorted({outcome.case.category for outcomes in checks.values() for outcome in outcomes}):
+        print_rows(category, {name: [o for o in outcomes if o.case.category == category] for name, outcomes in checks.items()})
 
 
 def print_wrong(outcomes: list[Outcome], limit: int) -> None:
@@ -159,26 +197,40 @@ def time_pool(workers: int, trajectories: list[Trajectory]) -> tuple[float, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", type=Path, required=True)
+    parser.add_argument("--cases", nargs="+", type=Path, help="default: all files at hand")
+    parser.add_argument("--by-category", action="store_true", help="a row for each category of each file")
+    parser.add_argument("--wrong", type=int, default=0, help="print this many wrong verdicts of this project, of each file")
+    parser.add_argument("--pool", action="store_true", help="time a pool of workers as well")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--responses", type=int, default=1024, help="a multiple of 16")
     parser.add_argument("--chars", type=int, default=30_000)
-    parser.add_argument("--wrong", type=int, default=0, help="print this many wrong verdicts of this project")
     args = parser.parse_args()
     if args.responses % 16:
         parser.error(f"--responses is {args.responses}; a multiple of 16 is needed")
-    cases = read_cases(args.cases)
-
-    checks, other = {"this project": run(check, cases)}, math_verify()
-    if other:
-        checks["Math-Verify"] = run(other, cases)
-    print_scores(checks)
-    print_wrong(checks["this project"], args.wrong)
+    files, other = args.cases or at_hand(), math_verify()
+    if not files:
+        parser.error(f"no cases_*.jsonl in {SHARED}, and no {TABLES}: name files with --cases")
+    checks = {"this project": check} | ({"Math-Verify": other} if other else {})
+    print(f"{'':34} {'':13} {HEAD}")
+    cases: list[Case] = []
+    for path in files:
+        some = read_cases(path)
+        outcomes = {name: run(function, some) for name, function in checks.items()}
+        print_rows(path.stem.removeprefix("cases_") if path.is_file() else "own tables", outcomes)
+        if args.by_category:
+            print_categories(outcomes)
+        print_wrong(outcomes["this project"], args.wrong)
+        cases.extend(some)
     if not other:
-        print("Math-Verify is not installed")
-    start, seconds = time_pool(args.workers, long_trajectories(args.responses, args.chars, cases))
+        print("Math-Verify is not installed: pip install 'megatron-oreal[bench]'")
+    if args.pool:
+        print_pool(args.workers, long_trajectories(args.responses, args.chars, cases), args.chars)
+
+
+def print_pool(workers: int, trajectories: list[Trajectory], chars: int) -> None:
+    start, seconds = time_pool(workers, trajectories)
     print(
-        f"pool: {args.responses} responses of {args.chars} characters, {args.workers} workers, {os.cpu_count()} cores:"
+        f"pool: {len(trajectories)} responses of {chars} characters, {workers} workers, {os.cpu_count()} cores:"
         f" {seconds:.2f} s (start to first verdicts {start:.2f} s)"
     )
 

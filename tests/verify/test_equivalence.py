@@ -250,7 +250,9 @@ def test_what_two_conventions_may_mean_is_undecided(answer, gold, conventions):
     assert not verdict.right and not verdict.decided and verdict.reason.startswith(f"undecided: {conventions}")
 
 
-@pytest.mark.parametrize(("answer", "gold"), [("0.5", "50"), ("5", r"50\%"), (r"\pi", "180"), (r"\frac{\pi}{2}", r"180^\circ"), (r"5\%", "0.5")])
+@pytest.mark.parametrize(
+    ("answer", "gold"), [("0.5", "50"), ("5", r"50\%"), (r"\pi", "180"), (r"\frac{\pi}{2}", r"180^\circ"), (r"5\%", "0.5")]
+)
 def test_what_no_convention_makes_equal_is_wrong(answer, gold):
     assert compare(answer, gold).reason == "different"
 

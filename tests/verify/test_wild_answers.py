@@ -1,30 +1,13 @@
 """Answers as people and models write them, by kind: each table in wild/ holds gold answers (=), what is right (+) and what is not (-)."""
 
-from pathlib import Path
-
 import pytest
 
 from megatron_oreal.verify import decide
-
-TABLES = sorted((Path(__file__).parent / "wild").glob("*.txt"))
-
-
-def read(table: Path) -> list[tuple[str, str, bool]]:
-    """Gold answer, response and whether it is right, of each line."""
-    cases, gold = [], None
-    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), start=1):
-        mark, text = line[:1], line[2:]
-        if mark == "=":
-            gold = text
-        elif mark in ("+", "-"):
-            response = text if table.stem == "boxes" else rf"So the answer is $\boxed{{{text}}}$."
-            cases.append((gold, response, mark == "+"))
-        elif line and mark != "#":
-            raise ValueError(f"{table.name}:{number}: a line begins with =, +, - or #")
-    return cases
+from tools.bench_verifier import TABLES, read_table
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.stem)
+@pytest.mark.parametrize("table", sorted(TABLES.glob("*.txt")), ids=lambda table: table.stem)
 def test_kind(table):
-    wrong = [(gold, response, decide(response, gold)) for gold, response, right in read(table) if decide(response, gold).right != right]
-    assert not wrong
+    verdicts = [(case, decide(case.response, case.gold)) for case in read_table(table)]
+    wrong = [(case.gold, case.response, verdict.reason) for case, verdict in verdicts if verdict.right != case.expected]
+    assert verdicts and not wrong

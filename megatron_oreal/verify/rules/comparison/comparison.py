@@ -4,7 +4,15 @@ from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.comparison.assignments import is_name, same_head, without_name_of_set
 from megatron_oreal.verify.rules.comparison.constants import constants_alike
 from megatron_oreal.verify.rules.comparison.families import Families, has_parameter, rest_as_congruence
-from megatron_oreal.verify.rules.comparison.forms import bare, chains_apart, in_one_chain, plain_form, same_parameter, series_of, with_index_of
+from megatron_oreal.verify.rules.comparison.forms import (
+    bare,
+    chains_apart,
+    in_one_chain,
+    plain_form,
+    same_parameter,
+    series_of,
+    with_index_of,
+)
 from megatron_oreal.verify.rules.comparison.listings import Listings
 from megatron_oreal.verify.rules.comparison.parts import same_words
 from megatron_oreal.verify.rules.comparison.quantities import units_differ, with_letter_unit
@@ -127,4 +135,3 @@ class Comparison(Listings, Sets, Relations, Ratios, Families):
         if series_of(gold) or series_of(answer):
             raise CannotDecide("a sum or an integral that is not worked out")
         return gold, answer
-

@@ -164,4 +164,3 @@ def _remainders(pieces: list[tuple], period, mp) -> list:
             found.append(mp.mpf(0) if close(rest, period, mp) or abs(rest) < period * mp.mpf(10) ** -70 else rest)
     found.sort()
     return [value for place, value in enumerate(found) if place == 0 or not close(value + period, found[place - 1] + period, mp)]
-

@@ -32,9 +32,13 @@ def _is_variable(node) -> bool:
 def _family(node):
     """`n = 5k + 2, k \\in Z` and `{ 5k + 2 : k \\in Z }` as their first part, its parameters named in one way."""
     match node:
-        case s.Condition(s.Sym() as name, s.Listing((s.Relation(("=",), (left, value)), *conditions))) if left == name:  # { x : x = 2k, k in Z }
+        case s.Condition(s.Sym() as name, s.Listing((s.Relation(("=",), (left, value)), *conditions))) if (
+            left == name
+        ):  # { x : x = 2k, k in Z }
             parts = (value,)
-        case s.Condition(s.Sym() as name, s.Listing((s.Relation(_, (left, *_)) as relation, *conditions))) if left == name:  # { x : x != k, k in Z }
+        case s.Condition(s.Sym() as name, s.Listing((s.Relation(_, (left, *_)) as relation, *conditions))) if (
+            left == name
+        ):  # { x : x != k, k in Z }
             parts = (relation,)
         case s.Condition(value, condition) if not isinstance(value, (s.Sym, s.Relation)):
             parts, conditions = (value,), condition.items if isinstance(condition, s.Listing) else (condition,)

@@ -3,7 +3,14 @@
 from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
-from megatron_oreal.verify.rules.comparison.assignments import function_and_value, in_its_variable, is_combination, is_name, is_plain_combination, turned
+from megatron_oreal.verify.rules.comparison.assignments import (
+    function_and_value,
+    in_its_variable,
+    is_combination,
+    is_name,
+    is_plain_combination,
+    turned,
+)
 from megatron_oreal.verify.rules.comparison.equations import same_equation
 from megatron_oreal.verify.rules.comparison.parts import PartByPart
 from megatron_oreal.verify.rules.values.numeric import Numeric
@@ -64,7 +71,12 @@ class Relations(PartByPart):
         elif relation.ops == ("≈",) and before[0] is not None and not s.symbols(before[0]):
             return before[0]
         for side in before:
-            stated = side is None or is_name(side) or (not strict and (is_plain_combination(side) or is_combination(side))) or self.equal_numbers(side, value)
+            stated = (
+                side is None
+                or is_name(side)
+                or (not strict and (is_plain_combination(side) or is_combination(side)))
+                or self.equal_numbers(side, value)
+            )
             if not stated:
                 turned = is_name(value) and len(before) == 1
                 return side if turned else None

@@ -113,7 +113,12 @@ def _letters(run: str, prose: bool, tokens: list[Token]) -> None:
         tokens.append(Token("cur", v.CURRENCY_CODES[run]))
     elif run.lower() in v.KNOWN_WORDS and (len(run) > 2 or run in v.KNOWN_WORDS):
         tokens.append(Token(*v.KNOWN_WORDS[run.lower()]))
-    elif prose or len(run) > 3 or (tokens and tokens[-1] == Token("word", "per") and run.lower() in CANONICAL) or (after_value and (run in SHORT_UNITS or (len(run) > 1 and run.lower() in CANONICAL))):
+    elif (
+        prose
+        or len(run) > 3
+        or (tokens and tokens[-1] == Token("word", "per") and run.lower() in CANONICAL)
+        or (after_value and (run in SHORT_UNITS or (len(run) > 1 and run.lower() in CANONICAL)))
+    ):
         tokens.append(Token("word", run))
     else:
         tokens.extend(_letter(c) for c in run)

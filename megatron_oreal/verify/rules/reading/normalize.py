@@ -48,7 +48,10 @@ _SPELLINGS = tuple(
         (r"(?<=\d)\{,\}(?=\d{1,2}(?!\d))", "."),  # a braced comma is no separator of a list
         (r"(?<!\\)\{\s*\}", ""),
         (r"(?<![\\_^a-zA-Z}\]])\{(\s*[a-zA-Z]\s*(?:\\in[^|:{}]*(?:\{[A-Z]\}\s*)?)?(?:\||\\mid(?![a-zA-Z])|:)[^{}]*)(?<!\\)\}", r"\\{\1\\}"),
-        (r"\\\{\s*\\begin\s*\{(?:aligned|align\*?|matrix|gathered|split)\}((?:(?!\\end).)*)\\end\s*\{[a-z*]+\}(?!\s*\\\})", r"\\begin{cases}\1\\end{cases}"),
+        (
+            r"\\\{\s*\\begin\s*\{(?:aligned|align\*?|matrix|gathered|split)\}((?:(?!\\end).)*)\\end\s*\{[a-z*]+\}(?!\s*\\\})",
+            r"\\begin{cases}\1\\end{cases}",
+        ),
         (r"(?<=\d)\s*\^\s*\{?\s*(?:st|nd|rd|th)(?![a-z])\s*\}?", ""),
         (r"\\(?:mathbf|Bbb|mathds)\s*\{\s*([RZNQ])\s*\}|\\([RZNQ])(?![a-zA-Z])", r"\\mathbb{\1\2}"),
         (r"\\mathbb\s*\{?R\}?\s*(?:\^\s*\{?\s*\+\s*\}?|_\s*\{?\s*(?:\+|>\s*0)\s*\}?)", r"(0,\\infty)"),

@@ -15,7 +15,12 @@ def factorial_quotient(top, bottom, value) -> Fraction | None:
     if above is None or below is None:
         return None
     high, low = (value(part[0]) for part in (above, below))
-    if high.denominator != 1 or low.denominator != 1 or not (0 <= high <= MAX_ARGUMENT and 0 <= low <= MAX_ARGUMENT) or abs(high - low) > MAX_FACTORS:
+    if (
+        high.denominator != 1
+        or low.denominator != 1
+        or not (0 <= high <= MAX_ARGUMENT and 0 <= low <= MAX_ARGUMENT)
+        or abs(high - low) > MAX_FACTORS
+    ):
         return None
     quotient = Fraction(math.prod(range(int(min(high, low)) + 1, int(max(high, low)) + 1)))
     quotient = quotient if high >= low else 1 / quotient

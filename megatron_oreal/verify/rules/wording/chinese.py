@@ -40,7 +40,9 @@ _UNITS = {
 _COUNTERS = "人名个只本条次种棵张辆件页支组块根头匹桶间双对位"
 _UNIT = re.compile(rf"(?<=[\d)}}])\s*({'|'.join(sorted(_UNITS, key=len, reverse=True))}|[{_COUNTERS}])(?=$|[^{_HAN}])")
 _NOUN = re.compile(rf"\s*\(\s*[{_COUNTERS}]\s*\)$")
-_LABEL = re.compile(rf"^[{_HAN}a-zA-Z\s]*[{_HAN}]\s*(?:是|为|等于|[:：=])\s*(?=[^{_HAN}])|^(?:故|所以|因此|解得|解|则|即|共)\s*[:：]?\s*(?=[^{_HAN}])")
+_LABEL = re.compile(
+    rf"^[{_HAN}a-zA-Z\s]*[{_HAN}]\s*(?:是|为|等于|[:：=])\s*(?=[^{_HAN}])|^(?:故|所以|因此|解得|解|则|即|共)\s*[:：]?\s*(?=[^{_HAN}])"
+)
 _CHANGING = re.compile("[不非没无错除少多超大小高低]|以[上下外内]|最[大小]?[少多]|约|或")
 _EXTREMES = re.compile("最[大小]|大小|多少|面积大|取值范围")
 MAX_CHARS = 300

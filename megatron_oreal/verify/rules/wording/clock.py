@@ -9,7 +9,8 @@ _HALF_DAY = r"(?:\s*(?P<half>[aApP])\.?\s?[mM]\b\.?)?"
 _PART = r"(?:\s*(?:in the |at )?(?P<part>morning|afternoon|evening|night|noon|midnight))?"
 _HOURS = {word: value for value, word in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), start=1)}
 _DIGITAL = re.compile(
-    rf"(?P<hours>\d{{1,2}})(?:\s*(?:[:h]|\.(?=\d\d\s*[aApP]\.?\s?[mM])|\{{:\}})\s*(?P<minutes>[0-5]\d)(?:\s*h)?)?(?P<clock>\s*o\s?'?\s?clock)?{_HALF_DAY}{_PART}", re.IGNORECASE
+    rf"(?P<hours>\d{{1,2}})(?:\s*(?:[:h]|\.(?=\d\d\s*[aApP]\.?\s?[mM])|\{{:\}})\s*(?P<minutes>[0-5]\d)(?:\s*h)?)?(?P<clock>\s*o\s?'?\s?clock)?{_HALF_DAY}{_PART}",
+    re.IGNORECASE,
 )
 _SPOKEN = re.compile(
     rf"(?:(?P<fraction>half|quarter|a quarter)\s+(?P<way>past|after|to|before)\s+)?(?P<word>{'|'.join(_HOURS)})"

@@ -44,4 +44,6 @@ def opposed(answer: str, gold: str) -> bool:
         return False
     ours, theirs = set(words_of(plain(answer))), set(words_of(plain(gold)))
     ways = ours & _COMPASS, theirs & _COMPASS
-    return (all(ways) and ways[0] != ways[1]) or any((ours & one and theirs & other) or (ours & other and theirs & one) for one, other in _OPPOSITES)
+    return (all(ways) and ways[0] != ways[1]) or any(
+        (ours & one and theirs & other) or (ours & other and theirs & one) for one, other in _OPPOSITES
+    )

@@ -6,7 +6,9 @@ _TEXT = r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*"
 _SET = re.compile(
     r"(\\in\s*)(?:\\(?:mathbf|mathrm|text|bf|rm|bm|boldsymbol)\s*\{\s*([ZNRQ])\s*\}|\{?\s*([ZNRQ])\s*\}?)(?![a-zA-Z'(])(?=\s*(?:[,;.)}|]|\\|[+*^_]|$))"
 )
-_NATURALS = re.compile(r"\\mathbb\{([ZN])\}\s*(?:\^\s*\{?\s*(?:\+|\*|\\ast)\s*\}?|_\s*\{?\s*(?:\+|>\s*0)\s*\}?)|\\mathbb\{N\}\s*\^\s*\{\\star\}")
+_NATURALS = re.compile(
+    r"\\mathbb\{([ZN])\}\s*(?:\^\s*\{?\s*(?:\+|\*|\\ast)\s*\}?|_\s*\{?\s*(?:\+|>\s*0)\s*\}?)|\\mathbb\{N\}\s*\^\s*\{\\star\}"
+)
 _LETTER = r"(?P<letter>[a-zA-Z])"
 _KINDS = r"(?P<kind>integers?|whole numbers?|natural numbers?|positive integers?|non-?negative integers?)"
 _ANY = r"(?:an?|any|all|every|each|some|arbitrary|the)"
@@ -28,7 +30,8 @@ _COUNTED = re.compile(
 )
 _IN_WORDS = re.compile(r"(?:the set of |the )?(?:all )?(?:the )?(?P<parity>even|odd) (?:integers|numbers)", re.IGNORECASE)
 _MULTIPLES = re.compile(
-    r"(?:the set of |the )?(?:all )?(?:the )?(?:integer |integral )?(?:multiples of|integers divisible by|numbers divisible by) (\d{1,9})", re.IGNORECASE
+    r"(?:the set of |the )?(?:all )?(?:the )?(?:integer |integral )?(?:multiples of|integers divisible by|numbers divisible by) (\d{1,9})",
+    re.IGNORECASE,
 )
 
 

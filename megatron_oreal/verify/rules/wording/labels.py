@@ -23,7 +23,9 @@ _OF_A_FIGURE = re.compile(
     rf"(?:(?:{_TEXT})?(?:the )?(?:ellipse|circle|line|parabola|hyperbola|curve|plane|sphere|function|equation|graph)s?\s*:?\s*\}}?|[a-zA-Z](?:_\w)?\s*:)"
     r"\s+(?=[^\s:].*=)"
 )
-_PART_OF_QUESTION = re.compile(rf"(?:{_TEXT})?(?:Part|Question|Problem|Q)\s*\(?(?:[a-z]|i{{1,3}}|\d)\)?\s*[:.]?\s*\}}?\s*(?=\S)", re.IGNORECASE)
+_PART_OF_QUESTION = re.compile(
+    rf"(?:{_TEXT})?(?:Part|Question|Problem|Q)\s*\(?(?:[a-z]|i{{1,3}}|\d)\)?\s*[:.]?\s*\}}?\s*(?=\S)", re.IGNORECASE
+)
 _NAMED = re.compile(
     rf"(?:{_TEXT})?(?:(?:the|an?) )?(?:(?:max|min|total|sum|area|volume|length|perimeter|radius|exactly|year|minimum|maximum)\.?\s?)+"
     rf"(?:value|point|number|of)?(?:\s*\}})?\s*(?=[-\d\\A-Z])(?!\\text\b)\}}?\s*"
@@ -88,12 +90,16 @@ _VALUE_OF_ANGLE = re.compile(r"[A-Zx-z]|\\(?:theta|alpha|beta|gamma|varphi|phi|o
 _NORM = re.compile(r"(?:\|[^|]+\||\\\|.+\\\||\\[lr]?[vV]ert.+\\[lr]?[vV]ert)\s*(?:_\s*\{?\w\}?)?")
 _DOUBLE_BAR = re.compile(r"\\\||\\[lr]?Vert")
 _INSIDE_NORM = re.compile(r"\\(?:vec|overrightarrow|mathbf|cup|cap|boldsymbol|bm)|[A-Z]{2}|[zuvw](?![a-z])|[A-Z]")
-_SERIES = re.compile(r"\\?(?:lim|limsup|liminf)(?![a-z]).*|\\?(?:max|min)|\\(?:sum|prod|i*int|oint|max|min|sup|inf|gcd|lcm)(?![a-z]).*[a-zA-Z].*")
+_SERIES = re.compile(
+    r"\\?(?:lim|limsup|liminf)(?![a-z]).*|\\?(?:max|min)|\\(?:sum|prod|i*int|oint|max|min|sup|inf|gcd|lcm)(?![a-z]).*[a-zA-Z].*"
+)
 _CAPITALS = re.compile(
     r"(?=.*(?:\\(?:cap|cup|complement|setminus)|C_))(?:[A-Z(){}\s_']|\\(?:cap|cup|complement|overline|bar|setminus|backslash|mathbb)(?![a-z]))+"
 )
 _WORDS = re.compile(rf"{_TEXT}([A-Za-z][A-Za-z .'-]*)\}}\s*(?:(?:\\(?:triangle|angle|odot)\s*)?[A-Z]{{1,5}}(?:_\w)?\s*)?")
-_DERIVATIVE = re.compile(r"\\frac\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}(?:\s*\|\s*_.*)?|[a-zA-Z]'+\s*\([^()]*\)")
+_DERIVATIVE = re.compile(
+    r"\\frac\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}(?:\s*\|\s*_.*)?|[a-zA-Z]'+\s*\([^()]*\)"
+)
 _COMPOSED = re.compile(r"\(?\s*[a-zA-Z]\s*(?:\\circ\s*[a-zA-Z]\s*)+\)?\s*\(.*\)|[fgh]\s*\(\s*[fgh]\s*\(.*\)\s*\)")
 _ARC = re.compile(r"\\(?:overset|stackrel)\s*\{\s*\\frown\s*\}\s*\{[A-Z]+\}|\\(?:measuredangle|odot)\s*[A-Z]+")
 _SIGN = re.compile(r"\\(?:cdot|times|pm|approx)(?![a-z])|[-+*/<>]")
@@ -105,7 +111,8 @@ _JOINT = re.compile(
 
 
 _EXTREMES = re.compile(
-    rf"(?P<before>^|,\s*){_TEXT},?\s*(?:the )?(?P<name>minimum|maximum|min|max)(?: value)?\s*(?:is|of|:)?\s*\}}\s*:?\s*(?=[-\d\\])", re.IGNORECASE
+    rf"(?P<before>^|,\s*){_TEXT},?\s*(?:the )?(?P<name>minimum|maximum|min|max)(?: value)?\s*(?:is|of|:)?\s*\}}\s*:?\s*(?=[-\d\\])",
+    re.IGNORECASE,
 )
 
 

@@ -44,7 +44,9 @@ _SPELLINGS = tuple(
         (r"\\lVert|\\rVert|\\Vert", r"\\|"),
     )
 )
-_NOTABLE = re.compile(r"[aA]bs|floor|ceil|per\s?cent|US|Matrix|array|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose")
+_NOTABLE = re.compile(
+    r"[aA]bs|floor|ceil|per\s?cent|US|Matrix|array|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose"
+)
 _KIND = r"(?<![a-zA-Z\\\d])(?:\\(?:mathrm|text|rm)\s*\{\s*)?(?P<kind>[PAC])\s*\}?"
 _N, _K = r"(?:\{(?P<n>[\w+ -]+)\}|(?P<n1>\w))", r"(?:\{(?P<k>[\w+ -]+)\}|(?P<k1>\w))"
 _COUNTS = tuple(

@@ -18,9 +18,14 @@ _AT = re.compile(
     rf"|as desired|since|because)\b[^{{}}]*\}}(?P<rest>.*)$",
     re.DOTALL,
 )
-_REASON = re.compile(r"\s*(?:since|because|as|where|rounded|correct to|in simplest|exact|simplified|approx|approximately|i\.e\.?|that is|namely)\b", re.IGNORECASE)
+_REASON = re.compile(
+    r"\s*(?:since|because|as|where|rounded|correct to|in simplest|exact|simplified|approx|approximately|i\.e\.?|that is|namely)\b",
+    re.IGNORECASE,
+)
 _NO_REMARK = re.compile(r"\\in(?![a-z])|∈|\b(?:mod|base|integer|integers|if|natural)\b|\bthousand")
-_PRECISION = re.compile(r"\s*(?:to |correct to |rounded to )?(?:the )?(?:nearest [a-z]+|\d+ ?(?:d\.? ?p|s\.? ?f|sig\.? ?figs?|decimal places?|significant figures?|decimals?)\.?)\s*")
+_PRECISION = re.compile(
+    r"\s*(?:to |correct to |rounded to )?(?:the )?(?:nearest [a-z]+|\d+ ?(?:d\.? ?p|s\.? ?f|sig\.? ?figs?|decimal places?|significant figures?|decimals?)\.?)\s*"
+)
 _FUNCTIONS = frozenset("sin cos tan cot sec csc ln log exp sqrt alpha beta gamma theta lambda phi max min gcd lcm mod".split())
 _LEAD = re.compile(rf"(?:{_TEXT})?(?P<word>approximately|approx\.?|about|roughly|around)\s*\}}?\s*(?=[-\d\\$])", re.IGNORECASE)
 _EXPANSION = re.compile(r"(?<=[\w})])\s*=\s*-?\d+\.\d+\s*(?:\.\.\.|\\l?dots)\s*$")

@@ -6,8 +6,12 @@ from megatron_oreal.verify.rules.wording.families import family_in_words
 from megatron_oreal.verify.rules.wording.vocabulary import plain
 
 _REALS = r"(?:the set of )?(?:all )?(?:the )?(?:real numbers|reals|real values|real|numbers)(?: (?:of )?[a-z])?"
-_EXCEPT = re.compile(rf"{_REALS},? (?:except(?: for)?|but|other than|excluding|not equal to|except when) (?:[a-z] ?= ?)?(.+)", re.IGNORECASE)
-_SUCH_THAT = re.compile(rf"(?:{_REALS}|all|all real|all values of|the set of all) ?(?P<letter>[a-z])?,? (?:such that|with|for which|where|satisfying) (?P<condition>.*[<>=\\].*)")
+_EXCEPT = re.compile(
+    rf"{_REALS},? (?:except(?: for)?|but|other than|excluding|not equal to|except when) (?:[a-z] ?= ?)?(.+)", re.IGNORECASE
+)
+_SUCH_THAT = re.compile(
+    rf"(?:{_REALS}|all|all real|all values of|the set of all) ?(?P<letter>[a-z])?,? (?:such that|with|for which|where|satisfying) (?P<condition>.*[<>=\\].*)"
+)
 _COMPARED = re.compile(
     rf"(?:(?:{_REALS}|[a-z])(?: (?:is|are|that are|which are))? )?"
     r"(?P<way>greater than or equal to|less than or equal to|greater than|less than|at least|at most|more than|no less than|no more than"
@@ -20,7 +24,10 @@ _WAYS = {
     "at most": r"\le", "less than or equal to": r"\le", "no more than": r"\le", "not more than": r"\le",
 }  # fmt: skip
 _BETWEEN = re.compile(rf"(?:{_REALS} )?between ([^ ]+) and ([^ ]+?),? (inclusive|exclusive)", re.IGNORECASE)
-_SIGNED = re.compile(rf"(?:the set of )?(?:all )?(?:the )?(?P<sign>positive|negative|non-?negative|non-?positive|nonzero|non-zero) (?:real numbers|reals|real values)", re.IGNORECASE)
+_SIGNED = re.compile(
+    rf"(?:the set of )?(?:all )?(?:the )?(?P<sign>positive|negative|non-?negative|non-?positive|nonzero|non-zero) (?:real numbers|reals|real values)",
+    re.IGNORECASE,
+)
 _OF_SIGN = {
     "positive": r"(0, \infty)", "negative": r"(-\infty, 0)", "nonnegative": r"[0, \infty)", "nonpositive": r"(-\infty, 0]",
     "nonzero": r"(-\infty, 0) \cup (0, \infty)",
