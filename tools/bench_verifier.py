@@ -28,7 +28,6 @@ from megatron_oreal.evaluation.statistics import wilson  # noqa: E402
 from megatron_oreal.trajectory import Prompt, Trajectory  # noqa: E402
 from megatron_oreal.verify import Verifier, VerifyConfig, check  # noqa: E402
 
-
 SHARED = ROOT.parent / "shared" / "verifier"
 TABLES = ROOT / "tests" / "verify" / "wild"
 HEAD = f"{'cases':>6} {'acc %':>7} {'95 % interval':>16} {'FN':>4} {'FP':>4} {'p50 ms':>8} {'p99 ms':>8} {'worst ms':>9}"

@@ -8,16 +8,16 @@ from megatron_oreal.verify.extraction.answer import final_answer, gold_answer
 from megatron_oreal.verify.rules.comparison.comparison import Comparison
 from megatron_oreal.verify.rules.comparison.conventions import in_other_conventions
 from megatron_oreal.verify.rules.reading.lexer import CannotRead
-from megatron_oreal.verify.rules.reading.normalize import normalize, squeeze
+from megatron_oreal.verify.rules.reading.normalize import normalize
 from megatron_oreal.verify.rules.reading.parser import parse
 from megatron_oreal.verify.rules.syntax import Const, Func, rebuild, walk
 from megatron_oreal.verify.rules.text import by_text, verdict
+from megatron_oreal.verify.rules.values.budget import CannotDecide
 from megatron_oreal.verify.rules.wording.chinese import translated
 from megatron_oreal.verify.rules.wording.choices import choice
 from megatron_oreal.verify.rules.wording.direction import change
 from megatron_oreal.verify.rules.wording.notation import other_readings
 from megatron_oreal.verify.rules.wording.rewording import reworded
-from megatron_oreal.verify.rules.values.budget import CannotDecide
 
 MAX_CHARS = 1_200
 """Longer answers are compared as strings only; the longest gold of MATH and OlympiadBench has some 500."""

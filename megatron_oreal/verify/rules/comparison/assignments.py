@@ -23,6 +23,8 @@ def _root_name(node):
     """x for x_1 and x_2: roots of one equation."""
     if isinstance(node, s.Sym) and node.name[1:2] == "_" and node.name[2:].isdigit():
         return s.Sym(node.name[0])
+    if isinstance(node, s.Bracketed):
+        return s.Bracketed(node.left, tuple(map(_root_name, node.items)), node.right)
     return node
 
 

@@ -15,10 +15,10 @@ from megatron_oreal.verify.rules.comparison.forms import (
 )
 from megatron_oreal.verify.rules.comparison.listings import Listings
 from megatron_oreal.verify.rules.comparison.parts import same_words
+from megatron_oreal.verify.rules.comparison.piecewise import pairs_to_compare, pieces
 from megatron_oreal.verify.rules.comparison.quantities import units_differ, with_letter_unit
 from megatron_oreal.verify.rules.comparison.ratios import Ratios, same_based
 from megatron_oreal.verify.rules.comparison.relations import Relations
-from megatron_oreal.verify.rules.comparison.piecewise import pairs_to_compare, pieces
 from megatron_oreal.verify.rules.comparison.sets import Sets
 from megatron_oreal.verify.rules.comparison.vectors import in_components
 from megatron_oreal.verify.rules.values.budget import CannotDecide

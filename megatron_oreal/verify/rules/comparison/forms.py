@@ -42,7 +42,7 @@ def _family(node):
             parts = (relation,)
         case s.Condition(value, condition) if not isinstance(value, (s.Sym, s.Relation)):
             parts, conditions = (value,), condition.items if isinstance(condition, s.Listing) else (condition,)
-        case s.Listing(items, False):
+        case s.Listing(items, _):
             conditions = tuple(item for item in items if _ranges_over_integers(item))
             parts = tuple(item for item in items if item not in conditions)
         case _:
@@ -98,13 +98,18 @@ def _are_letters(sides: tuple) -> bool:
 
 
 def with_chains_apart(node):
-    """a = b = 1 and (a, b) = (1, 1) as a = 1, b = 1, in a list too."""
-    match as_assignments(node):
+    """a = b = 1 and (a, b) = (1, 1) as a = 1, b = 1; the chains of a list too."""
+    node = as_assignments(node)
+    if not isinstance(node, s.Listing) or node.braced:
+        return _chain_apart(node)
+    apart = [_chain_apart(item) for item in node.items]
+    return s.Listing(tuple(part for item in apart for part in (item.items if isinstance(item, s.Listing) else (item,))), False)
+
+
+def _chain_apart(node):
+    match node:
         case s.Relation(ops, (*names, value)) if len(names) > 1 and set(ops) == {"="} and _are_letters(tuple(names)):
             return s.Listing(tuple(s.Relation(("=",), (name, value)) for name in names), False)
-        case s.Listing(items, False) as node:
-            apart = [with_chains_apart(item) for item in items]
-            return s.Listing(tuple(part for item in apart for part in (item.items if isinstance(item, s.Listing) else (item,))), False)
     return node
 
 

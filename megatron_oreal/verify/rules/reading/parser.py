@@ -43,15 +43,22 @@ class _Parser(Operands):
 
     def group(self):
         """item (, item)*, the items of a listing between semicolons"""
-        items, separators = [self.item()], set()
+        items, separators, alternatives = [self.item()], set(), []
         while self.at(",") or self.next.kind == "sep":
+            between = set()
             while self.at(",") or self.next.kind == "sep":
-                separators.add(self.take().text)
+                between.add(self.take().text)
             if self.next is END:
                 raise CannotRead("a list that ends with a separator")
+            if "or" in between:
+                alternatives.append(len(items))
+            separators |= between
             items.append(self.item())
         if len(items) == 1:
             return items[0]
+        solutions = _solutions(items, alternatives)
+        if solutions:
+            return s.Listing(solutions, braced=True)
         relations = [set(item.ops) for item in items if isinstance(item, s.Relation)]
         ordered = len(relations) == len(items) and set().union(*relations) <= {*_ORDER, "="} and any(ops & _ORDER for ops in relations)
         if ordered and separators in ({"or"}, {"and"}):
@@ -223,6 +230,23 @@ class _Parser(Operands):
         return sign + token.text
 
 
+def _solutions(items: list, alternatives: list[int]) -> tuple | None:
+    """`x = 1, y = 2 or x = 2, y = 1`, and systems joined by `or`: a tuple for each; None where the alternatives are no such solutions."""
+    parts = [items[start:end] for start, end in zip([0, *alternatives], [*alternatives, len(items)], strict=True)] if alternatives else []
+    groups = [part[0].items if len(part) == 1 and isinstance(part[0], s.Listing) else tuple(part) for part in parts]
+    if not groups or any(len(group) < 2 or not all(map(_is_equation, group)) for group in groups):
+        return None
+    names = [sorted(repr(item.sides[0]) for item in group) for group in groups]
+    if any(name != names[0] for name in names) or len(set(names[0])) < len(names[0]):
+        return None
+    ordered = [sorted(group, key=lambda item: repr(item.sides[0])) for group in groups]
+    return tuple(s.Bracketed("(", tuple(item.sides[1] for item in group), ")") for group in ordered)
+
+
+def _is_equation(node) -> bool:
+    return isinstance(node, s.Relation) and node.ops == ("=",) and node.sides[0] is not None
+
+
 def _is_clock(hours: str, minutes: str) -> bool:
     """What may be a time of day: 12:00 and 4:05, written with two digits."""
     return hours.isdigit() and int(hours) <= 24 and minutes.isdigit() and len(minutes) == 2 and int(minutes) < 60
@@ -240,7 +264,7 @@ def _in_order(group):
     """`p = 5, q = 2` between semicolons is one solution: its values in order."""
     if not isinstance(group, s.Listing):
         return group
-    assigned = all(isinstance(item, s.Relation) and item.ops == ("=",) for item in group.items)
+    assigned = all(map(_is_equation, group.items))
     return s.Bracketed("(", tuple(item.sides[1] if assigned else item for item in group.items), ")")
 
 

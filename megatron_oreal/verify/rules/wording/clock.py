@@ -7,7 +7,12 @@ from megatron_oreal.verify.rules.wording.vocabulary import plain
 
 _HALF_DAY = r"(?:\s*(?P<half>[aApP])\.?\s?[mM]\b\.?)?"
 _PART = r"(?:\s*(?:in the |at )?(?P<part>morning|afternoon|evening|night|noon|midnight))?"
-_HOURS = {word: value for value, word in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), start=1)}
+_HOURS = {
+    word: value
+    for value, word in enumerate(
+        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], start=1
+    )
+}
 _DIGITAL = re.compile(
     rf"(?P<hours>\d{{1,2}})(?:\s*(?:[:h]|\.(?=\d\d\s*[aApP]\.?\s?[mM])|\{{:\}})\s*(?P<minutes>[0-5]\d)(?:\s*h)?)?(?P<clock>\s*o\s?'?\s?clock)?{_HALF_DAY}{_PART}",
     re.IGNORECASE,

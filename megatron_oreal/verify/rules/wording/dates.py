@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from megatron_oreal.verify.rules.wording.vocabulary import plain
 
-_MONTHS = "january february march april may june july august september october november december".split()
-_DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+_MONTHS = ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
+_DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 _SHORT = {"sept": 9} | {name[:3]: number for number, name in enumerate(_MONTHS, start=1)}
 _WEEKDAYS = {"tues": 2, "weds": 3, "thur": 4, "thurs": 4} | {name[:3]: number for number, name in enumerate(_DAYS, start=1)}
 _NAMES_OF_MONTHS = {name: number for number, name in enumerate(_MONTHS, start=1)} | _SHORT

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from megatron_oreal.verify.rules.wording.vocabulary import plain, words_of
 
-_DOWN = frozenset("decrease decreased decreases decline off declined drop dropped fall fell loss lost reduction reduced down fewer less lower cheaper smaller shorter slower younger debt"
-                  " deficit discount".split())  # fmt: skip
-_UP = frozenset("increase increased increases rise rose growth grew gain gained profit surplus more higher".split())
+_DOWN = frozenset(["decrease", "decreased", "decreases", "decline", "off", "declined", "drop", "dropped", "fall", "fell", "loss", "lost", "reduction", "reduced", "down", "fewer", "less", "lower", "cheaper", "smaller", "shorter", "slower", "younger", "debt", "deficit", "discount"])  # fmt: skip
+_UP = frozenset(
+    ["increase", "increased", "increases", "rise", "rose", "growth", "grew", "gain", "gained", "profit", "surplus", "more", "higher"]
+)
 _OPPOSITES = tuple(
     (frozenset(one.split()), frozenset(other.split()))
     for one, other in (
@@ -16,7 +17,7 @@ _OPPOSITES = tuple(
         ("ahead", "behind"), ("early", "late"), ("faster", "slower"), ("taller", "shorter"), ("maximum max", "minimum min"),
     )
 )  # fmt: skip
-_COMPASS = frozenset("north south east west northeast northwest southeast southwest".split())
+_COMPASS = frozenset(["north", "south", "east", "west", "northeast", "northwest", "southeast", "southwest"])
 _COMPARISON = re.compile(r"\b(?:than|or)\b|[<>=]", re.IGNORECASE)
 _IDLE = re.compile(r"^(?:(?:it|an?|the|of|by|is|was|has|will|been)\s+)+|\s+(?:of|by|in price)$", re.IGNORECASE)
 

@@ -29,7 +29,7 @@ _PART_OF_QUESTION = re.compile(
 _NAMED = re.compile(
     rf"(?:{_TEXT})?(?:(?:the|an?) )?(?:(?:max|min|total|sum|area|volume|length|perimeter|radius|exactly|year|minimum|maximum)\.?\s?)+"
     rf"(?:value|point|number|of)?(?:\s*\}})?\s*(?=[-\d\\A-Z])(?!\\text\b)\}}?\s*"
-    rf"|(?:{_TEXT})?(?:the )?(?:ordered |solution )?(?:points?|pairs?|set|vector|triple)\s*(?:is\s*)?\}}?\s*(?=[(\\\[]|[A-Z]'?\s*\()",
+    rf"|(?:{_TEXT})?(?:the )?(?:ordered |solution )?(?:points?|pairs?|set|vector|triple|vertex|cent(?:er|re)|midpoint|focus|intersection|at)\s*(?:is\s*)?\}}?\s*(?=[(\\\[]|[A-Z]'?\s*\()",
     re.IGNORECASE,
 )
 _TAIL = re.compile(
@@ -81,7 +81,7 @@ _FUNCTION = r"(?:\\(?:mathbb|mathrm|operatorname|text|mathbf)\s*\{\s*)?\\?(?:P|P
 _OF_SOMETHING = re.compile(rf"{_FUNCTION}\s*[(\[]")
 _OF_A_NAME = re.compile(rf"(?:{_FUNCTION}|\\(?:dim|det|deg|arg|ker))\s*\\?[a-zA-Z]\w?")
 _OF_SETS = re.compile(r"[nd]\s*\(\s*(?:[A-Z]|\\(?:overline|bar|complement))")
-_EXTREME = re.compile(r".*[\w)\]|}]\s*_\s*\{?\s*(?:\\(?:text|mathrm|operatorname|rm)\s*\{?\s*)?\\?(?:max|min|maximum|minimum)\s*[}\s]*")
+_EXTREME = re.compile(r"(?:[a-zA-Z]|[a-zA-Z]\s*\([a-zA-Z]\))\s*\\?(?:max|min)|.*[\w)\]|}]\s*_\s*\{?\s*(?:\\(?:text|mathrm|operatorname|rm)\s*\{?\s*)?\\?(?:max|min|maximum|minimum)\s*[}\s]*")
 _OF_AN_ANGLE = re.compile(
     r"(?:\\?|\\(?:operatorname|mathrm)\s*\{\s*)(?:sin|cos|tan|cot|sec|csc|tg|ctg)\s*\}?\s*(?:\^\s*\{?\s*\d\s*\}?\s*)?(?P<argument>.+)"
 )

@@ -47,7 +47,7 @@ _SPELLINGS = tuple(
 _NOTABLE = re.compile(
     r"[aA]bs|floor|ceil|per\s?cent|US|Matrix|array|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose"
 )
-_KIND = r"(?<![a-zA-Z\\\d])(?:\\(?:mathrm|text|rm)\s*\{\s*)?(?P<kind>[PAC])\s*\}?"
+_KIND = r"(?<![a-zA-Z\\])(?:\\(?:mathrm|text|rm)\s*\{\s*)?(?P<kind>[PAC])\s*\}?"
 _N, _K = r"(?:\{(?P<n>[\w+ -]+)\}|(?P<n1>\w))", r"(?:\{(?P<k>[\w+ -]+)\}|(?P<k1>\w))"
 _COUNTS = tuple(
     re.compile(pattern)
@@ -75,6 +75,9 @@ _DOMAIN = re.compile(
     r"(?:\\(?:ge|geq|geqslant|ne|neq)(?![a-z])\s*-?\w+|\\in\s*\\mathbb\{?[RNZ]\+?\}?|>\s*0)\s*\)?$"
 )
 """Where a formula holds: the other side may leave it out."""
+_IMAGINARY = re.compile(r"(?<![a-zA-Z\\])[Ij](?![a-zA-Z])")
+_OTHER_LETTERS = re.compile(r"(?<![a-zA-Z\\])(?![Ij](?![a-zA-Z]))[a-zA-Z]|^[^Ij]*$")
+_COMMA = re.compile(r"-?\d+,\d{1,2}")
 _CONDITION = re.compile(r"\\(?:in|ge|geq|geqslant|le|leq|leqslant|ne|neq)(?![a-z])|[<>∈]|integer")
 
 
@@ -108,6 +111,10 @@ def other_readings(text: str, other: str) -> list[str]:
     if unit and ("/" in unit["unit"] or len(unit["unit"].strip()) > 1) and re.search(r"[/ *]|\\cdot|[a-zA-Z]{2}", unit["unit"].strip()):
         readings.append(rf"{text[: unit.start()]}\text{{ {unit['unit']} }}")
     text = with_conditions(text)
+    if "i" in other and "," not in text and not _OTHER_LETTERS.search(text):
+        readings.append(_IMAGINARY.sub("i", text))
+    if "," not in other and _COMMA.fullmatch(text):
+        readings.append(text.replace(",", "."))
     freed = text if _CONDITION.search(other) else _DOMAIN.sub("", text)
     if freed != text and freed.count("{") == freed.count("}"):
         readings.append(freed)

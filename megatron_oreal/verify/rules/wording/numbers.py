@@ -7,11 +7,30 @@ from megatron_oreal.verify.rules.reading.numerals import SCALES, spelled
 from megatron_oreal.verify.rules.wording.vocabulary import plain
 
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[a-zA-Z]+|-|\S")
-_PART_NAMES = "half third fourth quarter fifth sixth seventh eighth ninth tenth twelfth sixteenth twentieth hundredth thousandth".split()
+_PART_NAMES = [
+    "half",
+    "third",
+    "fourth",
+    "quarter",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "twelfth",
+    "sixteenth",
+    "twentieth",
+    "hundredth",
+    "thousandth",
+]
 _PARTS = dict(zip(_PART_NAMES, (2, 3, 4, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 100, 1000), strict=True))
 _PLURALS = {"halves": 2} | {name + "s": value for name, value in _PARTS.items()}
 _SCALES = {"dozen": 12, "lakh": 10**5, "lakhs": 10**5, "crore": 10**7, "crores": 10**7, "hundred": 100, "thousand": 1000, "million": 10**6}
-_TEENS = {word: spelled([word]) for word in "eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()}
+_TEENS = {
+    word: spelled([word])
+    for word in ["eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+}
 _DIGITS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "oh": 0}
 _BELOW = re.compile(r"(.*?)\s*(?:\b(?:degrees?|\\circ)\b|\^\s*\{?\s*\\circ\s*\}?)?\s*\bbelow zero", re.DOTALL)
 _FIGURES = re.compile(r"\d{1,20}(?:\.\d{1,20})?")

@@ -20,6 +20,8 @@ _CANONICAL = {spelling: meaning for meaning, others in _SAME.items() for spellin
 _ROMAN = re.compile(r"\b(?:I{1,3}|IV|V)\b")
 _STATEMENTS = re.compile(r"(?:statements? )?(?:I{1,3}|IV|V)(?:(?:\s*,\s*and\s+|\s*,\s*|\s+and\s+|\s*&\s*)(?:I{1,3}|IV|V))+")
 _ONLY = re.compile(r"\s+only$")
+_WORDS_ALONE = re.compile(r"(?=.*[A-Za-z]{3})[A-Za-z][A-Za-z' -]*[.]?")
+_IDLE_WORDS = frozenset("the a an all it is they are there of number numbers".split())
 _IDLE = frozenset(("the", "a", "an", "equation", "system", "series", "sequence"))
 _YES_OR_NO = re.compile(r"(yes|no|true|false)\s*(?:[,.;:!(-]|$)(.*)", re.IGNORECASE | re.DOTALL)
 _REFUSED = re.compile(r"\b(?:yes|no|true|false|or|maybe|perhaps|unless|except|but|wrong)\b", re.IGNORECASE)
@@ -35,7 +37,17 @@ def same_phrase(answer: str, gold: str) -> bool | None:
     if all(statements):
         return statements[0] == statements[1]
     one, other = _meaning(answer), _meaning(gold)
-    return one == other if one and other else None
+    if one and other:
+        return one == other
+    said, wanted = _bare(answer), _bare(gold)
+    return True if said and said == wanted else None
+
+
+def _bare(text: str) -> list[str]:
+    """Its words without articles and plurals; empty where it is not words alone."""
+    if not _WORDS_ALONE.fullmatch(text):
+        return []
+    return [word.removesuffix("s") for word in words_of(text) if word not in _IDLE_WORDS]
 
 
 def _yes_or_no(text: str) -> str | None:

@@ -26,7 +26,31 @@ _NO_REMARK = re.compile(r"\\in(?![a-z])|∈|\b(?:mod|base|integer|integers|if|na
 _PRECISION = re.compile(
     r"\s*(?:to |correct to |rounded to )?(?:the )?(?:nearest [a-z]+|\d+ ?(?:d\.? ?p|s\.? ?f|sig\.? ?figs?|decimal places?|significant figures?|decimals?)\.?)\s*"
 )
-_FUNCTIONS = frozenset("sin cos tan cot sec csc ln log exp sqrt alpha beta gamma theta lambda phi max min gcd lcm mod".split())
+_FUNCTIONS = frozenset(
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "ln",
+        "log",
+        "exp",
+        "sqrt",
+        "alpha",
+        "beta",
+        "gamma",
+        "theta",
+        "lambda",
+        "phi",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "mod",
+    ]
+)
 _LEAD = re.compile(rf"(?:{_TEXT})?(?P<word>approximately|approx\.?|about|roughly|around)\s*\}}?\s*(?=[-\d\\$])", re.IGNORECASE)
 _EXPANSION = re.compile(r"(?<=[\w})])\s*=\s*-?\d+\.\d+\s*(?:\.\.\.|\\l?dots)\s*$")
 _ONLY = re.compile(rf"(?<=\w)\s*{_TEXT}only\s*\}}$|(?<=\w)\s+only(?=\s*\}}$)")

@@ -25,13 +25,19 @@ _WAYS = {
 }  # fmt: skip
 _BETWEEN = re.compile(rf"(?:{_REALS} )?between ([^ ]+) and ([^ ]+?),? (inclusive|exclusive)", re.IGNORECASE)
 _SIGNED = re.compile(
-    rf"(?:the set of )?(?:all )?(?:the )?(?P<sign>positive|negative|non-?negative|non-?positive|nonzero|non-zero) (?:real numbers|reals|real values)",
+    r"(?:the set of )?(?:all )?(?:the )?(?P<sign>positive|negative|non-?negative|non-?positive|nonzero|non-zero) (?:real numbers|reals|real values)",
     re.IGNORECASE,
 )
 _OF_SIGN = {
     "positive": r"(0, \infty)", "negative": r"(-\infty, 0)", "nonnegative": r"[0, \infty)", "nonpositive": r"(-\infty, 0]",
     "nonzero": r"(-\infty, 0) \cup (0, \infty)",
 }  # fmt: skip
+_WHOLE = re.compile(r"(?:the set of )?(?:all |every |any )?(?:the )?(?P<kind>integers?|positive integers?|natural numbers?)", re.IGNORECASE)
+_OF_WHOLE = {
+    spelling: symbol
+    for kind, symbol in (("integer", r"\mathbb{Z}"), ("positive integer", r"\mathbb{N+}"), ("natural number", r"\mathbb{N}"))
+    for spelling in (kind, kind + "s")
+}
 _ALL_X = re.compile(r"all (?:real )?(?P<condition>[a-z] ?(?:[<>]|\\(?:le|ge|ne|neq|leq|geq)\b).*)")
 _THE_SET = re.compile(r"(?:the )?(?:solution )?set (?=\\\{)")
 _EITHER = re.compile(r"(?:\\text\s*\{\s*)?(?:either|both)\s*(?P<close>\})?\s*(?=[-\d\\a-z])", re.IGNORECASE)
@@ -45,6 +51,9 @@ def with_sets_in_symbols(text: str) -> str:
         text = _without_either(text)
     if not words or not words[0].isalpha():
         return text
+    whole = _WHOLE.fullmatch(words)
+    if whole:
+        return _OF_WHOLE[whole["kind"].lower()]
     found = family_in_words(words) or _signed(words) or _excepted(words) or _conditioned(words)
     if found:
         return found
