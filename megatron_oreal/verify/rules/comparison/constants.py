@@ -20,7 +20,7 @@ def constants_alike(gold, answer):
     if len(only_ours) != 1 or len(only_theirs) != 1 or not only_ours | only_theirs <= _CONSTANTS:
         return answer
     (mine,), (other,) = only_ours, only_theirs
-    if mine.lower() == other.lower() or mine[0].isupper() or other[0].isupper():
+    if mine.lower() == other.lower() or mine[0].isupper():
         if _is_constant(gold, mine) and _is_constant(answer, other):
             return _renamed(answer, other, mine)
     elif _is_constant(gold, mine) and _is_constant(answer, other):

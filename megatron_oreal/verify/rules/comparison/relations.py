@@ -42,6 +42,8 @@ class Relations(PartByPart):
     def same_equality(self, gold: s.Relation, answer: s.Relation) -> bool:
         if None in (*gold.sides, *answer.sides):
             return self.same(gold.sides[1], answer.sides[1])
+        if not s.symbols(gold) and not s.symbols(answer):  # 5 + 6 = 11: two such are equations of nothing
+            return self.same(gold.sides[1], answer.sides[1])
         ours, theirs = turned(gold), turned(answer)
         theirs = in_its_variable(theirs, ours)
         if is_name(ours.sides[0]) and is_name(theirs.sides[0]):

@@ -81,7 +81,9 @@ _FUNCTION = r"(?:\\(?:mathbb|mathrm|operatorname|text|mathbf)\s*\{\s*)?\\?(?:P|P
 _OF_SOMETHING = re.compile(rf"{_FUNCTION}\s*[(\[]")
 _OF_A_NAME = re.compile(rf"(?:{_FUNCTION}|\\(?:dim|det|deg|arg|ker))\s*\\?[a-zA-Z]\w?")
 _OF_SETS = re.compile(r"[nd]\s*\(\s*(?:[A-Z]|\\(?:overline|bar|complement))")
-_EXTREME = re.compile(r"(?:[a-zA-Z]|[a-zA-Z]\s*\([a-zA-Z]\))\s*\\?(?:max|min)|.*[\w)\]|}]\s*_\s*\{?\s*(?:\\(?:text|mathrm|operatorname|rm)\s*\{?\s*)?\\?(?:max|min|maximum|minimum)\s*[}\s]*")
+_EXTREME = re.compile(
+    r"(?:[a-zA-Z]|[a-zA-Z]\s*\([a-zA-Z]\))\s*\\?(?:max|min)|.*[\w)\]|}]\s*_\s*\{?\s*(?:\\(?:text|mathrm|operatorname|rm)\s*\{?\s*)?\\?(?:max|min|maximum|minimum)\s*[}\s]*"
+)
 _OF_AN_ANGLE = re.compile(
     r"(?:\\?|\\(?:operatorname|mathrm)\s*\{\s*)(?:sin|cos|tan|cot|sec|csc|tg|ctg)\s*\}?\s*(?:\^\s*\{?\s*\d\s*\}?\s*)?(?P<argument>.+)"
 )

@@ -31,6 +31,8 @@ _SPELLINGS = tuple(
         (r"(?<![a-zA-Z\\])oo(?![a-zA-Z])", r"\\infty "),
         (r"\+\s*/\s*-|^\+-(?=\s*[\d\\a-z])", r"\\pm "),
         (r"(?:Matrix|np\.array)\s*\((\[.*\])\)", r"\1"),
+        (r"(?<=\d),(\d+\s*\\times\s*10\s*\^)", r".\1"),
+        (r"(?<=\d)\s*\^\s*(?:o(?![a-z])|\{\s*o\s*\})", r"^{\\circ}"),
         (r"=<", r"\\le "),
         (r"(?<![a-zA-Z\\])log(2|10)\s*(?=\()", r"\\log_{\1}"),
         (r"(?<![a-zA-Z\\])cbrt\s*\(([^()]*)\)", r"\\sqrt[3]{\1}"),
@@ -45,7 +47,7 @@ _SPELLINGS = tuple(
     )
 )
 _NOTABLE = re.compile(
-    r"[aA]bs|floor|ceil|per\s?cent|US|Matrix|array|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose"
+    r"[aA]bs|floor|ceil|per\s?cent|,\d+\s*\\times|\^\s*\{?\s*o|US|Matrix|array|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose"
 )
 _KIND = r"(?<![a-zA-Z\\])(?:\\(?:mathrm|text|rm)\s*\{\s*)?(?P<kind>[PAC])\s*\}?"
 _N, _K = r"(?:\{(?P<n>[\w+ -]+)\}|(?P<n1>\w))", r"(?:\{(?P<k>[\w+ -]+)\}|(?P<k1>\w))"
@@ -77,6 +79,7 @@ _DOMAIN = re.compile(
 """Where a formula holds: the other side may leave it out."""
 _IMAGINARY = re.compile(r"(?<![a-zA-Z\\])[Ij](?![a-zA-Z])")
 _OTHER_LETTERS = re.compile(r"(?<![a-zA-Z\\])(?![Ij](?![a-zA-Z]))[a-zA-Z]|^[^Ij]*$")
+_PERIOD = re.compile(r"(-?\d*\.\d+)\((\d+)\)")
 _COMMA = re.compile(r"-?\d+,\d{1,2}")
 _CONDITION = re.compile(r"\\(?:in|ge|geq|geqslant|le|leq|leqslant|ne|neq)(?![a-z])|[<>∈]|integer")
 
@@ -113,6 +116,9 @@ def other_readings(text: str, other: str) -> list[str]:
     text = with_conditions(text)
     if "i" in other and "," not in text and not _OTHER_LETTERS.search(text):
         readings.append(_IMAGINARY.sub("i", text))
+    period = _PERIOD.fullmatch(text)
+    if period:
+        readings.append(rf"{period.group(1)}\overline{{{period.group(2)}}}")
     if "," not in other and _COMMA.fullmatch(text):
         readings.append(text.replace(",", "."))
     freed = text if _CONDITION.search(other) else _DOMAIN.sub("", text)

@@ -22,8 +22,8 @@ _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 
 def plain(text: str) -> str:
     """Without the commands that set words as text; single spaces."""
-    for _ in range(2):
-        text = _WRAPPER.sub(r" \1 ", text)
+    if "\\" in text:
+        text = _WRAPPER.sub(r" \1 ", _WRAPPER.sub(r" \1 ", text))
     return " ".join(text.split())
 
 
