@@ -1,11 +1,11 @@
 """Measure the rule check beside Math-Verify on labelled cases, and the pool on long responses.
 
     python tools/bench_verifier.py                     all case files at hand, one table: a row for each file and check
-    python tools/bench_verifier.py --cases FILE ...    these; --by-category: a row for each category; --wrong 5: wrong verdicts of this project
+    python tools/bench_verifier.py --cases FILE ...    these; --by-category: a row for each category; --wrong 5: wrong verdicts of ours
     python tools/bench_verifier.py --pool              a pool of workers on long responses as well
 
-At hand are cases_*.jsonl in shared/verifier beside the checkout, the files named wild first (answers as they are found, of which the rules were
-not made), and the tables of tests/verify/wild, which were written with the rules. A case is a line with `prediction`, `gold` and
+At hand are cases_*.jsonl in shared/verifier beside the checkout, the files named wild first (in the styles in which answers are found),
+and the tables of tests/verify/wild, which were written with the rules. A case is a line with `prediction`, `gold` and
 `expected`, and `category` where there are several; `form: bare` puts the prediction in a box; lines with `debatable: true` are left out.
 Both checks are given the response and the gold answer, Math-Verify the gold answer in a box. Intervals are Wilson's, of 95 %. Times are
 processor time of one process and one case, without the pool and without its cache.

@@ -17,7 +17,8 @@ MAX_JOINT = 30
 def final_answer(response: str, extract: str = "boxed") -> str | None:
     """Content of the last box after the end of thinking, stripped; None where there is none or it is empty.
 
-    `extract`: with "any", where no box is, the answer that is stated otherwise. Boxes that are listed together (\\boxed{3} and \\boxed{5}) are one answer, a list.
+    Boxes that are listed together (\\boxed{3} and \\boxed{5}) are one answer, a list. `extract`: with "any", where no box is, the
+    answer that is stated otherwise.
     """
     text = after_thinking(response)
     boxes = last_boxes(text)

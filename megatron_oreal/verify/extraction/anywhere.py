@@ -12,8 +12,9 @@ _STATED = re.compile(
     r"(?:\b(?:final |correct )?(?:answer|solution)(?: to (?:this|the) (?:problem|question))?\**\s*(?:is|was|would be|equals|[:=])"
     r"|####|\b(?:so|hence|therefore|thus),? (?:we get|the result is)"
     r"|(?:所以|因此|最终|正确)?(?:答案|结果)\s*(?:是|为|[:：=])|故?选\s*[:：]?(?=\s*[A-J$\\(])|答え\s*(?:は|[:：])"
-    r"|\bla réponse(?: finale)?\s*(?:est|[:：])|\bréponse(?: finale)?\s*[:：]|\bla respuesta(?: final)?\s*(?:es|:)|\brespuesta(?: final)?\s*:"
-    r"|\b(?:die )?(?:endgültige )?antwort\s*(?:ist|lautet|:)|\ba resposta(?: final)?\s*é|\bresposta(?: final)?\s*:|\bla risposta(?: finale)?\s*è"
+    r"|\b(?:la )?réponse(?: finale)?\s*(?:est|[:：])|\b(?:la )?respuesta(?: final)?\s*(?:es|:)"
+    r"|\b(?:die )?(?:endgültige )?antwort\s*(?:ist|lautet|:)"
+    r"|\b(?:a )?resposta(?: final)?\s*(?:é|:)|\b(?:la )?risposta(?: finale)?\s*(?:è|:)"
     r"|\bответ\s*[:—-])\s*\**\s*[:：]?\s*\**\s*",
     re.IGNORECASE,
 )
@@ -27,7 +28,7 @@ _CHOICE = re.compile(r"\(?\*{0,2}([A-J])\*{0,2}\)?(?=[\s.,)*:]|$)")
 
 
 def answer_anywhere(text: str) -> str | None:
-    """The answer in a text without a box: the last that is tagged or stated, else what ends the last sentence; None where there is neither."""
+    """The answer in a text without a box: the last that is tagged or stated, else what ends the last sentence; None where none is there."""
     tail = text[-TAIL_CHARS:]
     tagged = list(_TAGGED.finditer(tail))
     if tagged:

@@ -25,7 +25,7 @@ def last_box(text: str) -> str | None:
 
 
 def last_boxes(text: str) -> list[Box]:
-    """The balanced boxes at the end of a text that lie in no other balanced box, in order; all of them only where none is balanced there."""
+    """The balanced boxes at the end of a text that lie in no other balanced box, in order; of all the text only where none is there."""
     last = max(text.rfind("boxed"), text.rfind("fbox"))
     if last < 0:
         return []

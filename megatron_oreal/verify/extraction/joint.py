@@ -19,7 +19,7 @@ _ALTERNATIVE = re.compile(r"\bor\b|或", re.IGNORECASE)
 
 
 def joined_boxes(text: str, boxes: list[Box]) -> str | None:
-    """The last boxes of a text as one list where they are listed together, each with its name if all have one; None where the last is alone."""
+    """The last boxes of a text as one list where they are listed together, named if all have names; None where the last is alone."""
     links: list[re.Match] = []
     for before, after in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
         link = _link(text[before.end : after.begin]) if len(links) < MAX_PARTS else None

@@ -6,7 +6,8 @@ from megatron_oreal.verify.rules.reading.vocabulary import words as _words
 
 _SAME = {
     "m": "meter meters metre metres", "cm": "centimeter centimeters centimetre centimetres",
-    "dm": "decimeter decimeters decimetre decimetres", "mm": "millimeter millimeters millimetre millimetres", "km": "kilometer kilometers kilometre kilometres kms",
+    "dm": "decimeter decimeters decimetre decimetres", "mm": "millimeter millimeters millimetre millimetres",
+    "km": "kilometer kilometers kilometre kilometres kms",
     "in": "inch inches", "ft": "foot feet", "yd": "yard yards yds", "mi": "mile miles", "mph": "", "kph": "kmh", "acre": "acres",
     "g": "gram grams", "kg": "kilogram kilograms kgs kilo kilos", "mg": "milligram milligrams", "lb": "lbs pound pounds",
     "oz": "ounce ounces", "ton": "tons tonne tonnes", "s": "sec secs second seconds", "min": "mins minute minutes",
@@ -16,7 +17,8 @@ _SAME = {
     "euro": "euros eur", "sterling": "gbp", "yen": "jpy", "rupee": "rupees rs", "yuan": "rmb",
     "percent": "pct percentage", "degree": "degrees deg", "radian": "radians rad",
     "hz": "hertz", "n": "newton newtons", "j": "joule joules", "w": "watt watts", "v": "volt volts",
-    "a": "amp amps ampere amperes", "pa": "pascal pascals", "k": "kelvin kelvins", "ohm": "ohms", "mol": "mole moles", "c": "celsius", "f": "fahrenheit",
+    "a": "amp amps ampere amperes", "pa": "pascal pascals", "k": "kelvin kelvins", "ohm": "ohms", "mol": "mole moles",
+    "c": "celsius", "f": "fahrenheit",
     "am": "", "pm": "",
 }  # fmt: skip
 CANONICAL = {word: name for name, words in _SAME.items() for word in (name, *words.split())}
@@ -29,16 +31,17 @@ SHORT_UNITS = _words(
 """Spelled without \\text, these letters after a number are a unit and not a product of variables."""
 
 _NOT_UNITS = _words(
-    """is are was were be been not no nor isnt arent wrong right correct incorrect or and but if when where then else than more less
-    most least about approximately approx roughly around nearly almost maybe perhaps possibly either neither unless except otherwise
+    """is are was were be been not no nor isnt arent wrong right correct incorrect or and but if when where then else than more less most
+    least about approximately approx roughly around nearly almost maybe perhaps possibly either neither unless except otherwise
     instead versus vs only all any some none other others another until between from to with without such that this these those
     which who what how why because since so as it its may might can cannot could should would will at plus minus times divided mod
     modulo infinity undefined true false yes answer hundred thousand million billion trillion squared cubed factorial choose over
-    january february march april june july august september october november december monday tuesday wednesday thursday friday saturday
-    sunday negative point below above under fewer score gross tens hundreds thousands millions billions tenth hundredth thousandth half third
-    root radical inverse reciprocal remainder rem upward upwards onward onwards beyond bc bce short deficit loss decrease decreased drop
-    reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess guessing digits base basis wrongly fails fail failed overdrawn
-    ago younger lower cheaper higher mega milli micro nano giga millionth millionths billionth billionths"""
+    january february march april june july august september october november december monday tuesday wednesday thursday friday
+    saturday sunday negative point below above under fewer score gross tens hundreds thousands millions billions tenth hundredth
+    thousandth half third root radical inverse reciprocal remainder rem upward upwards onward onwards beyond bc bce short deficit
+    loss decrease decreased drop reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess
+    guessing digits base basis wrongly fails fail failed overdrawn ago younger lower cheaper higher mega milli micro nano giga
+    millionth millionths billionth billionths"""
 )
 _MAX_WORDS = 5
 

@@ -5,7 +5,36 @@ from dataclasses import dataclass
 
 from megatron_oreal.verify.rules.wording.vocabulary import plain, words_of
 
-_DOWN = frozenset(["decrease", "decreased", "decreases", "decline", "off", "declined", "drop", "dropped", "fall", "fell", "loss", "lost", "reduction", "reduced", "down", "fewer", "less", "lower", "cheaper", "smaller", "shorter", "slower", "younger", "debt", "deficit", "discount"])  # fmt: skip
+_DOWN = frozenset(
+    [
+        "decrease",
+        "decreased",
+        "decreases",
+        "decline",
+        "declined",
+        "drop",
+        "dropped",
+        "fall",
+        "fell",
+        "loss",
+        "lost",
+        "reduction",
+        "reduced",
+        "down",
+        "off",
+        "fewer",
+        "less",
+        "lower",
+        "cheaper",
+        "smaller",
+        "shorter",
+        "slower",
+        "younger",
+        "debt",
+        "deficit",
+        "discount",
+    ]
+)
 _UP = frozenset(
     ["increase", "increased", "increases", "rise", "rose", "growth", "grew", "gain", "gained", "profit", "surplus", "more", "higher"]
 )

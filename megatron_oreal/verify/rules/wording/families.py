@@ -9,19 +9,19 @@ _SET = re.compile(
 _NATURALS = re.compile(
     r"\\mathbb\{([ZN])\}\s*(?:\^\s*\{?\s*(?:\+|\*|\\ast)\s*\}?|_\s*\{?\s*(?:\+|>\s*0)\s*\}?)|\\mathbb\{N\}\s*\^\s*\{\\star\}"
 )
+_KIND = r"(?P<kind>integers?|whole numbers?|natural numbers?|positive integers?|non-?negative integers?)"
 _LETTER = r"(?P<letter>[a-zA-Z])"
-_KINDS = r"(?P<kind>integers?|whole numbers?|natural numbers?|positive integers?|non-?negative integers?)"
-_ANY = r"(?:an?|any|all|every|each|some|arbitrary|the)"
-_BARE = rf"""
-    (?:for|where|with|and)?\s*(?:{_ANY}\s+)*(?:arbitrary\s+)?{_KINDS}\s*(?:values?\s*(?:of)?)?\s*\}}?\s*\$?{_LETTER}
-    |(?:for|where|with|and)?\s*(?:{_ANY}\s+)*\}}?\s*{_LETTER.replace("letter", "letter2")}\s*(?:{_TEXT})?\s*(?:is|are|being|=)\s*(?:{_ANY}\s+)*{_KINDS.replace("kind", "kind2")}
-    |{_LETTER.replace("letter", "letter3")}\s*(?:{_TEXT})?\s*(?:{_ANY}\s+)?{_KINDS.replace("kind", "kind3")}
-"""
-_STATED = re.compile(
-    rf"\s*[,;]?\s*\(?\s*(?:{_TEXT})?\s*[,;(]?\s*(?:{' '.join(_BARE.split())})\s*\}}?\s*\)?\s*\}}?$".replace(" ", r"\s*"), re.IGNORECASE
+_ANY = r"(?:(?:an?|any|all|every|each|some|arbitrary|the)\s+)*"
+_STATED = tuple(
+    re.compile(rf"\s*[,;]?\s*\(?\s*(?:{_TEXT})?\s*[,;(]?\s*(?:(?:for|where|with|and)\s*)?{statement}\s*\}}?\s*\)?\s*\}}?$", re.IGNORECASE)
+    for statement in (
+        rf"{_ANY}{_KIND}\s*(?:values?\s*(?:of)?)?\s*\}}?\s*\$?{_LETTER}",
+        rf"{_ANY}\}}?\s*{_LETTER}\s*(?:{_TEXT})?\s*(?:(?:is|are|being|=)\s*)?{_ANY}{_KIND}",
+    )
 )
+_WHERE = r"(?:where|for|with|and|for (?:any|all|every|each|some))"
 _MEMBER = re.compile(
-    rf"\s*[,;]?\s*(?:{_TEXT}[,;]?\s*(?:where|for|with|and|for (?:any|all|every|each|some))\s*\}}\s*|\(\s*(?:{_TEXT}(?:where|for|with)\s*\}})?\s*)"
+    rf"\s*[,;]?\s*(?:{_TEXT}[,;]?\s*{_WHERE}\s*\}}\s*|\(\s*(?:{_TEXT}{_WHERE}\s*\}})?\s*)"
     r"(?P<letters>[a-zA-Z](?:\s*,\s*[a-zA-Z])?)\s*\\in\s*\\mathbb\s*\{?(?P<set>[ZN]\+?)\}?\s*\)?$"
 )
 _SPACED_MEMBER = re.compile(r"(?<=[\w)}])\s+(?P<letters>[a-zA-Z])\s*\\in\s*\\mathbb\s*\{?(?P<set>[ZN]\+?)\}?\s*$")
@@ -52,12 +52,10 @@ def with_conditions(text: str) -> str:
 
 
 def _stated(text: str) -> str:
-    match = _STATED.search(text)
+    match = next((found for found in (pattern.search(text) for pattern in _STATED) if found), None)
     if match is None or match.start() == 0:
         return text
-    letter = match["letter"] or match["letter2"] or match["letter3"]
-    kind = (match["kind"] or match["kind2"] or match["kind3"]).lower()
-    rest = text[: match.start()]
+    letter, kind, rest = match["letter"], match["kind"].lower(), text[: match.start()]
     if letter not in rest or rest.count("{") != rest.count("}"):
         return text
     name = "Z" if kind.startswith("integer") else "N+" if kind.startswith("positive") else "N"

@@ -16,7 +16,8 @@ _KINDS = (
     {"pt": 1, "qt": 2, "gal": 8},
     {"cent": 1, "dollar": 100},
 )
-_NUMBER = r"\d{1,9}(?:\.\d{1,9})?(?:\s*\\d?frac\s*\{?\s*\d{1,6}\s*\}?\s*\{?\s*\d{1,6}\s*\}?|\s+\d{1,6}/\d{1,6})?|\\d?frac\s*\{\s*\d{1,6}\s*\}\s*\{\s*\d{1,6}\s*\}"
+_FRACTION = r"\\d?frac\s*\{?\s*\d{1,6}\s*\}?\s*\{?\s*\d{1,6}\s*\}?"
+_NUMBER = rf"\d{{1,9}}(?:\.\d{{1,9}})?(?:\s*{_FRACTION}|\s+\d{{1,6}}/\d{{1,6}})?|{_FRACTION}"
 _PART = re.compile(rf"\s*(?:(?:,|and|&)\s*)*({_NUMBER})\s*(?:-|\\,|\\ |~)*\s*([a-zA-Z]+|\"|''|')\.?")
 _MONEY = re.compile(r"^\\?\$\s*(\d{1,9}(?:\.\d\d)?)$")
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")

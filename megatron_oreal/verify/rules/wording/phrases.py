@@ -10,7 +10,8 @@ _SAME = {
     "|an infinite number of solutions|an infinite number|infinite many|infinite many solutions",
     "no solution": "no solutions|no real solution|no real solutions|there is no solution|there are no solutions|no solution exists"
     "|no solutions exist|there is no real solution|there are no real solutions|empty set|null set|has no solution|has no solutions"
-    "|no such solution exists|none exist|none|no roots|no such numbers exist|there are no such numbers|no such number exists|no real roots|no real root",
+    "|no such solution exists|none exist|none|no roots|no such numbers exist|there are no such numbers|no such number exists"
+    "|no real roots|no real root",
     "undefined": "not defined|is undefined|is not defined",
     "true": "t",
     "false": "f",

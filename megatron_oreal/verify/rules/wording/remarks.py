@@ -14,8 +14,8 @@ _APPROXIMATION = re.compile(
 )
 _BRACKETED = re.compile(rf"\s*(?:{_TEXT})?\s*\((?P<words>[^()]*(?:\([^()]*\)[^()]*)*)\)\s*\}}?\s*$")
 _AT = re.compile(
-    rf"\s*,?\s*(?:{_TEXT})\s*,?\s*(?:when|at|attained (?:at|when|for)|achieved (?:at|when|for)|occurring at|occurs at|reached at|as required"
-    rf"|as desired|since|because)\b[^{{}}]*\}}(?P<rest>.*)$",
+    rf"\s*,?\s*(?:{_TEXT})\s*,?\s*(?:when|at|attained (?:at|when|for)|achieved (?:at|when|for)|occurring at|occurs at|reached at"
+    rf"|as required|as desired|since|because)\b[^{{}}]*\}}(?P<rest>.*)$",
     re.DOTALL,
 )
 _REASON = re.compile(
@@ -24,7 +24,8 @@ _REASON = re.compile(
 )
 _NO_REMARK = re.compile(r"\\in(?![a-z])|∈|\b(?:mod|base|integer|integers|if|natural)\b|\bthousand")
 _PRECISION = re.compile(
-    r"\s*(?:to |correct to |rounded to )?(?:the )?(?:nearest [a-z]+|\d+ ?(?:d\.? ?p|s\.? ?f|sig\.? ?figs?|decimal places?|significant figures?|decimals?)\.?)\s*"
+    r"\s*(?:to |correct to |rounded to )?(?:the )?"
+    r"(?:nearest [a-z]+|\d+ ?(?:d\.? ?p|s\.? ?f|sig\.? ?figs?|decimal places?|significant figures?|decimals?)\.?)\s*"
 )
 _FUNCTIONS = frozenset(
     [

@@ -1,7 +1,8 @@
 """In which order an answer is reworded: its language, its notation, what stands around the value, the value's words."""
 
 from megatron_oreal.verify.rules.wording.families import with_conditions
-from megatron_oreal.verify.rules.wording.labels import unlabelled, with_names_marked
+from megatron_oreal.verify.rules.wording.labels import unlabelled
+from megatron_oreal.verify.rules.wording.names import with_names_marked
 from megatron_oreal.verify.rules.wording.notation import in_latex
 from megatron_oreal.verify.rules.wording.numbers import with_numbers_in_figures
 from megatron_oreal.verify.rules.wording.remarks import without_remarks

@@ -10,7 +10,7 @@ _EXCEPT = re.compile(
     rf"{_REALS},? (?:except(?: for)?|but|other than|excluding|not equal to|except when) (?:[a-z] ?= ?)?(.+)", re.IGNORECASE
 )
 _SUCH_THAT = re.compile(
-    rf"(?:{_REALS}|all|all real|all values of|the set of all) ?(?P<letter>[a-z])?,? (?:such that|with|for which|where|satisfying) (?P<condition>.*[<>=\\].*)"
+    rf"(?:{_REALS}|all|all real|all values of|the set of all) ?[a-z]?,? (?:such that|with|for which|where) (?P<condition>.*[<>=\\].*)"
 )
 _COMPARED = re.compile(
     rf"(?:(?:{_REALS}|[a-z])(?: (?:is|are|that are|which are))? )?"
@@ -25,7 +25,8 @@ _WAYS = {
 }  # fmt: skip
 _BETWEEN = re.compile(rf"(?:{_REALS} )?between ([^ ]+) and ([^ ]+?),? (inclusive|exclusive)", re.IGNORECASE)
 _SIGNED = re.compile(
-    r"(?:the set of )?(?:all )?(?:the )?(?P<sign>positive|negative|non-?negative|non-?positive|nonzero|non-zero) (?:real numbers|reals|real values)",
+    r"(?:the set of )?(?:all )?(?:the )?"
+    r"(?P<sign>positive|negative|non-?negative|non-?positive|nonzero|non-zero) (?:real numbers|reals|real values)",
     re.IGNORECASE,
 )
 _OF_SIGN = {
