@@ -70,6 +70,13 @@ HOSTILE = {
     "signs in brackets": "]" * 300 + "1,2" + "[" * 300,
     "half a system": r"\{\begin{array}{l}" * 60,
     "integrals": r"\int_0^1 " * 40 + "x dx",
+    "spaces by command": ";\\\\" * 390,
+    "open remarks": r"1 (\text{ " * 110,
+    "open conditions": r", \text{ where k is an integer " * 40,
+    "boxes for every part": r"$\boxed{1}$ and " * 500,
+    "names without end": "P(A = " * 190,
+    "numerals of signs": "百分之十" * 70,
+    "families in families": r"k\pi, k \in \mathbb{Z}, " * 45,
     "quadratic regular expressions": "mod (" * 200,
 }
 

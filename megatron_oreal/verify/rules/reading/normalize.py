@@ -37,7 +37,7 @@ _CONTROLS = {code: None for code in (*range(9), *range(11, 32), 127) if code != 
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"), ("&nbsp;", " "))
 _GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |\\;|\\:|\{\\,\}|~|'(?=\d{3}(?!\d)))\s*(?=\d{3}(?!\d))")
 _TEN_TO_THE = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
-_SPACES = re.compile(r"\\[,;:!> ]|~|\s+")
+_SPACES = re.compile(r"(?:\\[,;:!> ]|~|\s)+")
 _DOLLARS = re.compile(r"(?<!\\)\$|\\\(|\\\)|\\\[|\\\]")
 _MARKDOWN = re.compile(r"\s*(\*\*|\*|`|\"|'')([^*`\"]+)(\*\*|\*|`|\"|'')\s*[.]?\s*")
 _ENDS = re.compile(r"^(?::|\\(?:Rightarrow|implies|Longrightarrow|rightarrow|to)(?![a-zA-Z])|\s)+|(?:\\|\x01|\s)+$")

@@ -91,7 +91,7 @@ def in_latex(text: str) -> str:
             text = pattern.sub(replacement, text)
     if "frac" in text and ("text" in text or "mathrm" in text):
         text = _QUOTIENT.sub(lambda m: f"{m.group(1)}/({m.group(2)})", text)
-    return _with_unit_vectors(text)
+    return " ".join(_with_unit_vectors(text).split())  # patterns to come look for single spaces, and take no time over long ones
 
 
 def _with_unit_vectors(text: str) -> str:
