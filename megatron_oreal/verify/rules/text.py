@@ -1,4 +1,4 @@
-"""The rungs of the rule check that need no parser: equal strings, whole numbers, letters of a choice."""
+"""The rungs of the rule check that need no parser: equal strings, whole numbers, letters of a choice, times, dates and phrases."""
 
 import re
 
