@@ -160,3 +160,11 @@ def test_a_thousand_long_responses_take_seconds(verifier):
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         verify_config(**wrong)
+
+
+@pytest.mark.parametrize(("extract", "verdict"), [("boxed", Verdict(False, "no answer")), ("any", Verdict(True, "equal"))])
+def test_an_answer_without_a_box_counts_where_it_is_wanted(extract, verdict):
+    with Verifier(verify_config(workers=1, extract=extract)) as verifier:
+        (group,) = verifier.verify([Trajectory(prompt("a", "5"), 0, [1], [0.0], "So the answer is $5$.", "stop", version=0)], samples=1)
+        assert group.verdicts == [verdict]
+        assert verifier.final_answer("So the answer is $5$.") == ("5" if extract == "any" else None)
