@@ -12,6 +12,7 @@ from megatron_oreal.verify.rules.reading.vocabulary import words
 
 RELATIONS = words("= < > ≤ ≥ ≠ ∈ ∉ ≈ ≡ ~ ≅ ⊂ ⊆ → ⇒ ⇔ ∝ ⊥ ∥")
 _ORDER = frozenset("<>≤≥≠∈")
+_THOUSANDS_OF_MONEY = words("k K m M B b bn mn mil")
 _NEGATED = {"=": "≠", "∈": "∉"}
 
 
@@ -137,6 +138,8 @@ class _Parser(Operands):
             elif self.next.kind == "word" and self.next.text.lower() in SCALES_OF_PARTS:
                 left, mixed = s.times(left, s.Num(SCALES_OF_PARTS[self.take().text.lower()])), False
             elif self.at_unit():
+                if isinstance(left, s.Quantity) and self.next.text in _THOUSANDS_OF_MONEY:
+                    raise CannotRead("$5M, in millions or not")
                 left, mixed = s.Quantity(left, self.unit()), False
             elif isinstance(left, s.Quantity) and self.at("/") and self.peek(1).kind == "word":
                 left, mixed = self.rate(left), False

@@ -40,8 +40,8 @@ _NOT_UNITS = _words(
     saturday sunday negative point below above under fewer score gross tens hundreds thousands millions billions tenth hundredth
     thousandth half third root radical inverse reciprocal remainder rem upward upwards onward onwards beyond bc bce short deficit
     loss decrease decreased drop reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess
-    guessing digits base basis wrongly fails fail failed overdrawn ago younger lower cheaper higher mega milli micro nano giga
-    millionth millionths billionth billionths"""
+    guessing digits base basis wrongly bn mn overdraft owed doubled tripled halved fails fail failed overdrawn ago younger lower
+    cheaper higher mega milli micro nano giga millionth millionths billionth billionths"""
 )
 _MAX_WORDS = 5
 

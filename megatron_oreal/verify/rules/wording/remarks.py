@@ -19,7 +19,7 @@ _AT = re.compile(
     re.DOTALL,
 )
 _REASON = re.compile(
-    r"\s*(?:since|because|as|where|rounded|correct to|in simplest|exact|simplified|approx|approximately|i\.e\.?|that is|namely)\b",
+    r"\s*(?:since|because|as|where|rounded|correct to|in simplest|exact|simplified|approx|approximately|i\.e\.?|that is|namely|when|attained|achieved)\b",
     re.IGNORECASE,
 )
 _NO_REMARK = re.compile(r"\\in(?![a-z])|∈|\b(?:mod|base|integer|integers|if|natural)\b|\bthousand")

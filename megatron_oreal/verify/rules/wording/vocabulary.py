@@ -17,6 +17,11 @@ CHANGING = frozenset(_NOT_A_LABEL.split())
 """No label or remark that holds one of these is left out: the value would not say the same without it."""
 
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathsf|mbox|operatorname)\s*\{([^{}]*)\}")
+_SUPERLATIVE = re.compile(
+    r"(?<!\bat )\bleast (?:(?:possible|positive|common) )*(?:value|number|integer|multiple|area|length|distance|amount|cost)\b"
+    r"|\bgreatest common (?:divisor|factor)\b",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 
 
@@ -33,5 +38,5 @@ def words_of(text: str) -> list[str]:
 
 
 def changes(text: str) -> bool:
-    """Whether a word in it changes what stands beside it."""
-    return any(word in CHANGING for word in words_of(text))
+    """Whether a word in it changes what stands beside it; the least value and the greatest common divisor are names."""
+    return any(word in CHANGING for word in words_of(_SUPERLATIVE.sub(" ", text)))
