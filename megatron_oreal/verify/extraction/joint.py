@@ -9,8 +9,13 @@ MAX_PARTS = 12
 
 _STYLING = re.compile(r"\\text\s*\{|\\?\$|\\[()\[\],;! ]|\\q?quad(?![a-z])|\*\*|[\s~}]+")
 _NAME = r"(?P<name>\\?[a-zA-Z]+(?:_\{?\w{1,3}\}?)?'?(?: ?\([a-zA-Z0-9, ]{1,8}\))?) ?[=:]"
+_UNIT = (
+    r"(?:(?:cm|mm|m|km|kg|g|s|h|min|hours?|minutes?|days?|dollars?|cents?|degrees?|units?)(?![a-z])(?: ?\^ ?\{?[23]\}?)?"
+    r"|\^ ?(?:\{ ?)?\\circ|\\?%)"
+)
 _JOINED = re.compile(
-    r" ?(?P<joiner>(?:(?:[,;&、]|\band\b|\bor\b|和|以及|或) ?)+)(?P<hedge>(?:maybe|possibly|perhaps) ?)?"
+    rf" ?(?:{_UNIT} ?)?"
+    r"(?P<joiner>(?:(?:[,;&、]|\band\b|\bor\b|和|以及|或) ?)+)(?P<hedge>(?:maybe|possibly|perhaps) ?)?"
     rf"(?:{_NAME}|\((?:[a-z]|\d|i{{1,3}}v?)\)[.:]?|(?:the|its|their)(?: [a-z]+){{1,3}} (?:is|are|equals))? ?",
     re.IGNORECASE,
 )

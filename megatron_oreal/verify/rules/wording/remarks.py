@@ -19,7 +19,8 @@ _AT = re.compile(
     re.DOTALL,
 )
 _REASON = re.compile(
-    r"\s*(?:since|because|as|where|rounded|correct to|in simplest|exact|simplified|approx|approximately|i\.e\.?|that is|namely|when|attained|achieved)\b",
+    r"\s*(?:since|because|as|where|when|attained|achieved|rounded|correct to|in simplest|exact|simplified|approx|approximately|i\.e\.?"
+    r"|that is|namely)\b",
     re.IGNORECASE,
 )
 _NO_REMARK = re.compile(r"\\in(?![a-z])|∈|\b(?:mod|base|integer|integers|if|natural)\b|\bthousand")
