@@ -7,7 +7,7 @@ from megatron_oreal.verify.rules.reading.normalize import squeeze
 from megatron_oreal.verify.rules.wording.clock import time_of_day
 from megatron_oreal.verify.rules.wording.dates import date
 from megatron_oreal.verify.rules.wording.direction import opposed
-from megatron_oreal.verify.rules.wording.measures import same_measure
+from megatron_oreal.verify.rules.wording.measures import same_counts, same_measure
 from megatron_oreal.verify.rules.wording.phrases import same_phrase
 
 _INTEGER = re.compile(r"[-+]?\d{1,400}")
@@ -53,8 +53,11 @@ def _by_reading(answer: str, gold: str) -> bool | None:
     dates = date(answer), date(gold)
     if None not in dates:
         return dates[0].says(dates[1])
-    phrases = same_phrase(answer, gold)
-    return same_measure(answer, gold) if phrases is None else phrases
+    for known in (same_phrase, same_counts, same_measure):
+        same = known(answer, gold)
+        if same is not None:
+            return same
+    return None
 
 
 def _by_decimals(answer: str, gold: str) -> Verdict | None:

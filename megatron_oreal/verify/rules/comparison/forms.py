@@ -49,7 +49,7 @@ def _family(node):
             return node
     names = {item.sides[0].name: item.sides[1].name for item in conditions if _ranges_over_integers(item)}
     used = s.symbols(s.Listing(parts, False))
-    if not parts or not names or len(names) != len(conditions) or not used.issuperset(names):
+    if not parts or not names or len(names) != len(set(conditions)) or not used.issuperset(names):
         return node
     for number, (name, kind) in enumerate(names.items(), start=1):
         parts = tuple(s.replaced(part, s.Sym(name), s.Sym(f"{kind} {number}")) for part in parts)

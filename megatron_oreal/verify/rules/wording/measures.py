@@ -19,6 +19,11 @@ _KINDS = (
 _FRACTION = r"\\d?frac\s*\{?\s*\d{1,6}\s*\}?\s*\{?\s*\d{1,6}\s*\}?"
 _NUMBER = rf"\d{{1,9}}(?:\.\d{{1,9}})?(?:\s*{_FRACTION}|\s+\d{{1,6}}/\d{{1,6}})?|{_FRACTION}"
 _PART = re.compile(rf"\s*(?:(?:,|and|&)\s*)*({_NUMBER})\s*(?:-|\\,|\\ |~)*\s*([a-zA-Z]+|\"|''|')\.?")
+_SHORT_FRACTION = re.compile(r"frac\s*(\d)\s*(\d)(?!\d)")
+_COUNT = r"(\d{1,9}(?:\.\d{1,9})?) ([a-zA-Z]{3,20})"
+_COUNTS = re.compile(rf"{_COUNT}(?:(?:,| and|, and) {_COUNT})+")
+_STATED = r"([a-zA-Z]{2,20}) ?[:=] ?(\$?-?\d{1,9}(?:\.\d{1,9})?)"
+_STATEMENTS = re.compile(rf"{_STATED}(?:(?:,|;| and|, and) {_STATED})+")
 _MONEY = re.compile(r"^\\?\$\s*(\d{1,9}(?:\.\d\d)?)$")
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")
 _STROKES = {"'": "ft", '"': "in", "''": "in"}
@@ -33,8 +38,27 @@ def same_measure(answer: str, gold: str) -> bool | None:
     return one[:2] == other[:2]
 
 
+def same_counts(answer: str, gold: str) -> bool | None:
+    """3 boys and 4 girls, Alice: 3, Bob: 5: each number with its noun; None where not both are such, or of other nouns."""
+    one, other = _counts(answer), _counts(gold)
+    return one == other if one and other and set(one) == set(other) else None
+
+
+def _counts(text: str) -> dict[str, str]:
+    text = plain(text).strip(". ")
+    if _COUNTS.fullmatch(text):
+        pairs = [(noun, number) for number, noun in re.findall(_COUNT, text)]
+    elif _STATEMENTS.fullmatch(text):
+        pairs = re.findall(_STATED, text)
+    else:
+        return {}
+    counts = {noun.lower().removesuffix("s"): number for noun, number in pairs}
+    return counts if len(counts) == len(pairs) else {}
+
+
 def _measure(text: str) -> tuple[int, Fraction, int] | None:
     """Kind, value in the smallest unit of the kind, and number of parts."""
+    text = _SHORT_FRACTION.sub(r"frac{\1}{\2}", text)
     text = _MONEY.sub(r"\1 dollars", plain(text).replace("\\circ", ""))
     position, parts = 0, []
     while position < len(text) and len(parts) <= MAX_PARTS:

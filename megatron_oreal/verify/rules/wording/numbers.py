@@ -86,6 +86,8 @@ def _value(text: str) -> Fraction | None:
         return Fraction(top, bottom) if top is not None and bottom else None
     if tokens[0] == "-":
         return None
+    if len(tokens) > 1 and tokens[0] == "a" and tokens[1] in SCALES:
+        tokens[0] = "one"
     return _with_fraction([token for token in tokens if token != "-"])
 
 
