@@ -4,6 +4,7 @@ import re
 
 from megatron_oreal.trajectory import Verdict
 from megatron_oreal.verify.rules.reading.normalize import squeeze
+from megatron_oreal.verify.rules.wording.choices import same_choices
 from megatron_oreal.verify.rules.wording.clock import time_of_day
 from megatron_oreal.verify.rules.wording.dates import date
 from megatron_oreal.verify.rules.wording.direction import opposed
@@ -30,6 +31,8 @@ def by_text(answer: str, gold: str) -> Verdict | None:
         return Verdict(False, "no answer" if gold else "no gold answer", decided=bool(gold))
     if squeeze(answer) == squeeze(gold):
         return verdict(True)
+    if {squeeze(answer), squeeze(gold)} == {"R", r"\mathbb{R}"}:
+        return verdict(True)
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
         return verdict(int(answer) == int(gold))
     plain_answer, plain_gold = (_TEXT_COMMAND.sub(r"\1", text).strip(" .") for text in (answer, gold))
@@ -53,7 +56,7 @@ def _by_reading(answer: str, gold: str) -> bool | None:
     dates = date(answer), date(gold)
     if None not in dates:
         return dates[0].says(dates[1])
-    for known in (same_phrase, same_counts, same_measure):
+    for known in (same_phrase, same_counts, same_measure, same_choices):
         same = known(answer, gold)
         if same is not None:
             return same

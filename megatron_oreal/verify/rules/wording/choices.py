@@ -41,3 +41,23 @@ def choice(text: str) -> Choice | None:
     if not closed or _ANOTHER.match(plain(rest)) or (_GOES_ON.match(rest) and not mark) or (mark[0:1] == "-" and not _WORDY.search(rest)):
         return None
     return Choice(match["letter"], rest)
+
+
+_SEVERAL = re.compile(r"\(?[A-H]\)?(?:(?:\s*[,;、&]\s*(?:and\s+)?|\s+and\s+|\s*)\(?[A-H]\)?)+")
+_TOGETHER = re.compile(r"[A-H]{2,8}")
+_NUMBERED = re.compile(r"(?:\(\s*\d{1,2}\s*\)\s*[,;、]?\s*){2,}")
+_LISTED = re.compile(r"\d{1,2}(?:\s*,\s*\d{1,2})+")
+
+
+def same_choices(answer: str, gold: str) -> bool | None:
+    """Whether the same letters or numbers are chosen, which one side writes apart, `A, B and D`, and the other together, `ABD`."""
+    texts = [plain(text).rstrip(".") for text in (answer, gold)]
+    if any(map(_NUMBERED.fullmatch, texts)) and any(map(_LISTED.fullmatch, texts)):  # (1)(3) and ①③
+        numbers = [{int(number) for number in re.findall(r"\d+", text)} for text in texts]
+        return numbers[0] == numbers[1]
+    together = [bool(_TOGETHER.fullmatch(text)) for text in texts]
+    if together[0] == together[1] or not all(map(_SEVERAL.fullmatch, texts)):
+        return None
+    letters = [re.findall("[A-H]", text) for text in texts]
+    joined = letters[together.index(True)]
+    return set(letters[0]) == set(letters[1]) if joined == sorted(set(joined)) else None

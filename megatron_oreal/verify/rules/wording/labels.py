@@ -6,7 +6,7 @@ from megatron_oreal.verify.rules.wording.vocabulary import changes
 
 _TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{\s*"
 _LEAD = re.compile(
-    r"(?:\\text(?:bf|rm|it)?\s*\{\s*)?(?:(?:so|thus|therefore|hence|we|find|get|have|that|the|final|correct|answer|solution|value|result"
+    r"(?:\\text(?:bf|rm|it)?\s*\{\s*)?(?:(?:so|thus|therefore|hence|there|we|find|get|have|that|the|final|correct|answer|solution|value|result"
     r"|is|are|be|exactly|just|simply|only)\b[ ,:]*)+\}?\s*",
     re.IGNORECASE,
 )
@@ -38,6 +38,7 @@ _TAIL = re.compile(
     re.IGNORECASE,
 )
 _LETTER_IS = re.compile(rf"(?:{_TEXT})?([a-zA-Z])\s*(?:{_TEXT})?\s(?:is equal to|equals|is)\s*\}}?\s*(?=[-\d\\(])")
+_SUCH = re.compile(r"(?<=\d)(\s*(?:\\text\s*\{\s*)?)such\s+(?=[a-z])", re.IGNORECASE)
 _OPEN_TEXT = re.compile(rf"^{_TEXT}")
 _WORD = re.compile(r"[A-Za-z]{2}")
 
@@ -50,7 +51,7 @@ def unlabelled(text: str) -> str:
     letter = _LETTER_IS.match(text)
     if letter:
         return f"{letter.group(1)} = {_without_surplus(text[letter.end() :])}"
-    value = _TAIL.sub("", text)
+    value = _SUCH.sub(r"\1 ", _TAIL.sub("", text))
     if value.count("{") == value.count("}") + 1 and _OPEN_TEXT.match(value):
         value = _OPEN_TEXT.sub("", value)  # \text{12 is the answer}
     lead = _lead(value)

@@ -23,6 +23,8 @@ _STATEMENTS = re.compile(r"(?:statements? )?(?:I{1,3}|IV|V)(?:(?:\s*,\s*and\s+|\
 _ONLY = re.compile(r"\s+only$")
 _WORDS_ALONE = re.compile(r"(?=.*[A-Za-z]{3})[A-Za-z][A-Za-z' -]*[.]?")
 _IDLE_WORDS = frozenset(["the", "a", "an", "all", "it", "is", "they", "are", "there", "of", "number", "numbers"])
+_KINDS = frozenset(["triangle", "quadrilateral", "function", "condition", "sequence", "win"])
+"""What a question says already of its answer: isosceles (triangle), Alice (wins)."""
 _IDLE = frozenset(("the", "a", "an", "equation", "system", "series", "sequence"))
 _YES_OR_NO = re.compile(r"(yes|no|true|false)\s*(?:[,.;:!(-]|$)(.*)", re.IGNORECASE | re.DOTALL)
 _REFUSED = re.compile(r"\b(?:yes|no|true|false|or|maybe|perhaps|unless|except|but|wrong)\b", re.IGNORECASE)
@@ -45,10 +47,11 @@ def same_phrase(answer: str, gold: str) -> bool | None:
 
 
 def _bare(text: str) -> list[str]:
-    """Its words without articles and plurals; empty where it is not words alone."""
+    """Its words without articles, plurals and a kind at the end; empty where it is not words alone."""
     if not _WORDS_ALONE.fullmatch(text):
         return []
-    return [word.removesuffix("s") for word in words_of(text) if word not in _IDLE_WORDS]
+    words = [word.removesuffix("s") for word in words_of(text) if word not in _IDLE_WORDS]
+    return words[:-1] if len(words) > 1 and words[-1] in _KINDS else words
 
 
 def _yes_or_no(text: str) -> str | None:
