@@ -13,6 +13,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import TrainConfig
@@ -21,7 +22,9 @@ from megatron_oreal.engines.supervisor import Supervisor
 from megatron_oreal.errors import ServerError
 from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.rollout.config import RolloutConfig
-from megatron_oreal.sync.follower import Follower
+
+if TYPE_CHECKING:
+    from megatron_oreal.sync.follower import Follower
 
 MAIN_KEYS = (
     "model.path run_dir rollout.placement rollout.engines rollout.tp rollout.bind rollout.sync rollout.sync_copy "
@@ -67,7 +70,7 @@ def run(config: Serving) -> None:
     """
     signal.signal(signal.SIGUSR1, lambda signum, frame: None)  # not SIG_IGN, which SGLang would inherit
     model, run_dir = config.model, Path(config.run_dir)
-    follower = Follower(config.run_dir, config.rollout, model.path, config.numbers, config.host) if config.rollout.sync == "disk" else None
+    follower = _follower(config) if config.rollout.sync == "disk" else None
     copy = str(follower.folder) if follower else ""
     supervisor = Supervisor(config.rollout, model.path, model.dtype, run_dir, config.numbers, config.asked, copy)
     for thread in (follower, supervisor):
@@ -83,6 +86,12 @@ def run(config: Serving) -> None:
         supervisor.stop()
         if follower:
             follower.stop()
+
+
+def _follower(config: Serving) -> "Follower":
+    from megatron_oreal.sync.follower import Follower  # imported late: --help needs no torch
+
+    return Follower(config.run_dir, config.rollout, config.model.path, config.numbers, config.host)
 
 
 def main(arguments: list[str] | None = None) -> int:
