@@ -11,7 +11,7 @@ from megatron_oreal.plan.host.fit import fit_of
 from megatron_oreal.plan.host.need import Place
 from megatron_oreal.plan.memory import NUMBER_BYTES, whole
 from megatron_oreal.plan.shapes import Architecture
-from megatron_oreal.plan.timing import Part, fullest_micro_batch, handed_over_s
+from megatron_oreal.plan.timing import Part, handed_over_s, spread_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def predict(config: Planned, model: Architecture) -> Prediction:
     parameters = whole(model.sizes)
     if config.plan.gpu == CPU:
         place = Place(config.plan.gpus, config.plan.gpus)  # all ranks are asked for, wherever they are
-        config = replace(config, learn=replace(config.learn, tokens_per_micro_batch=fullest_micro_batch(config, model.sizes)))
+        config = replace(config, learn=replace(config.learn, tokens_per_micro_batch=spread_of(config, model.sizes).fullest))
         held = {rank.stage: float(rank.training) for rank in fit_of(config, model.sizes, lambda _: place).need.ranks}
         return Prediction(parameters, {}, [held[stage] for stage in sorted(held)], [None] * len(held), "")
     plan = make_plan(config, model, builds=False)

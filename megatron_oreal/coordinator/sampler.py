@@ -180,6 +180,6 @@ class Enough:
             stop = self._stop if enough and not self.chosen else None
             if stop:
                 first = [name for name in self._finished if name not in self._due]
-                self.chosen = self._due | set(first[: self._needed - len(self._due)] if len(self._due) < self._needed else ())
+                self.chosen = self._due | set(first[: max(self._needed - len(self._due), 0)])
         if stop:
             stop()

@@ -89,7 +89,8 @@ class Trainable:
 
     @property
     def rests(self) -> bool:
-        return self._resting is not None
+        """In host memory, between turns."""
+        return self._resting is not None and self._resting.bytes > 0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -101,13 +102,14 @@ class Trainable:
             self._rest()
 
     def _rest(self) -> None:
-        self._saved = sharded_state(self.gpt, self.optimizer, loading=False)
+        """What a checkpoint holds has to be known before: of empty memory there are no parts."""
+        saved = sharded_state(self.gpt, self.optimizer, loading=False) if self.rests else None
         self._resting.rest()
-        self._saved = copied(self._saved, self._resting.copy_of)
+        self._saved = copied(saved, self._resting.copy_of) if saved else None
 
     def sharded(self, loading: bool) -> dict:
         """What a checkpoint holds of it. Between turns that of its last one, of which nothing has changed; to load, only in its turn."""
-        if self._resting is None or self._resting.awake:
+        if not self.rests or self._resting.awake:
             return sharded_state(self.gpt, self.optimizer, loading)
         return dict(self._saved)
 

@@ -62,6 +62,7 @@ class Spread:
     total_tokens: int  # of all ranks
     total_flops: float
     squares: int  # of the lengths of the busiest rank's sequences
+    fullest: int  # tokens of the fullest micro-batch: packing seldom fills the budget, and a small step stays far from it
 
     @property
     def work(self) -> Work:
@@ -85,15 +86,6 @@ def spread_of(config: Planned, hf) -> Spread:
     return spread_over(lengths, dp, config.learn.tokens_per_micro_batch, Cost.of(hf, head_dim(hf)), multiple)
 
 
-def fullest_micro_batch(config: Planned, hf) -> int:
-    """Tokens of it, by the lengths that are planned with: packing seldom fills the budget, and a small step stays far from it."""
-    parallel, split = config.parallel, Split(config.parallel.cp)
-    lengths = [split.padded(length) for length in trained_lengths(config)]
-    dp, cost = parallel.data_parallel(config.plan.gpus), Cost.of(hf, head_dim(hf))
-    ranks = partition(lengths, dp, config.learn.tokens_per_micro_batch, cost, parallel.pp if parallel.vpp else 1)
-    return max(sum(lengths[i] for i in micro) for rank in ranks for micro in rank)
-
-
 @lru_cache(maxsize=256)
 def spread_over(lengths: tuple[int, ...], dp: int, budget: int, cost: Cost, multiple: int = 1) -> Spread:
     """Arguments: as learn.packing.partition."""
@@ -102,7 +94,8 @@ def spread_over(lengths: tuple[int, ...], dp: int, budget: int, cost: Cost, mult
     busiest = ranks[work.index(max(work))]
     tokens = sum(lengths[i] for micro in busiest for i in micro)
     squares = sum(lengths[i] ** 2 for micro in busiest for i in micro)
-    return Spread(max(1, sum(map(bool, busiest))), tokens, max(work), sum(lengths), sum(work), squares)
+    fullest = max(sum(lengths[i] for i in micro) for rank in ranks for micro in rank)
+    return Spread(max(1, sum(map(bool, busiest))), tokens, max(work), sum(lengths), sum(work), squares, fullest)
 
 
 def step_parts(config: Planned, hf, memory: EngineMemory, parameters: int) -> list[Part]:
