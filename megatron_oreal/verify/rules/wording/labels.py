@@ -2,33 +2,32 @@
 
 import re
 
-from megatron_oreal.verify.rules.wording.vocabulary import changes
+from megatron_oreal.verify.rules.wording.vocabulary import TEXT, changes
 
-_TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{\s*"
 _LEAD = re.compile(
     r"(?:\\text(?:bf|rm|it)?\s*\{\s*)?(?:(?:so|thus|therefore|hence|there|we|find|get|have|that|the|final|correct|answer|solution|value|result"
     r"|is|are|be|exactly|just|simply|only)\b[ ,:]*)+\}?\s*",
     re.IGNORECASE,
 )
 _SAID = re.compile(
-    rf"(?:{_TEXT})?(?P<label>[A-Za-z][A-Za-z' -]{{1,60}}?)(?:\s*\}})?"
-    rf"(?P<figure>\s*\\?(?:triangle|angle)?\s*[A-Z]{{1,5}}\s*(?:{_TEXT})?)?"
+    rf"(?:{TEXT})?(?P<label>[A-Za-z][A-Za-z' -]{{1,60}}?)(?:\s*\}})?"
+    rf"(?P<figure>\s*\\?(?:triangle|angle)?\s*[A-Z]{{1,5}}\s*(?:{TEXT})?)?"
     r"\s*(?:\b(?:is|are|equals|will be|was)\b(?:\s+equal to)?\s*:?|:)\s*\}?\s*"
 )
-_SAID_OF = re.compile(rf"{_TEXT}[A-Za-z ,']{{1,60}}\}}\s*[^{{}}=<>]{{1,30}}{_TEXT}(?:is|are|equals)(?: equal to)?\s*:?\s*\}}\s*")
+_SAID_OF = re.compile(rf"{TEXT}[A-Za-z ,']{{1,60}}\}}\s*[^{{}}=<>]{{1,30}}{TEXT}(?:is|are|equals)(?: equal to)?\s*:?\s*\}}\s*")
 _OF_A_FIGURE = re.compile(
-    rf"(?:(?:{_TEXT})?(?:the )?(?:ellipse|circle|line|parabola|hyperbola|curve|plane|sphere|function|equation|graph)s?\s*:?\s*\}}?"
+    rf"(?:(?:{TEXT})?(?:the )?(?:ellipse|circle|line|parabola|hyperbola|curve|plane|sphere|function|equation|graph)s?\s*:?\s*\}}?"
     r"|[a-zA-Z](?:_\w)?\s*:)"
     r"\s+(?=[^\s:].*=)",
     re.IGNORECASE,
 )
 _PART_OF_QUESTION = re.compile(
-    rf"(?:{_TEXT})?(?:Part|Question|Problem|Q)\s*\(?(?:[a-z]|i{{1,3}}|\d)\)?\s*[:.]?\s*\}}?\s*(?=\S)", re.IGNORECASE
+    rf"(?:{TEXT})?(?:Part|Question|Problem|Q)\s*\(?(?:[a-z]|i{{1,3}}|\d)\)?\s*[:.]?\s*\}}?\s*(?=\S)", re.IGNORECASE
 )
 _NAMED = re.compile(
-    rf"(?:{_TEXT})?(?:(?:the|an?) )?(?:(?:max|min|total|sum|area|volume|length|perimeter|radius|exactly|year|minimum|maximum)\.?\s?)+"
+    rf"(?:{TEXT})?(?:(?:the|an?) )?(?:(?:max|min|total|sum|area|volume|length|perimeter|radius|exactly|year|minimum|maximum)\.?\s?)+"
     rf"(?:value|point|number|of)?(?:\s*\}})?\s*(?=[-\d\\A-Z])(?!\\text\b)\}}?\s*"
-    rf"|(?:{_TEXT})?(?:the )?(?:ordered |solution )?(?:points?|pairs?|set|vector|triple|vertex|cent(?:er|re)|midpoint|focus|at)"
+    rf"|(?:{TEXT})?(?:the )?(?:ordered |solution )?(?:points?|pairs?|set|vector|triple|vertex|cent(?:er|re)|midpoint|focus|at)"
     r"\s*(?:is\s*)?\}?\s*(?=[(\\\[]|[A-Z]'?\s*\()",
     re.IGNORECASE,
 )
@@ -37,9 +36,9 @@ _TAIL = re.compile(
     r" (?:answer|solution|minimum|maximum|value|result|minimum value|maximum value|root)\s*\}?$",
     re.IGNORECASE,
 )
-_LETTER_IS = re.compile(rf"(?:{_TEXT})?([a-zA-Z])\s*(?:{_TEXT})?\s(?:is equal to|equals|is)\s*\}}?\s*(?=[-\d\\(])")
+_LETTER_IS = re.compile(rf"(?:{TEXT})?([a-zA-Z])\s*(?:{TEXT})?\s(?:is equal to|equals|is)\s*\}}?\s*(?=[-\d\\(])")
 _SUCH = re.compile(r"(?<=\d)(\s*(?:\\text\s*\{\s*)?)such\s+(?=[a-z])", re.IGNORECASE)
-_OPEN_TEXT = re.compile(rf"^{_TEXT}")
+_OPEN_TEXT = re.compile(rf"^{TEXT}")
 _WORD = re.compile(r"[A-Za-z]{2}")
 
 

@@ -2,13 +2,12 @@
 
 import re
 
-from megatron_oreal.verify.rules.wording.vocabulary import changes, plain
+from megatron_oreal.verify.rules.wording.vocabulary import TEXT, changes, plain
 
 NAME_MARK = "\x02"
 """Around a name that the grammar has no place for; the lexer makes it one letter."""
 MAX_LABEL = 120
 
-_TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{\s*"
 _FUNCTION = (
     r"(?:\\(?:mathbb|mathrm|operatorname|text|mathbf)\s*\{\s*)?\\?"
     r"(?:P|Pr|E|D|V|Var|Cov|Corr|SD|card|dim|rank|rk|tr|deg|det|ord|Arg|arg|Re|Im)\s*\}?"
@@ -33,7 +32,7 @@ _SERIES = re.compile(
 _CAPITALS = re.compile(
     r"(?=.*(?:\\(?:cap|cup|complement|setminus)|C_))(?:[A-Z(){}\s_']|\\(?:cap|cup|complement|overline|bar|setminus|backslash|mathbb)(?![a-z]))+"
 )
-_WORDS = re.compile(rf"{_TEXT}([A-Za-z][A-Za-z .'-]*)\}}\s*(?:(?:\\(?:triangle|angle|odot)\s*)?[A-Z]{{1,5}}(?:_\w)?\s*)?")
+_WORDS = re.compile(rf"{TEXT}([A-Za-z][A-Za-z .'-]*)\}}\s*(?:(?:\\(?:triangle|angle|odot)\s*)?[A-Z]{{1,5}}(?:_\w)?\s*)?")
 _DERIVATIVE = re.compile(
     r"\\frac\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}(?:\s*\|\s*_.*)?|[a-zA-Z]'+\s*\([^()]*\)"
 )
@@ -48,7 +47,7 @@ _JOINT = re.compile(
 
 
 _EXTREMES = re.compile(
-    rf"(?P<before>^|,\s*){_TEXT},?\s*(?:the )?(?P<name>minimum|maximum|min|max)(?: value)?\s*(?:is|of|:)?\s*\}}\s*:?\s*(?=[-\d\\])",
+    rf"(?P<before>^|,\s*){TEXT},?\s*(?:the )?(?P<name>minimum|maximum|min|max)(?: value)?\s*(?:is|of|:)?\s*\}}\s*:?\s*(?=[-\d\\])",
     re.IGNORECASE,
 )
 

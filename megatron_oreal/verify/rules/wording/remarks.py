@@ -2,19 +2,18 @@
 
 import re
 
-from megatron_oreal.verify.rules.wording.vocabulary import changes, plain, words_of
+from megatron_oreal.verify.rules.wording.vocabulary import TEXT, changes, plain, words_of
 
-_TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{\s*"
 _ABOUT = r"(?:approximately|approx\.?|about|roughly|around|or about|or approximately|or approx\.?|which is about|which is approximately)"
 _VALUE = r"\$?\s*-?[\d.,]+(?:\s*\\times\s*10\s*\^\s*\{?-?\d+\}?)?\s*(?:\\?%)?"
 _APPROXIMATION = re.compile(
-    rf"\s*,?\s*(?:{_TEXT})?,?\s*(?:\(\s*(?:{_TEXT})?(?:\\approx|{_ABOUT}|=)|(?:or|which is)\s+(?:{_ABOUT}|\\approx))\s*\}}?\s*\(?{_VALUE}"
-    rf"\s*(?:{_TEXT})?[a-zA-Z ]{{0,20}}\}}?\s*\)?\s*\}}?\s*$",
+    rf"\s*,?\s*(?:{TEXT})?,?\s*(?:\(\s*(?:{TEXT})?(?:\\approx|{_ABOUT}|=)|(?:or|which is)\s+(?:{_ABOUT}|\\approx))\s*\}}?\s*\(?{_VALUE}"
+    rf"\s*(?:{TEXT})?[a-zA-Z ]{{0,20}}\}}?\s*\)?\s*\}}?\s*$",
     re.IGNORECASE,
 )
-_BRACKETED = re.compile(rf"\s*(?:{_TEXT})?\s*\((?P<words>[^()]*(?:\([^()]*\)[^()]*)*)\)\s*\}}?\s*$")
+_BRACKETED = re.compile(rf"\s*(?:{TEXT})?\s*\((?P<words>[^()]*(?:\([^()]*\)[^()]*)*)\)\s*\}}?\s*$")
 _AT = re.compile(
-    rf"\s*,?\s*(?:{_TEXT})\s*,?\s*(?:when|at|attained (?:at|when|for)|achieved (?:at|when|for)|occurring at|occurs at|reached at"
+    rf"\s*,?\s*(?:{TEXT})\s*,?\s*(?:when|at|attained (?:at|when|for)|achieved (?:at|when|for)|occurring at|occurs at|reached at"
     rf"|as required|as desired|since|because)\b[^{{}}]*\}}(?P<rest>.*)$",
     re.DOTALL,
 )
@@ -53,11 +52,11 @@ _FUNCTIONS = frozenset(
         "mod",
     ]
 )
-_LEAD = re.compile(rf"(?:{_TEXT})?(?P<word>approximately|approx\.?|about|roughly|around)\s*\}}?\s*(?=[-\d\\$])", re.IGNORECASE)
+_LEAD = re.compile(rf"(?:{TEXT})?(?P<word>approximately|approx\.?|about|roughly|around)\s*\}}?\s*(?=[-\d\\$])", re.IGNORECASE)
 _EXPANSION = re.compile(r"(?<=[\w})])\s*=\s*-?\d+\.\d+\s*(?:\.\.\.|\\l?dots)\s*$")
-_ONLY = re.compile(rf"(?<=\w)\s*{_TEXT}only\s*\}}$|(?<=\w)\s+only(?=\s*\}}$)")
+_ONLY = re.compile(rf"(?<=\w)\s*{TEXT}only\s*\}}$|(?<=\w)\s+only(?=\s*\}}$)")
 _SIMILAR = re.compile(r"^\\(?:sim|simeq)\s*(?=[-\d.\\])")
-_TRAILING_LEAD = re.compile(rf"\s*(?:{_TEXT})?\(?\s*(?:approximately|approx\.?)\s*\)?\s*\}}?$", re.IGNORECASE)
+_TRAILING_LEAD = re.compile(rf"\s*(?:{TEXT})?\(?\s*(?:approximately|approx\.?)\s*\)?\s*\}}?$", re.IGNORECASE)
 
 
 def without_remarks(text: str) -> str:

@@ -16,6 +16,8 @@ _NOT_A_LABEL = """
 CHANGING = frozenset(_NOT_A_LABEL.split())
 """No label or remark that holds one of these is left out: the value would not say the same without it."""
 
+TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{\s*"
+"""The beginning of words that are set as text."""
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathsf|mbox|operatorname)\s*\{([^{}]*)\}")
 _SUPERLATIVE = re.compile(
     r"(?<!\bat )\bleast (?:(?:possible|positive|common) )*(?:value|number|integer|multiple|area|length|distance|amount|cost)\b"
