@@ -4,8 +4,8 @@
         [--changed 0.03]
 
 Real Megatron ranks (no optimizer) publish a policy of random weights to real engines. Between the rounds, with ranks and engines idle, the
-same number of bytes travels barely: broadcast in buckets from one process to as many others as there are engine ranks (gloo on CPU, NCCL
-on GPUs); for the disk written to one file and read by each engine's process; for `tensor` on a GPU copied from one place of its memory to
+same number of bytes travels barely: broadcast in buckets from one process to as many others as there are engine ranks, which copy them to
+where they belong (gloo on CPU, NCCL on GPUs); for the disk written to one file and read by each engine's process; for `tensor` on a GPU copied from one place of its memory to
 another. Medians; `proof` (checksums on both sides) is part of `sync`. Over disk a round publishes twice: all weights over a new connection,
 then what changed, `--changed` of the numbers by their last bit, beside the same bare write and read of all of them.
 `same work`: the broadcast again, in which every process also does what a proven sync cannot do without: receive into memory of its own,
@@ -113,9 +113,9 @@ def bare_rank(rank: int, world: int, port: int, size: int, start, results) -> No
     cuda = torch.cuda.is_available() and torch.cuda.device_count() >= world
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")
     dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world, timeout=timedelta(seconds=DEADLINE_S))
-    weights = torch.ones(size, dtype=torch.uint8, device=device)
+    weights, bucket = (torch.ones(n, dtype=torch.uint8, device=device) for n in (size, BUCKET_MB << 20))
     while start.get(timeout=DEADLINE_S) >= 0:
-        seconds = [timed(dist.barrier, broadcast, weights), timed(dist.barrier, broadcast_and_load, weights, rank)]
+        seconds = [timed(dist.barrier, broadcast_and_copy, weights, bucket, rank), timed(dist.barrier, broadcast_and_load, weights, rank)]
         if rank == 0:
             results.put(seconds)
     dist.destroy_process_group()
@@ -130,13 +130,15 @@ def timed(barrier, function, *arguments) -> float:
     return time.perf_counter() - started
 
 
-def broadcast(weights) -> None:
-    """Into a bucket that is there already."""
+def broadcast_and_copy(weights, bucket, rank: int) -> None:
+    """Into a bucket that is there already, and from there into the weights."""
     import torch.distributed as dist
 
-    bucket = weights[: BUCKET_MB << 20]
-    for begin in range(0, len(weights), len(bucket)):
-        dist.broadcast(bucket[: min(len(bucket), len(weights) - begin)], src=0)
+    for part in weights.split(len(bucket)):
+        received = bucket[: len(part)] if rank else part
+        dist.broadcast(received, src=0)
+        if rank:
+            part.copy_(received)
 
 
 def broadcast_and_load(weights, rank: int) -> None:

@@ -36,6 +36,11 @@ class ParallelConfig(Layout):
         return world_size // model_parallel
 
 
+STIFFEST = 0.98
+"""The largest beta of moments in bfloat16. Where gradients vanish, a step takes (1 - beta) of a mean from it, and numbers of 8 bits round
+what is less than 1/512 of it away to the mean itself: at 0.999 it never falls (tests/learn/test_precision.py)."""
+
+
 @dataclass(frozen=True)
 class OptimizerConfig(Checked):
     """AdamW with linear warm-up and cosine decay (spec, Schedule): conf/optimizer/."""
@@ -48,6 +53,7 @@ class OptimizerConfig(Checked):
     betas: tuple[float, float]
     eps: float
     clip_grad: float
+    moments: str
 
     def check(self, require: Require) -> None:
         require(0 < self.lr < inf, f"lr={self.lr} must be above 0")
@@ -56,6 +62,11 @@ class OptimizerConfig(Checked):
         require(0 <= self.weight_decay < inf, f"weight_decay={self.weight_decay} must not be negative")
         require(all(0 <= beta < 1 for beta in self.betas), f"betas={list(self.betas)} must be at least 0 and below 1")
         require(0 < self.eps < inf, f"eps={self.eps} must be above 0")
+        require(self.moments in ("float32", "bfloat16"), f"moments={self.moments} must be float32 or bfloat16")
+        require(
+            self.moments == "float32" or max(self.betas) <= STIFFEST,
+            f"moments=bfloat16 needs betas of at most {STIFFEST}, not {list(self.betas)}: 8 bits cannot hold what a step changes then",
+        )
         require(self.clip_grad > 0, f"clip_grad={self.clip_grad} must be above 0")
 
 

@@ -19,6 +19,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
+from torch.optim import Optimizer
 
 METADATA = {
     "distrib_optim_sharding_type": "fully_reshardable",  # whole parameters, so that any layout can load it
@@ -34,6 +35,8 @@ def save_in_place(optimizers: list[DistributedOptimizer]) -> None:
     for one in optimizers:
         one.sharded_param_state_fully_reshardable = partial(_own_blocks, one)
         one.load_parameter_state_from_fully_reshardable = lambda state: None  # the reader has filled the optimizer's own tensors
+        if one.config.use_precision_aware_optimizer:  # its own would make float32 of all that is less
+            one.optimizer.state_dict = partial(Optimizer.state_dict, one.optimizer)
 
 
 def sharded_state(chunks: Sequence[GPTModel], optimizer: MegatronOptimizer, loading: bool) -> dict:
@@ -59,12 +62,20 @@ def _own_blocks(
     of_parameter = {one.data: one for one in nested_values(sharded)}
     numbered: dict[int, dict[str, list[ShardedTensor]]] = {}
     for parameter, start, end in _own_ranges(optimizer):
-        states = optimizer._get_main_param_and_optimizer_states(parameter)
+        states = _states(optimizer, parameter)
         wholes = list(_wholes(of_parameter[parameter], parameter))
         numbered[len(numbered)] = {
             field: [block for whole in wholes for block in _blocks(whole, field, states[field].detach(), start, end)] for field in FIELDS
         }
     return numbered
+
+
+def _states(optimizer: DistributedOptimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """FIELDS of this rank's piece of a parameter as they are in memory, of whatever number type."""
+    group, place = optimizer.model_param_group_index_map[parameter]
+    held = optimizer.optimizer.param_groups[group]["params"][place]
+    state = optimizer.optimizer.state[held]
+    return {"param": state.get("master_param", held)} | state
 
 
 def _own_ranges(optimizer: DistributedOptimizer) -> Iterator[tuple[Tensor, int, int]]:

@@ -79,6 +79,7 @@ def _replace_adam() -> None:
     import megatron.core.optimizer.distrib_optimizer as distributed
 
     optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = CpuFusedAdam, False
+    optimizer.is_te_min_version = lambda version: False  # asked of what Adam it is; without Transformer Engine it raises
     distributed.Adam, distributed.HAVE_APEX_OR_TE = CpuFusedAdam, True
     distributed.USING_APEX_OPTIMIZER, distributed.USING_TE_OPTIMIZER = True, False
 
@@ -110,12 +111,45 @@ def _among_others(collective: Callable) -> Callable:
 
 
 class CpuFusedAdam(torch.optim.Optimizer):
-    """AdamW with the interface and state layout of Apex's and Transformer Engine's FusedAdam: `step` lives in the group."""
+    """AdamW with the interface and state layout of Apex's and Transformer Engine's FusedAdam: `step` lives in the group.
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, adam_w_mode=True, bias_correction=True):
+    With `master_weights` as the latter's: it holds those itself, moments may be of less than float32, and gradients are `decoupled_grad`.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        adam_w_mode=True,
+        bias_correction=True,
+        master_weights=False,
+        exp_avg_dtype=torch.float32,
+        exp_avg_sq_dtype=torch.float32,
+        **_as_here_anyway,
+    ):
         if not adam_w_mode:
             raise ValueError("CpuFusedAdam: only decoupled weight decay (AdamW) is supported on CPU")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bias_correction": bias_correction})
+        self._has_masters, self._dtypes = master_weights, {"exp_avg": exp_avg_dtype, "exp_avg_sq": exp_avg_sq_dtype}
+
+    def initialize_state(self, parameter: torch.Tensor, store_param_remainders: bool) -> None:
+        """Zeros, and the master weight."""
+        self.state[parameter].update({name: torch.zeros_like(parameter, dtype=dtype) for name, dtype in self._dtypes.items()})
+        if self._has_masters:
+            self.state[parameter]["master_param"] = parameter.detach().float().clone()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Torch's makes of all states what the parameters are; Transformer Engine's keeps them as they were begun."""
+        if not self._has_masters:
+            return super().load_state_dict(state_dict)
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for number, parameter in zip(saved["params"], group["params"], strict=True):
+                for name, value in state_dict["state"].get(number, {}).items():
+                    self.state[parameter][name].copy_(value)
+            group.update({name: value for name, value in saved.items() if name != "params"})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -124,24 +158,41 @@ class CpuFusedAdam(torch.optim.Optimizer):
             if not group["params"]:
                 continue
             group["step"] = group.get("step", 0) + 1
+            if self._has_masters:
+                for parameter in group["params"]:
+                    self._update_apart(group, parameter)
+                continue
             params = [p for p in group["params"] if p.grad is not None]
-            for p in params:
-                if not self.state[p]:
-                    self.state[p].update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-            adamw(
-                params,
-                [p.grad for p in params],
-                [self.state[p]["exp_avg"] for p in params],
-                [self.state[p]["exp_avg_sq"] for p in params],
-                [],
-                [torch.tensor(float(group["step"] - 1)) for _ in params],
-                foreach=False,
-                fused=True,  # in one pass, without temporaries as large as the weights
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
+            for p in (p for p in params if not self.state[p]):
+                self.initialize_state(p, False)
+            moments = ([self.state[p][name] for p in params] for name in self._dtypes)
+            _update(group, params, [p.grad for p in params], *moments)
+
+    def _update_apart(self, group: dict, parameter: torch.Tensor) -> None:
+        """In float32; what is kept is rounded once."""
+        state = self.state[parameter]
+        moments = [state[name].float() for name in self._dtypes]
+        _update(group, [state["master_param"]], [parameter.decoupled_grad], *([moment] for moment in moments))
+        for name, moment in zip(self._dtypes, moments, strict=True):
+            state[name].copy_(moment)
+        parameter.copy_(state["master_param"])
+
+
+def _update(group: dict, params: list, gradients: list, means: list, squares: list) -> None:
+    adamw(
+        params,
+        gradients,
+        means,
+        squares,
+        [],
+        [torch.tensor(float(group["step"] - 1)) for _ in params],
+        foreach=False,
+        fused=True,  # in one pass, without temporaries as large as the weights
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )

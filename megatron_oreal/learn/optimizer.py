@@ -11,6 +11,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer, get_standard_config_overrides
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
 
@@ -50,8 +51,8 @@ class Trainable:
         # Megatron's standard overrides take norms and biases out of the weight decay; there are no others here.
         overrides = {} if config.weight_decay_on_norms else get_standard_config_overrides(options)
         self.optimizer = get_megatron_optimizer(options, self.model, overrides, use_gloo_process_groups=False)
-        for one in self.optimizer.chained_optimizers:
-            one.init_state_fn(one.optimizer)  # Adam's state would come with its first step; a frozen policy is saved before that
+        for one in self.optimizer.chained_optimizers:  # Adam's state would come with its first step; a frozen policy is saved before that
+            _begin_states(one)
         save_in_place(self.optimizer.chained_optimizers)
         self._resting: Resting | None = None
         self._schedule = OptimizerParamScheduler(
@@ -159,7 +160,8 @@ class Trainable:
                 f"gradients are not finite (norm {norm}{self._first_that_is_not_finite()}); resume=auto with a smaller lr goes on"
             )
         for one in self.optimizer.chained_optimizers:
-            clip_grad_by_total_norm_fp32(one.get_parameters(), max_norm=one.config.clip_grad, total_norm=norm)
+            apart = one.config.use_precision_aware_optimizer  # gradients have another dtype than what they are the gradients of
+            clip_grad_by_total_norm_fp32(one.get_parameters(), max_norm=one.config.clip_grad, total_norm=norm, use_decoupled_grad=apart)
         self.optimizer.step_with_ready_grads()
         self._is_whole = not self._gathers_late
         return norm
@@ -201,8 +203,16 @@ def _stand_in_for_no_gradient(parameter: torch.nn.Parameter):
     return accumulate
 
 
+def _begin_states(one: DistributedOptimizer) -> None:
+    if not one.config.use_precision_aware_optimizer:
+        return one.init_state_fn(one.optimizer)
+    for group in one.optimizer.param_groups:  # Megatron's own calls Transformer Engine's without its second argument
+        for parameter in group["params"]:
+            one.optimizer.initialize_state(parameter, False)
+
+
 def _megatron_config(config: OptimizerConfig, transformer, gathers_late: bool) -> MegatronOptimizerConfig:
-    return MegatronOptimizerConfig(
+    options = MegatronOptimizerConfig(
         optimizer="adam",
         lr=config.lr,
         min_lr=config.min_lr,
@@ -216,3 +226,8 @@ def _megatron_config(config: OptimizerConfig, transformer, gathers_late: bool) -
         bf16=transformer.bf16,
         params_dtype=torch.bfloat16 if transformer.bf16 else torch.float32,
     )
+    if config.moments != "float32":  # set afterwards: where it is made it looks for Transformer Engine, which a CPU's stand-in does without
+        options.use_precision_aware_optimizer = options.use_precision_aware_optimizer_no_fp8_or_ds_fp8 = True
+        options.exp_avg_dtype = options.exp_avg_sq_dtype = getattr(torch, config.moments)
+        options.store_param_remainders = False  # checkpoints hold whole master weights, which any other run can load
+    return options

@@ -41,6 +41,7 @@ OPTIMIZER = OptimizerConfig(
     betas=(0.9, 0.999),
     eps=1e-8,
     clip_grad=1.0,
+    moments="float32",
 )
 """No value of it changes a size."""
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.learn import batch, pipeline
 from megatron_oreal.learn.background_save import HostCopies
+from megatron_oreal.learn.megatron_cpu import CpuFusedAdam
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner, Models
 from megatron_oreal.model.config import ComputeConfig, ModelConfig
@@ -158,3 +159,34 @@ def test_models_that_rest_between_their_turns_give_the_same_numbers_and_leave_th
     [(awake, held)], [(resting, left)] = (ranks(1, train_and_rest, dataclasses.replace(run, run_dir=str(tmp_path))) for run in runs)
     assert resting == awake
     assert left < 0.4 * held, "the policy's weights, 2 bytes of some 36 a parameter, and little else"
+
+
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
+def test_transformer_engines_adam_with_master_weights_does_what_its_stand_in_does(moments):
+    from transformer_engine.pytorch.optimizers import FusedAdam
+
+    start, adams = torch.randn(1000).bfloat16(), []
+    for made, device in ((FusedAdam, "cuda"), (CpuFusedAdam, "cpu")):
+        parameter = start.clone().to(device)
+        adam = made(
+            [parameter],
+            lr=1e-2,
+            betas=(0.9, 0.95),
+            weight_decay=0.1,
+            master_weights=True,
+            exp_avg_dtype=moments,
+            exp_avg_sq_dtype=moments,
+            use_decoupled_grad=True,
+        )
+        adam.initialize_state(parameter, False)
+        adams.append((adam, parameter, torch.Generator().manual_seed(1)))
+    for adam, parameter, generator in adams:
+        for _ in range(5):
+            parameter.decoupled_grad = torch.randn(1000, generator=generator).to(parameter.device)
+            adam.step()
+    (real, on_gpu, _), (stand_in, on_cpu, _) = adams
+    assert real.state[on_gpu].keys() == stand_in.state[on_cpu].keys()
+    for name, value in real.state[on_gpu].items():
+        assert value.dtype == stand_in.state[on_cpu][name].dtype
+        torch.testing.assert_close(value.cpu().float(), stand_in.state[on_cpu][name].float(), rtol=1e-2, atol=1e-4, msg=name)
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-2, atol=1e-3)
