@@ -5,9 +5,10 @@
 
 Real Megatron ranks (no optimizer) publish a policy of random weights to real engines. Between the rounds, with ranks and engines idle, the
 same number of bytes travels barely: broadcast in buckets from one process to as many others as there are engine ranks, which copy them to
-where they belong (gloo on CPU, NCCL on GPUs); for the disk written to one file and read by each engine's process; for `tensor` on a GPU copied from one place of its memory to
-another. Medians; `proof` (checksums on both sides) is part of `sync`. Over disk a round publishes twice: all weights over a new connection,
-then what changed, `--changed` of the numbers by their last bit, beside the same bare write and read of all of them.
+where they belong (gloo on CPU, NCCL on GPUs); for the disk written to one file and read by each engine's process; for `tensor` on a GPU
+copied from one place of its memory to another. Medians; `proof` (the engines' checksums, and comparing them) is part of `sync`. Each round
+publishes once more without any checksums, on either side. Over disk it publishes twice each time: all weights over a new connection, then
+what changed, `--changed` of the numbers by their last bit, beside the same bare write and read of all of them.
 `same work`: the broadcast again, in which every process also does what a proven sync cannot do without: receive into memory of its own,
 copy that into the weights, hash all bytes at both ends. On a host whose cores do all of this that is the bound, not the bare broadcast.
 """
@@ -21,8 +22,10 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -64,7 +67,7 @@ def join(rank: int, world: int, port: int) -> None:
 
 def publishing_rank(rank: int, world: int, port: int, config, changed: float, turns, results) -> None:
     """Publishes a next version whenever it gets a turn, ends at a turn of -1. With `changed` every odd version over a new connection, and
-    every even one after a step that changed so many of the numbers."""
+    every even one after a step that changed so many of the numbers. Every second of them all (pair, with `changed`) without checksums."""
     join(rank, world, port)
     from megatron_oreal.monitor.logs import quiet_libraries
 
@@ -86,10 +89,25 @@ def publishing_rank(rank: int, world: int, port: int, config, changed: float, tu
                     step(policy, changed, version)
                     if version % 2:
                         publisher.disconnect()
-                metrics = publisher.publish(policy, version)
+                with unproven() if is_unproven(version, bool(changed)) else nullcontext():
+                    metrics = publisher.publish(policy, version)
                 ranks.barrier()
                 if ranks.conducts:
                     results.put((metrics["time/sync"], metrics["time/sync_proof"], metrics.get("sync/written_bytes", 0)))
+
+
+def is_unproven(version: int, in_pairs: bool) -> bool:
+    return (version - 1) // (2 if in_pairs else 1) % 2 == 1
+
+
+@contextmanager
+def unproven():
+    """Nothing is hashed and nothing compared."""
+    from megatron_oreal.sync import carry, publisher
+
+    nothing = {"side_effect": None, "return_value": None}
+    with patch.object(publisher.Publisher, "_prove", **nothing), patch.object(carry.WeightSender, "_note", **nothing):
+        yield
 
 
 def step(policy, changed: float, version: int) -> None:
@@ -235,21 +253,25 @@ def measure(arguments, model: Path, run_dir: Path, size: int, way: str) -> dict[
     config, kinds = settings(arguments, model, run_dir, way), (f"{way}, all", f"{way}, what changed") if way == "disk" else (way,)
     ranks = Team(arguments.tp * arguments.pp, publishing_rank, config, arguments.changed if way == "disk" else 0.0)
     bare = Team(1 + receivers, bare_rank, size)
-    rows = {kind: [] for kind in kinds}
+    rows, without = {kind: [] for kind in kinds}, {kind: [] for kind in kinds}
     try:
-        for number in range((arguments.rounds + 1) * len(kinds)):
+        for number in range((arguments.rounds + 1) * len(kinds) * 2):
             sync, proof, written = ranks.turn(number + 1)
+            kind = kinds[number % len(kinds)]
+            if is_unproven(number + 1, way == "disk"):
+                without[kind].append(sync)
+                continue
             if way == "disk":
                 bare_s, same_work = bare_disk(run_dir, size, receivers), math.nan
             elif way == "tensor" and has_gpu():
                 bare_s, same_work = bare_copy(size), math.nan
             else:
                 bare_s, same_work = bare.turn(number)
-            rows[kinds[number % len(kinds)]].append((sync, proof, bare_s, same_work, written))
+            rows[kind].append((sync, proof, bare_s, same_work, written))
     finally:
         ranks.end()
         bare.end()
-    return {kind: medians(rounds[1:]) for kind, rounds in rows.items()}
+    return {kind: medians(rounds[1:]) | {"unproven": statistics.median(without[kind][1:])} for kind, rounds in rows.items()}
 
 
 def medians(rounds: list[tuple[float, ...]]) -> dict[str, float]:
@@ -259,7 +281,7 @@ def medians(rounds: list[tuple[float, ...]]) -> dict[str, float]:
 
 def line(kind: str, m: dict[str, float], size: int) -> str:
     """Of the table."""
-    ratios = f"{m['sync'] / m['bare']:.2f} | {(m['sync'] - m['proof']) / m['bare']:.2f}"
+    ratios = f"{m['sync'] / m['bare']:.2f} | {m['unproven']:.2f} | {m['unproven'] / m['bare']:.2f}"
     work = "|" if math.isnan(m["same_work"]) else f"{m['same_work']:.2f} | {m['sync'] / m['same_work']:.2f}"
     figures = f"{m['sync']:.2f} | {m['proof']:.2f} | {size / 1e6 / m['sync']:.0f} | {m['bare']:.2f} | {ratios}"
     return f"| {kind} | {figures} | {work} | {m['written'] / 1e6:.1f} |"
@@ -297,7 +319,8 @@ def main() -> None:
             "MB/s",
             "bare, s",
             "ratio",
-            "without proof",
+            "no proof, s",
+            "ratio",
             "same work, s",
             "ratio",
             "MB written",

@@ -184,10 +184,13 @@ class _Sending(Background):
 
 
 def tp_size(endpoint: Endpoint, timeout_s: float) -> int:
-    """Of an engine, as it says itself. Raises ValueError where it is split in another way as well."""
+    """Of an engine, as it says itself. Raises ValueError where it is split in another way as well, or cannot load weights again."""
     info = endpoint.get("/server_info", timeout_s)
     sizes = {name: info.get(name, 1) for name in ("pp_size", "dp_size")}
     if any(size != 1 for size in sizes.values()):
         layout = ", ".join(f"{name}={size}" for name, size in sizes.items())
         raise ValueError(f"rollout.server_args: weight sync needs engines with tensor parallelism alone, {endpoint.url} has {layout}")
+    if info.get("quantization"):
+        # SGLang 0.5.21, layers/quantization/fp8.py: another shape after loading, and no way back.
+        raise ValueError(f"{endpoint.url} has quantized its weights ({info['quantization']}): SGLang cannot load new ones into those")
     return info.get("tp_size", 1)

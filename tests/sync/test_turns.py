@@ -3,12 +3,15 @@
 The stand-ins say what time it was when they had answered; tests/sync/test_sync.py has a real engine sleep, wake and serve new weights.
 """
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+
+import pytest
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.engines.endpoint import Endpoint
@@ -17,6 +20,7 @@ from megatron_oreal.engines.registry import RegistryEntry, register, registry_fo
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model.platform import Platform
+from megatron_oreal.sync.carry import tp_size
 from megatron_oreal.sync.deliver import Updates
 from megatron_oreal.sync.publisher import Publisher
 from tests.settings import rollout_config, tiny_run
@@ -29,7 +33,7 @@ class Engine(ThreadingHTTPServer):
 
     def __init__(self, *unknown: str):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.unknown, self.answered = unknown, []
+        self.unknown, self.answered, self.info = unknown, [], {}
         self.endpoint = Endpoint(f"http://127.0.0.1:{self.server_port}")
 
 
@@ -41,6 +45,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.answered.append((path, time.time()))
         self.send_response(404 if path in self.server.unknown else 200)
         self.end_headers()
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(self.server.info).encode())
 
     def log_message(self, *_):
         pass
@@ -86,6 +96,17 @@ def test_an_engine_says_itself_whether_it_has_updates():
             updates.end()
     assert [path for path, _ in new.answered] == ["/begin_weight_update", "/end_weight_update"] * 2
     assert [path for path, _ in old.answered] == ["/begin_weight_update"]  # asked once
+
+
+def test_an_engine_that_could_not_load_new_weights_is_refused():
+    engine = Engine()
+    with serving(engine) as [endpoint]:
+        engine.info = {"tp_size": 4, "quantization": None}
+        assert tp_size(endpoint, 10) == 4
+        for key, value in (("quantization", "fp8"), ("pp_size", 2)):
+            engine.info = {"tp_size": 4, key: value}
+            with pytest.raises(ValueError, match=str(value)):
+                tp_size(endpoint, 10)
 
 
 def make_room(run: TrainConfig, endpoints: list[Endpoint]) -> float:
