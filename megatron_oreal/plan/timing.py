@@ -30,6 +30,9 @@ SWITCH_S = 3.0
 HANDED_BYTES_S = 10e9
 """Of weights that are gathered over the ranks and handed to engines: fitted to NeMo-RL v0.3's refits (8B 4 to 6 s, 70B 15 to 20 s) and
 verl's (7B 3 to 9 s)."""
+FLATTENED_BYTES_S = 20e9
+"""The same in flat buckets, a handle each, as rollout.sync=tensor does it: slime's 3.0 s for the 61 GB of a 30B model on one host of eight
+H200, which took 11 to 13.5 s with a handle for each tensor."""
 COMPARED_BYTES_S, CHANGED_BYTES_S = 8 * 1.7e9, 8 * 4.3e9
 """Of weights on eight threads of a host: a version compared with the one before, what changed packed; and a copy brought up to it.
 Measured on one thread of a CPU, of bfloat16 in which 3 % of the numbers changed."""
@@ -185,8 +188,10 @@ def _sync_seconds(config: Planned, parameters: int) -> float:
     rollout, number = config.rollout, NUMBER_BYTES[config.model.dtype]
     if rollout.sync == "disk":
         return rollout.releases_memory() * SWITCH_S + _over_disk_s(config, parameters * number)
-    carried_s = _carried_s(config, parameters * number) if rollout.sync == "tensor" else 0.0
-    return carried_s + handed_over_s(parameters, number, rollout.releases_memory())
+    if rollout.sync == "tensor":
+        switch_s = rollout.releases_memory() * SWITCH_S
+        return switch_s + _carried_s(config, parameters * number) + parameters * number / FLATTENED_BYTES_S
+    return handed_over_s(parameters, number, rollout.releases_memory())
 
 
 def _over_disk_s(config: Planned, weights: int) -> float:
