@@ -12,9 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from megatron_oreal.doctor import command as doctor
-from megatron_oreal.doctor import network
+from megatron_oreal.doctor import links, network
+from megatron_oreal.doctor.findings import ERROR, OK, WARNING, Findings
 from megatron_oreal.doctor.limits import JIT_CACHES
 from megatron_oreal.doctor.network import Absent, Meeting, rounds
 from megatron_oreal.doctor.software import wrong_versions
@@ -147,6 +149,23 @@ def test_caches_on_a_shared_home_and_too_few_open_files_are_warned_of(examined, 
     (line,) = lines["JIT caches"]
     assert line.startswith("warning") and "nfs4" in line and "FLASHINFER_WORKSPACE_BASE" in line and "TRITON_CACHE_DIR" not in line
     assert lines["open files"][0].startswith("warning") and "may open 256" in lines["open files"][0]
+
+
+def test_the_slowest_link_between_devices_is_named(monkeypatch):
+    host, nowhere = torch.device("cpu"), torch.device("meta")
+    monkeypatch.setattr(links, "PAYLOAD_BYTES", 1 << 20)
+    assert links.copied_gb_s(host, host) > 0
+    speeds = {(0, 1): 243.0, (0, 2): 251.0, (1, 2): 239.0}
+    for slowest, level, said in ((239.0, OK, "3 GPUs copy to each other at 200 GB/s"), (11.0, WARNING, "GPUs 1 and 2 copy")):
+        found = Findings()
+        by_pair = iter((speeds | {(1, 2): slowest}).values())
+        with monkeypatch.context() as patch:
+            patch.setattr(links, "copied_gb_s", lambda a, b, by_pair=by_pair: next(by_pair))
+            links.compare(found, [host] * 3)
+        assert found.all[0].level == level and said in found.all[0].text
+    found = Findings()
+    links.compare(found, [nowhere, host])
+    assert found.all[0].level == ERROR and "meta" in found.all[0].text
 
 
 def test_a_proxy_is_shown_without_its_password_and_what_does_not_use_it(examined, monkeypatch):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_oreal.config import SftConfig, TrainConfig
-from megatron_oreal.doctor import inputs, limits, memory, new_weights, services, software, storage
+from megatron_oreal.doctor import inputs, limits, links, memory, new_weights, services, software, storage
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, Finding, Findings, report
 from megatron_oreal.doctor.network import Absent, Meeting, differing
 from megatron_oreal.plan.config import Planned
@@ -52,6 +52,7 @@ def examine(config: TrainConfig | SftConfig, wishes: Wishes, place: Place) -> in
     meeting = _meet(findings, place)
     software.check_software(findings)
     software.check_gpus(findings, wishes.ranks_per_node, config.model.dtype)
+    links.check_links(findings, wishes.ranks_per_node)
     limits.check_limits(findings, config)
     model = _first_node_alone(findings, config, wishes, len(place.nodes)) if place.index == 0 else None
     try:
