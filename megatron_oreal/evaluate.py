@@ -11,7 +11,7 @@ import sys
 
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import EvaluateConfig
-from megatron_oreal.plan.start import refuse_what_cannot_fit
+from megatron_oreal.plan.start import refuse_what_cannot_run
 
 MAIN_KEYS = (
     "model.path run_dir eval.data eval.sets eval.samples eval.k eval.temperature eval.top_p eval.max_new_tokens system_prompt "
@@ -29,7 +29,7 @@ def run(config: EvaluateConfig) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command(COMMAND, run, arguments, refuse_what_cannot_fit)
+    return run_command(COMMAND, run, arguments, refuse_what_cannot_run)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.engines import demand
+from megatron_oreal.engines.abilities import refuse_what_engines_lack
 from megatron_oreal.engines.supervisor import Supervisor
 from megatron_oreal.errors import ServerError
 from megatron_oreal.model.config import ModelConfig
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 MAIN_KEYS = (
     "model.path run_dir rollout.placement rollout.engines rollout.tp rollout.bind rollout.sync rollout.sync_copy "
-    "rollout.ready_timeout_s rollout.server_args"
+    "rollout.ready_timeout_s rollout.speculative rollout.kv_cache_dtype rollout.server_args"
 )
 COMMAND = Command("serve", "megatron_oreal.serve", __doc__, TrainConfig, "train", MAIN_KEYS)
 
@@ -96,7 +97,7 @@ def _follower(config: Serving) -> "Follower":
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command(COMMAND, run, arguments, compose=compose)
+    return run_command(COMMAND, run, arguments, lambda serving: refuse_what_engines_lack(serving.rollout), compose)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import SftConfig
-from megatron_oreal.plan.start import refuse_what_cannot_fit
+from megatron_oreal.plan.start import refuse_what_cannot_run
 from megatron_oreal.trajectory import Directive, TrainBatch, Work
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def draw(coordinator: "SupervisedCoordinator", step: int, version: int, drawn: T
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command(COMMAND, run, arguments, refuse_what_cannot_fit)
+    return run_command(COMMAND, run, arguments, refuse_what_cannot_run)
 
 
 if __name__ == "__main__":

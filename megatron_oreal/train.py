@@ -25,7 +25,7 @@ from megatron_oreal.bench import command as bench
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.plan.compose import asks_for_bench
-from megatron_oreal.plan.start import refuse_what_cannot_fit
+from megatron_oreal.plan.start import refuse_what_cannot_run
 from megatron_oreal.trajectory import Directive, TrainBatch, Work
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if asks_for_bench(arguments):
         return bench.main(arguments)
-    return run_command(COMMAND, run, arguments, refuse_what_cannot_fit)
+    return run_command(COMMAND, run, arguments, refuse_what_cannot_run)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,11 @@ def by_check(output: str) -> dict[str, list[str]]:
     return lines
 
 
+def test_engines_that_cannot_do_what_is_asked_are_an_error(examined):
+    status, lines = examined("rollout.kv_cache_dtype=fp8_e4m3")
+    assert status == 1 and lines["engines"][0].startswith("error    engines       rollout.kv_cache_dtype=fp8_e4m3: ")
+
+
 def test_alone_it_does_what_one_node_can_says_what_it_left_out_and_leaves_nothing(examined, tmp_path):
     status, lines = examined("--ranks", "2", "--ranks-per-node", "2")
     assert status == 0, lines

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, OK, WARNING, Findings
+from megatron_oreal.engines.abilities import refuse_what_engines_lack
 from megatron_oreal.engines.engines import external_engines
 from megatron_oreal.network import proxies_of_environment, without_password
 from megatron_oreal.verify.config import JudgeConfig
@@ -58,8 +59,11 @@ async def _silent_hosts(judge: JudgeConfig, key: str | None) -> list[str]:
 
 
 def check_engines(findings: Findings, config: TrainConfig | SftConfig) -> None:
-    """Whether engines that somebody else runs answer; a run needs all of them at its start."""
-    if config.rollout.placement != "external" or not config.has_engines:
+    """Whether engines that somebody else runs answer, all of them; whether those that are started here can do what is asked."""
+    if not config.has_engines:
+        return
+    if config.rollout.placement != "external":
+        findings.try_out("engines", "see megatron_oreal/engines/README.md", refuse_what_engines_lack, config.rollout)
         return
     engines = findings.try_out("engines", "see rollout.admin_key_file", external_engines, config.rollout)
     if engines is None:

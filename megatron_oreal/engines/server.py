@@ -71,6 +71,7 @@ class Server:
             "sleep-on-idle": True,  # an idle server would burn a core that training could use
             "tp-size": config.tp,
             "enable-deterministic-inference": config.deterministic,
+            **config.engine_flags,
         }
 
     def _start(self, flags: dict, environment: dict[str, str]) -> subprocess.Popen:

@@ -14,7 +14,7 @@ import sys
 
 from megatron_oreal.command import Command, run_command
 from megatron_oreal.config import PassrateConfig
-from megatron_oreal.plan.start import refuse_what_cannot_fit
+from megatron_oreal.plan.start import refuse_what_cannot_run
 
 MAIN_KEYS = (
     "model.path questions split fields out answers rollout.samples rollout.temperature rollout.top_p rollout.max_new_tokens system_prompt "
@@ -32,7 +32,7 @@ def run(config: PassrateConfig) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_command(COMMAND, run, arguments, refuse_what_cannot_fit)
+    return run_command(COMMAND, run, arguments, refuse_what_cannot_run)
 
 
 if __name__ == "__main__":

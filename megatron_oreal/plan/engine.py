@@ -27,6 +27,8 @@ CACHE = "max-total-tokens"
 """SGLang's own limit of what an engine's cache holds."""
 SPARE = 0.03
 """Of a GPU's memory: left free where an engine's cache is sized here, for what is stated above and not measured."""
+SPECULATING = 48
+"""Sequences that SGLang 0.5.21 runs at one time where it speculates, unless max-running-requests says otherwise."""
 GRAPH_LIMITS = {1: 256, 2: 256}
 """Most sequences of a CUDA graph that SGLang 0.5.21 captures by default, by rollout.tp; else WIDE_GRAPH_LIMIT."""
 WIDE_GRAPH_LIMIT = 512
@@ -108,8 +110,8 @@ def weights_number(config: TrainConfig | SftConfig) -> str:
 
 
 def cache_number(config: TrainConfig | SftConfig) -> str:
-    """What keys and values are kept in (rollout.server_args.kv-cache-dtype): bfloat16 or fp8."""
-    return "fp8" if str(config.rollout.server_args.get("kv-cache-dtype", "")).startswith("fp8") else "bfloat16"
+    """What keys and values are kept in (rollout.kv_cache_dtype): bfloat16 or fp8."""
+    return "bfloat16" if config.rollout.kv_cache_dtype == "auto" else "fp8"
 
 
 def _bytes(config: TrainConfig | SftConfig, number: str) -> int:
@@ -133,8 +135,19 @@ def sampler(config: Planned, hf, memory: EngineMemory) -> Sampler:
     rollout, plan = config.rollout, config.plan
     host = Host(plan.decode_overhead_ms / 1e3, HOSTS["sglang"].sequence_s)
     served = Served(hf, prices(config), rollout.tp, host, weights_number(config), cache_number(config), graph_limit(config))
-    at_once = min(rollout.concurrency * rollout.samples, rollout.server_args.get("max-running-requests", memory.kv_tokens))
-    return Sampler(served, memory.kv_tokens, at_once, plan.lengths.prompt, rollout.samples)
+    return Sampler(
+        served,
+        memory.kv_tokens,
+        min(rollout.concurrency * rollout.samples, most_running(rollout, memory.kv_tokens)),
+        plan.lengths.prompt,
+        rollout.samples,
+    )
+
+
+def most_running(rollout: RolloutConfig, kv_tokens: int) -> int:
+    """Sequences that an engine runs at one time, however many are asked for."""
+    by_default = kv_tokens if rollout.speculative == "none" else SPECULATING
+    return int(rollout.server_args.get("max-running-requests", by_default))
 
 
 def graph_limit(config: Planned) -> int:

@@ -8,7 +8,7 @@ from megatron_oreal.model.architecture import check_fields
 from megatron_oreal.plan import timing
 from megatron_oreal.plan.build import Built, Request, Role, build
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.plan.engine import EngineMemory, prices
+from megatron_oreal.plan.engine import EngineMemory, most_running, prices
 from megatron_oreal.plan.files import Files
 from megatron_oreal.plan.host.need import roles
 from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload, whole
@@ -139,6 +139,11 @@ def _notes(config: Planned, engine: EngineMemory, parameters: int) -> Iterator[s
         yield (
             f"an engine's cache holds {engine.kv_tokens:,} of the {engine.wanted_tokens:,} tokens that it would need if all that it is "
             "asked at one time grew to the limit; what does not fit waits"
+        )
+    if rollout.speculative != "none":
+        yield (
+            f"what rollout.speculative={rollout.speculative} saves is not planned, for it depends on the answers; that an engine then runs "
+            f"{most_running(rollout, engine.kv_tokens)} sequences at one time is (rollout.server_args.max-running-requests)"
         )
     idle = plan.gpus - rollout.engines * rollout.tp
     if rollout.placement == "colocated" and idle > 0:

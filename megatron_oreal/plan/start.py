@@ -1,4 +1,4 @@
-"""Before ranks and engines are started: what cannot fit into memory is refused, and an engine's cache gets what the models leave it."""
+"""Before ranks and engines are started: what engines lack, or memory has no room for, is refused; a cache gets what the models leave it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.devices import GIB
+from megatron_oreal.engines.abilities import refuse_what_engines_lack
 from megatron_oreal.launcher import Placement, number
 from megatron_oreal.machine import gpu_memory
 from megatron_oreal.rollout.config import RolloutConfig
@@ -18,14 +19,19 @@ if TYPE_CHECKING:
     from megatron_oreal.plan.stages import Obstacle
 
 
-def refuse_what_cannot_fit(config: "Config") -> None:
-    """memory_gib is the word of whoever knows better, of a machine without GPUs or of each GPU.
+def refuse_what_cannot_run(config: "Config") -> None:
+    """What engines that ranks start here cannot do, and what cannot fit.
+
+    memory_gib is the word of whoever knows better, of a machine without GPUs or of each GPU.
 
     Raises:
-        ValueError: one line; who needs how much, and what would fit. Or the layout divides neither the ranks nor the model.
+        ValueError: one line; what an engine lacks, or who needs how much, and what would fit. Or the layout divides neither the ranks
+            nor the model.
     """
     from megatron_oreal.model.shape import read_shape
 
+    if config.rollout.placement == "colocated" and getattr(config, "has_engines", True):
+        refuse_what_engines_lack(config.rollout)
     try:
         shape = read_shape(config.model.path)
     except ValueError:  # what is wrong with the model is for the run to say

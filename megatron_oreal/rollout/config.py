@@ -7,6 +7,10 @@ from megatron_oreal.checked import Checked, FilePath, Require, is_http
 
 PLACEMENTS = ("colocated", "disaggregated", "external")
 SYNCS = ("distributed", "tensor", "disk")
+SPECULATIVES = ("none", "ngram")
+KV_CACHES = ("auto", "fp8_e4m3", "fp8_e5m2")
+NAMED = {"kv-cache-dtype": "kv_cache_dtype", "speculative-algorithm": "speculative"}
+"""Flags of SGLang that have a key of ours, which planner and doctor read: each is said in one place."""
 LOCAL = ("127.0.0.1", "::1", "localhost")
 EVERY_ADDRESS = ("0.0.0.0", "::")
 
@@ -24,6 +28,8 @@ class RolloutConfig(Checked):
     in_flight: float
     max_age: int
     deterministic: bool
+    speculative: str
+    kv_cache_dtype: str
     placement: str
     engines: int
     tp: int
@@ -58,12 +64,31 @@ class RolloutConfig(Checked):
                 require(is_http(url), f"{name}: {url} is no URL; http://HOST:PORT is")
         require(len(set(self.urls)) == len(self.urls), f"urls={self.urls} must be all different")
         require(self.router is None or bool(self.urls), f"router={self.router!r} must be null where placement is not external")
+        self._check_faster_sampling(require)
         for name in ("in_flight", "max_age", "engines", "tp"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
         require(self.sync in SYNCS, f"sync={self.sync!r} must be {' or '.join(SYNCS)}")
         positive = ("ready_timeout_s", "request_timeout_s", "concurrency", "health_interval_s", "lost_after_s", "sync_bucket_mb")
         for name in (*positive, "sync_timeout_s"):
             require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be above 0")
+
+    def _check_faster_sampling(self, require: Require) -> None:
+        """What engines sample faster by."""
+        for name, values, alone in (("speculative", SPECULATIVES, "none"), ("kv_cache_dtype", KV_CACHES, "auto")):
+            value = getattr(self, name)
+            require(value in values, f"{name}={value!r} must be {' or '.join(values)}")
+            ours = value == alone or self.placement != "external"
+            require(ours, f"{name}={value} is for engines that are started here; those at urls have the flags that they were given")
+        predictable = not (self.deterministic and self.speculative != "none")
+        require(predictable, f"speculative={self.speculative} drafts from all that an engine samples: deterministic=true needs none")
+        for flag, key in NAMED.items():
+            require(flag not in self.server_args, f"server_args.{flag} is said by rollout.{key}={getattr(self, key)}; leave it out")
+
+    @property
+    def engine_flags(self) -> dict[str, str]:
+        """SGLang's flags, without dashes, for what engines sample faster by."""
+        speculation = {"speculative-algorithm": self.speculative.upper()} if self.speculative != "none" else {}
+        return speculation | ({"kv-cache-dtype": self.kv_cache_dtype} if self.kv_cache_dtype != "auto" else {})
 
     def releases_memory(self, on_cpu: bool = False) -> bool:
         """Whether engines and training take turns in memory. On a CPU, where nothing is gained, only if that is asked for."""

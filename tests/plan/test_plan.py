@@ -247,10 +247,24 @@ def test_beyond_its_graphs_an_engine_is_as_slow_as_its_launches():
     assert eager > by_graph and eager == pytest.approx(64 * (28 * EAGER_LAYER_S + 2e-3), rel=0.05)
 
 
-@pytest.mark.parametrize(("override", "least"), [("quantization=fp8", 1.3), ("kv-cache-dtype=fp8_e4m3", 1.01)])
+@pytest.mark.parametrize(
+    ("override", "least"), [("++rollout.server_args.quantization=fp8", 1.3), ("rollout.kv_cache_dtype=fp8_e4m3", 1.01)]
+)
 def test_fewer_bits_are_read_faster(override, least):
     many, tokens = [640] * 32, 10**6
-    assert sampling(many, tokens) > least * sampling(many, tokens, f"++rollout.server_args.{override}")
+    assert sampling(many, tokens) > least * sampling(many, tokens, override)
+
+
+def test_a_cache_of_8_bits_holds_twice_as_many_tokens(capsys):
+    unsized = ["experiment=oreal_32b", "rollout.server_args.max-total-tokens=null", "data.questions_per_step=512"]
+    whole, half = (planned(capsys, *unsized, *more)["engine"] for more in ([], ["rollout.kv_cache_dtype=fp8_e5m2"]))
+    assert half["kv_cache"] == pytest.approx(whole["kv_cache"], rel=0.001)
+    assert half["kv_tokens"] == pytest.approx(2 * whole["kv_tokens"], rel=0.001)
+
+
+def test_speculation_is_said_not_to_be_planned_and_runs_few_sequences(capsys):
+    found = planned(capsys, "experiment=oreal_32b", "rollout.speculative=ngram")
+    assert [note for note in found["notes"] if "rollout.speculative=ngram saves is not planned" in note and "48 sequences" in note]
 
 
 @pytest.mark.skipif(not measured("h100-80g", "sglang"), reason="needs aiconfigurator-core")
