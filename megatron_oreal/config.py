@@ -70,6 +70,8 @@ class TrainConfig(Checked):
             "policy.freeze_steps must be 0 where objective.token_rm is false: nothing would be trained in those steps",
         )
         _answers_fit(self.rollout, require)
+        if self.mode == "train":
+            _takes_new_weights(self.rollout, require)
         _moments_fit("policy.optimizer", self.policy.optimizer, self, require)
         _moments_fit("token_rm.optimizer", self.token_rm.optimizer, self, require)
         warmup, scheduled = self.policy.optimizer.warmup_steps, self.policy.scheduled(self.steps)
@@ -129,6 +131,7 @@ class SftConfig(Checked):
             "rollout.placement='disaggregated' is of OREAL runs: what a supervised start evaluates with is colocated or external",
         )
         require(self.steps > self.optimizer.warmup_steps, f"steps={self.steps} must be above optimizer.warmup_steps")
+        _takes_new_weights(self.rollout, require)
         _moments_fit("optimizer", self.optimizer, self, require)
         require(self.log_interval >= 1, f"log_interval={self.log_interval} must be at least 1")
         require(self.examples_per_step >= 1, f"examples_per_step={self.examples_per_step} must be at least 1")
@@ -223,13 +226,19 @@ def _start_is_sound(config: "TrainConfig | SftConfig", require: Require) -> None
 
 def _moments_fit(key: str, optimizer: OptimizerConfig, config: "TrainConfig | SftConfig", require: Require) -> None:
     """Moments of less than float32 are of an Adam that holds the master weights itself: Transformer Engine's, and its stand-in."""
-    whole, asked = optimizer.moments == "float32", f"{key}.moments={optimizer.moments}"
+    whole, asked = optimizer.moments != "bfloat16", f"{key}.moments={optimizer.moments}"
     require(whole or config.model.dtype == "bfloat16", f"{asked} needs model.dtype=bfloat16")
     require(whole or config.compute.adam != "apex", f"{asked} needs Transformer Engine's Adam, not compute.adam=apex")
 
 
 def _memory_is_some(memory_gib: float | None, require: Require) -> None:
     require(memory_gib is None or memory_gib > 0, f"memory_gib={memory_gib} must be null or above 0")
+
+
+def _takes_new_weights(rollout: RolloutConfig, require: Require) -> None:
+    """See sync.carry.tp_size, which asks the engines themselves."""
+    asked = rollout.server_args.get("quantization")
+    require(not asked, f"rollout.server_args.quantization={asked}: SGLang cannot load new weights into those that it has quantized")
 
 
 def _answers_fit(rollout: RolloutConfig, require: Require) -> None:

@@ -104,6 +104,13 @@ def test_evaluation_composes_from_any_working_directory(monkeypatch, tmp_path):
         ),
         ("+rollout.server_args.kv-cache-dtype=fp8_e5m2", "rollout.server_args.kv-cache-dtype is said by rollout.kv_cache_dtype=auto"),
         ("+rollout.server_args.speculative-algorithm=EAGLE", "rollout.server_args.speculative-algorithm is said by rollout.speculative"),
+        ("+rollout.server_args.quantization=fp8", "rollout.server_args.quantization=fp8: SGLang cannot load new weights into those"),
+        ("policy.optimizer.moments=half", "policy.optimizer.moments=half must be float32 or bfloat16"),
+        ("token_rm.optimizer.moments=bfloat16", "token_rm.optimizer.moments=bfloat16 needs betas of at most 0.98, not [0.9, 0.999]"),
+        (
+            "policy.optimizer.moments=bfloat16 policy.optimizer.betas=[0.9,0.95] model.dtype=float32",
+            "policy.optimizer.moments=bfloat16 needs model.dtype=bfloat16",
+        ),
         ("rollout.max_new_tokens=20000", "rollout.max_new_tokens=20000 must be below rollout.max_total_tokens"),
         ("objective.advantage=gae", "objective.advantage is 'gae', allowed: rloo, grpo"),
         ("objective.token_rm=false", "policy.freeze_steps must be 0 where objective.token_rm is false"),

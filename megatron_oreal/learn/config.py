@@ -64,7 +64,7 @@ class OptimizerConfig(Checked):
         require(0 < self.eps < inf, f"eps={self.eps} must be above 0")
         require(self.moments in ("float32", "bfloat16"), f"moments={self.moments} must be float32 or bfloat16")
         require(
-            self.moments == "float32" or max(self.betas) <= STIFFEST,
+            self.moments != "bfloat16" or max(self.betas) <= STIFFEST,
             f"moments=bfloat16 needs betas of at most {STIFFEST}, not {list(self.betas)}: 8 bits cannot hold what a step changes then",
         )
         require(self.clip_grad > 0, f"clip_grad={self.clip_grad} must be above 0")

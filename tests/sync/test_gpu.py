@@ -26,8 +26,8 @@ PROMPTS = [Prompt(str(n), "q", "a", [7 + n, 8, 9, 10]) for n in range(8)]
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": KV_HEADS, "head_dim": 64, "vocab_size": 520}
 APART = {"auto": (0.12, 0.8), "fp8_e4m3": (0.35, 3.0)}
 """Of log-probabilities, mean and most, in standard deviations of the exact ones, by what the cache keeps: for this model the trainer's
-local layers on a CPU, in bfloat16, were 0.041 and 0.21 of one from float32, keys and values rounded to fp8_e4m3 alone make it 0.19 and 2.1, and a
-wrong model is about one and several."""
+local layers on a CPU, in bfloat16, were 0.041 and 0.21 of one from float32, keys and values rounded to fp8_e4m3 alone make it 0.19 and 2.1,
+and a wrong model is about one and several."""
 FASTER = {"plain": {}, "ngram": {"speculative": "ngram"}, "fp8_e4m3": {"kv_cache_dtype": "fp8_e4m3"}}
 
 

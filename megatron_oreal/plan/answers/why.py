@@ -66,9 +66,6 @@ def _engines(config: Planned) -> Iterator[tuple[tuple[str, ...], Planned]]:
         if tp and gpus % tp == 0 and tp <= config.plan.gpus_per_host:
             changed = replace(rollout, tp=tp, engines=gpus // tp)
             yield (f"rollout.tp={tp}", f"rollout.engines={gpus // tp}"), replace(config, rollout=changed)
-    if "quantization" not in rollout.server_args:
-        arguments = {**rollout.server_args, "quantization": "fp8"}
-        yield ("++rollout.server_args.quantization=fp8",), replace(config, rollout=replace(rollout, server_args=arguments))
     if rollout.kv_cache_dtype == "auto" and rollout.placement != "external":
         yield ("rollout.kv_cache_dtype=fp8_e4m3",), replace(config, rollout=replace(rollout, kv_cache_dtype="fp8_e4m3"))
 
