@@ -41,6 +41,13 @@ class Platform:
         elif hasattr(LIBC, "malloc_trim"):  # glibc
             LIBC.malloc_trim(0)
 
+    def memory_of_others(self) -> int:
+        """Bytes of this GPU that other processes hold, and this one beside torch's allocator; 0 on a CPU."""
+        if self.device.type != "cuda":
+            return 0
+        free, total = torch.cuda.mem_get_info(self.device)
+        return total - free - torch.cuda.memory_reserved(self.device)
+
     def wait(self) -> None:
         """Until the GPU has computed what it was asked for."""
         if self.device.type == "cuda":

@@ -31,6 +31,7 @@ from megatron_oreal.sync.carry import Origin, WeightSender
 from megatron_oreal.sync.chain import Chain
 from megatron_oreal.sync.copies import Copies
 from megatron_oreal.sync.prove import WrongWeights
+from megatron_oreal.sync.room import Room
 from megatron_oreal.sync.seating import Seating
 
 ATTEMPTS = 4
@@ -61,7 +62,7 @@ class Publisher:
         self._config, self._models, self._ranks, self._engines = config.rollout, models, ranks, engines
         self._origin = self._origin_of(config)
         self._sender: WeightSender | None = None  # this rank's connection, where it sends
-        self._memory_is_shared, self._sampling = memory_is_shared, sampling
+        self._memory_is_shared, self._sampling, self._room = memory_is_shared, sampling, Room(ranks.platform)
         self._seating = self._seat() if config.rollout.sync == "tensor" else None
         self._copies = self._copies_of(config) if config.rollout.sync == "disk" else None
         self._chain: Chain | None = None  # of the versions over this connection
@@ -95,6 +96,8 @@ class Publisher:
         if self._engines:
             self._engines.sleep()
         self._ranks.barrier()
+        self._room.wait()
+        self._ranks.barrier()  # a message between GPUs is memory, too
         return True
 
     def publish(self, policy: Sequence[GPTModel], version: int) -> dict[str, float]:
@@ -142,6 +145,7 @@ class Publisher:
         """The engines that are to get the weights, on every rank."""
         engines, gone = [], ""
         self._ranks.platform.release_cached_memory()  # engines on our own GPUs take theirs back now
+        self._room.note_asleep()
         self._ranks.barrier()
         if self._engines:
             try:

@@ -23,6 +23,7 @@ from megatron_oreal.model.platform import Platform
 from megatron_oreal.sync.carry import tp_size
 from megatron_oreal.sync.deliver import Updates
 from megatron_oreal.sync.publisher import Publisher
+from megatron_oreal.sync.room import SETTLED_S, Room
 from tests.settings import rollout_config, tiny_run
 
 TAKES_S = 0.5
@@ -107,6 +108,38 @@ def test_an_engine_that_could_not_load_new_weights_is_refused():
             engine.info = {"tp_size": 4, key: value}
             with pytest.raises(ValueError, match=str(value)):
                 tp_size(endpoint, 10)
+
+
+class Gpu:
+    """Of which other processes hold what `held` says at each time."""
+
+    def __init__(self, *held: tuple[float, int]):
+        self.time, self._held = 0.0, held
+
+    def memory_of_others(self) -> int:
+        return [gib << 30 for since, gib in self._held if since <= self.time][-1]
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+@pytest.mark.parametrize(
+    ("then", "waits"),
+    [
+        ([(10, 40), (10.3, 12), (10.9, 4)], 0.9),  # another rank of the engine frees its memory in two parts, after the first has answered
+        ([(10, 40), (10.3, 6)], 0.3 + SETTLED_S),  # two GiB more than when they slept before, for good
+        ([(10, 4)], 0),
+    ],
+)
+def test_a_rank_waits_until_its_own_gpu_is_free(then, waits):
+    gpu = Gpu((0, 4), (5, 44), *then)
+    room = Room(gpu, now=lambda: gpu.time, sleep=gpu.sleep)
+    room.note_asleep()
+    gpu.time = 6
+    room.note_asleep()  # an attempt that is made again: they are awake
+    gpu.time = 10
+    room.wait()
+    assert gpu.time - 10 == pytest.approx(waits, abs=0.02)
 
 
 def make_room(run: TrainConfig, endpoints: list[Endpoint]) -> float:
