@@ -45,7 +45,8 @@ class Ranks:
         if self.platform.is_cpu:
             _share_cores()
             give_back_what_is_freed()
-        else:
+        else:  # in one queue a message that was asked for first also starts before the product that it is to overlap with
+            os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
             torch.cuda.set_device(self.platform.device)
         met = _meet(self.placement, config.timeout_s)
         self._address = met.address
