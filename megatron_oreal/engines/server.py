@@ -8,6 +8,7 @@ import subprocess
 import time
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from megatron_oreal import launcher
@@ -53,7 +54,7 @@ class Server:
         key = _write_key(run_dir / f"{name}_key.yaml", self.endpoint.key)
         cpu = _cpu_share(config, Path(model_path), dtype, asked) if _no_cuda() else None
         here = _cpu_flags(cpu) if cpu else {"base-gpu-id": first_gpu, "enable-memory-saver": config.releases_memory()}
-        environment = _own_environment() | (_cpu_environment(config.tp, cpu) if cpu else {})
+        environment = _own_environment() | (_cpu_environment(config.tp, cpu) if cpu else cuda_of_wheels())
         flags = self._flags(model_path, dtype, key) | here | config.server_args
         self._process = self._start(flags, interface_variables(address) | environment)
 
@@ -209,6 +210,18 @@ def _cpu_environment(tp: int, cpu: CpuShare) -> dict[str, str]:
         cores = sorted(os.sched_getaffinity(0))
         environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(str(cores[rank % len(cores)]) for rank in range(tp))
     return environment
+
+
+def cuda_of_wheels() -> dict[str, str]:
+    """Where the dynamic loader finds CUDA's runtime if it came as a wheel, beside torch's.
+
+    What lets an engine sleep is a library that is loaded before Python (torch-memory-saver 0.0.10), says nothing of where that runtime is,
+    and without it SGLang's processes end with status 127.
+    """
+    packages = Path(find_spec("torch").origin).parents[1]
+    folders = sorted({str(library.parent) for library in packages.glob("nvidia/*/lib/libcudart.so.*")})
+    known = os.environ.get("LD_LIBRARY_PATH")
+    return {"LD_LIBRARY_PATH": ":".join([*folders, *([known] if known else [])])} if folders else {}
 
 
 def _private(path: Path) -> Path:

@@ -8,11 +8,13 @@ import stat
 import subprocess
 import sys
 import time
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import psutil
 import pytest
 
+from megatron_oreal.engines import server as server_module
 from megatron_oreal.engines.server import Server
 from megatron_oreal.errors import ServerError
 from megatron_oreal.launcher import HeldPort
@@ -89,6 +91,19 @@ def test_only_who_has_the_key_may_sample_and_only_our_user_may_read_it(server):
     folder = Path(server.endpoint.log).parent
     with_key = [f for f in folder.iterdir() if server.endpoint.key in f.read_text(errors="replace")]
     assert with_key and all(stat.S_IMODE(f.stat().st_mode) == 0o600 for f in with_key)
+
+
+def test_cudas_runtime_is_found_beside_torch_by_what_is_loaded_before_python(monkeypatch, tmp_path):
+    """torch-memory-saver's library needs it, and a wheel's folder is no place where the loader looks."""
+    there = tmp_path / "nvidia" / "cu13" / "lib"
+    there.mkdir(parents=True)
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    monkeypatch.setattr(server_module, "find_spec", lambda name: PathFinder.find_spec(name, [str(tmp_path)]))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
+    assert server_module.cuda_of_wheels() == {}  # as where CUDA is installed for all
+    (there / "libcudart.so.13").touch()
+    assert server_module.cuda_of_wheels() == {"LD_LIBRARY_PATH": f"{there}:/opt/lib"}
 
 
 def test_held_ports_are_all_different_and_only_for_whom_they_are_held():
