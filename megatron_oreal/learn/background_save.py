@@ -21,6 +21,7 @@ from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.planner import WriteItemType
 
 from megatron_oreal.errors import NotWritten
+from megatron_oreal.learn.host_memory.pinned import pinned, unpin
 
 ALIGNED = 64
 """Bytes at which each copy begins: any dtype can be viewed there."""
@@ -38,8 +39,9 @@ class HostCopies:
         """The same numbers in host memory, once the GPU has copied them all; tensors that are there already stay where they are."""
         ends = list(accumulate(-(-t.nbytes // ALIGNED) * ALIGNED for t in tensors if t.is_cuda))
         if ends and self._memory.nbytes < ends[-1]:
+            unpin(self._memory)
             self._memory = torch.empty(0, dtype=torch.uint8)  # before the larger one is there
-            self._memory = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=True)
+            self._memory = pinned(ends[-1])
         starts = iter([0, *ends])
         copies = [_like(t, self._memory[next(starts) :]).copy_(t, non_blocking=True) if t.is_cuda else t for t in tensors]
         if ends:

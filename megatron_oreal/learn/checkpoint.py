@@ -98,7 +98,7 @@ class Checkpoints(Generic[State]):
         Returns the seconds that it took. Raises NotWritten as finish().
         """
         started = time.perf_counter()
-        if self._saving is None or not (self._ranks.platform.is_cpu or any(model.rests for model in self._models.values())):
+        if self._saving is None or not (self._ranks.platform.is_cpu or any(model.saved_from_host for model in self._models.values())):
             return {}
         self.finish()
         return {"time/checkpoint_wait": time.perf_counter() - started}

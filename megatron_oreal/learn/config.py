@@ -54,6 +54,7 @@ class OptimizerConfig(Checked):
     eps: float
     clip_grad: float
     moments: str
+    on_host: bool
 
     def check(self, require: Require) -> None:
         require(0 < self.lr < inf, f"lr={self.lr} must be above 0")
@@ -67,6 +68,7 @@ class OptimizerConfig(Checked):
             self.moments != "bfloat16" or max(self.betas) <= STIFFEST,
             f"moments=bfloat16 needs betas of at most {STIFFEST}, not {list(self.betas)}: 8 bits cannot hold what a step changes then",
         )
+        require(self.moments == "float32" or not self.on_host, f"moments={self.moments} is of optimizers on GPUs, on_host=true of float32")
         require(self.clip_grad > 0, f"clip_grad={self.clip_grad} must be above 0")
 
 

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable
 
 import torch
-from torch.optim.adamw import adamw
 from torch.overrides import TorchFunctionMode
 
+from megatron_oreal.learn.host_memory.adam import update
 from megatron_oreal.model import cpu_products
 
 
@@ -166,33 +166,13 @@ class CpuFusedAdam(torch.optim.Optimizer):
             for p in (p for p in params if not self.state[p]):
                 self.initialize_state(p, False)
             moments = ([self.state[p][name] for p in params] for name in self._dtypes)
-            _update(group, params, [p.grad for p in params], *moments)
+            update(group, params, [p.grad for p in params], *moments)
 
     def _update_apart(self, group: dict, parameter: torch.Tensor) -> None:
         """In float32; what is kept is rounded once."""
         state = self.state[parameter]
         moments = [state[name].float() for name in self._dtypes]
-        _update(group, [state["master_param"]], [parameter.decoupled_grad], *([moment] for moment in moments))
+        update(group, [state["master_param"]], [parameter.decoupled_grad], *([moment] for moment in moments))
         for name, moment in zip(self._dtypes, moments, strict=True):
             state[name].copy_(moment)
         parameter.copy_(state["master_param"])
-
-
-def _update(group: dict, params: list, gradients: list, means: list, squares: list) -> None:
-    adamw(
-        params,
-        gradients,
-        means,
-        squares,
-        [],
-        [torch.tensor(float(group["step"] - 1)) for _ in params],
-        foreach=False,
-        fused=True,  # in one pass, without temporaries as large as the weights
-        amsgrad=False,
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
-        lr=group["lr"],
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        maximize=False,
-    )

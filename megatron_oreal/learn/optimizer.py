@@ -19,8 +19,10 @@ from megatron_oreal.errors import Diverged
 from megatron_oreal.learn import pipeline
 from megatron_oreal.learn.batch import MicroBatch
 from megatron_oreal.learn.config import LearnConfig, OptimizerConfig
+from megatron_oreal.learn.host_memory.adam import HostAdam
+from megatron_oreal.learn.host_memory.resting import Resting, storages
 from megatron_oreal.learn.live_state import copied, save_in_place, sharded_state
-from megatron_oreal.learn.resting import Resting, storages
+from megatron_oreal.learn.parallel import own_cores
 from megatron_oreal.model.platform import Platform
 
 OF_A_RUN = ("params", "step")
@@ -52,8 +54,9 @@ class Trainable:
         overrides = {} if config.weight_decay_on_norms else get_standard_config_overrides(options)
         self.optimizer = get_megatron_optimizer(options, self.model, overrides, use_gloo_process_groups=False)
         for one in self.optimizer.chained_optimizers:  # Adam's state would come with its first step; a frozen policy is saved before that
-            _begin_states(one)
+            _begin_states(one, config.on_host)
         save_in_place(self.optimizer.chained_optimizers)
+        self._on_host = config.on_host
         self._resting: Resting | None = None
         self._schedule = OptimizerParamScheduler(
             self.optimizer,
@@ -83,7 +86,9 @@ class Trainable:
         self._rest()
 
     def _states(self) -> Iterator[torch.Tensor]:
-        """Moments and master weights; the latter are the model's own where those are float32."""
+        """Moments and master weights on the GPU; the latter are the model's own where those are float32."""
+        if self._on_host:
+            return
         for one in (chained.optimizer for chained in self.optimizer.chained_optimizers):
             yield from (parameter for group in one.param_groups for parameter in group["params"])
             yield from (v for state in one.state.values() for v in state.values() if isinstance(v, torch.Tensor) and v.numel() > 1)
@@ -92,6 +97,11 @@ class Trainable:
     def rests(self) -> bool:
         """In host memory, between turns."""
         return self._resting is not None and self._resting.bytes > 0
+
+    @property
+    def saved_from_host(self) -> bool:
+        """A checkpoint is written from the memory that the next turn changes, or fills anew."""
+        return self.rests or self._on_host
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -203,7 +213,10 @@ def _stand_in_for_no_gradient(parameter: torch.nn.Parameter):
     return accumulate
 
 
-def _begin_states(one: DistributedOptimizer) -> None:
+def _begin_states(one: DistributedOptimizer, on_host: bool) -> None:
+    if on_host:  # in the place of Adam as Megatron has made it, whose states have not begun
+        one.optimizer = HostAdam(one.optimizer.param_groups, own_cores())
+        return None
     if not one.config.use_precision_aware_optimizer:
         return one.init_state_fn(one.optimizer)
     for group in one.optimizer.param_groups:  # Megatron's own calls Transformer Engine's without its second argument
@@ -226,7 +239,8 @@ def _megatron_config(config: OptimizerConfig, transformer, gathers_late: bool) -
         bf16=transformer.bf16,
         params_dtype=torch.bfloat16 if transformer.bf16 else torch.float32,
     )
-    if config.moments != "float32":  # set afterwards: where it is made it looks for Transformer Engine, which a CPU's stand-in does without
+    if config.moments != "float32" or config.on_host:
+        # Set afterwards: where it is made it looks for Transformer Engine, which a CPU's stand-in does without.
         options.use_precision_aware_optimizer = options.use_precision_aware_optimizer_no_fp8_or_ds_fp8 = True
         options.exp_avg_dtype = options.exp_avg_sq_dtype = getattr(torch, config.moments)
         options.store_param_remainders = False  # checkpoints hold whole master weights, which any other run can load

@@ -214,14 +214,15 @@ class Ranks:
         deadline.cancel()
 
 
-def _share_cores() -> None:
-    """A rank's threads are its part of the host's cores, unless OMP_NUM_THREADS says otherwise: all cores for each would be slower.
+def own_cores() -> int:
+    """A rank's: srun gives a task cores of its own; torchrun and our launcher do not, but say how many ranks there are."""
+    return max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
 
-    srun gives a task cores of its own; torchrun and our launcher do not, but say how many ranks there are.
-    """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if here > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(len(os.sched_getaffinity(0)) // here, 1))
+
+def _share_cores() -> None:
+    """A rank's threads are its part of the host's cores, unless OMP_NUM_THREADS says otherwise: all cores for each would be slower."""
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(own_cores())
 
 
 def _meet(placement: Placement, timeout_s: float) -> Met:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from megatron_oreal.learn import pipeline
 from megatron_oreal.learn.batch import MicroBatch
+from megatron_oreal.learn.host_memory.resting import Resting, storages
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.resting import Resting, storages
 from megatron_oreal.model.cpu_mapping import MappedWeights
 
 

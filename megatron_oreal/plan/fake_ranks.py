@@ -42,6 +42,7 @@ OPTIMIZER = OptimizerConfig(
     eps=1e-8,
     clip_grad=1.0,
     moments="float32",
+    on_host=False,
 )
 """No value of it changes a size."""
 

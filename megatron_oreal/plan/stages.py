@@ -72,7 +72,7 @@ class Stage:
         return max(self.models, key=lambda m: self._away(m) + m.activations)
 
     def _away(self, model: Built) -> int:
-        """Bytes that it gives up between its turns, see learn.resting."""
+        """Bytes that it gives up between its turns, see learn.host_memory."""
         if self.offload == "all":
             return _whole(model) - model.weights * (model.role == "policy")
         return model.gradients * (self.offload == "gradients")

@@ -9,8 +9,8 @@ import torch
 
 from megatron_oreal.config import TrainConfig
 from megatron_oreal.learn.checkpoint import Checkpoints
+from megatron_oreal.learn.host_memory.resting import Resting, storages
 from megatron_oreal.learn.parallel import Ranks
-from megatron_oreal.learn.resting import Resting, storages
 from megatron_oreal.learn.step import Learner
 from megatron_oreal.model import hf_weights
 from megatron_oreal.model.platform import Platform

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, UntypedStorage
 
 from megatron_oreal.errors import NotWritten
+from megatron_oreal.learn.host_memory.pinned import pinned
 from megatron_oreal.model.platform import Platform
 
 ALIGNED = 64
@@ -90,7 +91,7 @@ class _HostMemory:
     def __init__(self, size: int, platform: Platform, folder: Path):
         self._map: mmap.mmap | None = None
         if not platform.is_cpu:
-            self.memory = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            self.memory = pinned(size)
             return
         self.memory = torch.empty(0, dtype=torch.uint8)
         if size:
