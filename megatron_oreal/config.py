@@ -229,9 +229,7 @@ def _moments_fit(key: str, optimizer: OptimizerConfig, config: "TrainConfig | Sf
     whole, asked = optimizer.moments != "bfloat16", f"{key}.moments={optimizer.moments}"
     require(whole or config.model.dtype == "bfloat16", f"{asked} needs model.dtype=bfloat16")
     require(whole or config.compute.adam != "apex", f"{asked} needs Transformer Engine's Adam, not compute.adam=apex")
-    require(
-        not optimizer.on_host or config.compute.adam != "apex", f"{key}.on_host=true takes no compute.adam=apex"
-    )
+    require(not optimizer.on_host or config.compute.adam != "apex", f"{key}.on_host=true takes no compute.adam=apex")
 
 
 def _memory_is_some(memory_gib: float | None, require: Require) -> None:

@@ -4,7 +4,7 @@ from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.devices import GIB
 from megatron_oreal.doctor.findings import ERROR, LEFT_OUT, OK, WARNING, Findings
 from megatron_oreal.learn.config import ParallelConfig
-from megatron_oreal.machine import gpu_memory
+from megatron_oreal.machine import Memory, gpu_memory
 from megatron_oreal.model.platform import Platform
 from megatron_oreal.model.shape import read_shape
 from megatron_oreal.plan.host.fit import fit_of
@@ -38,8 +38,10 @@ def _check_gpus(findings: Findings, config: TrainConfig | SftConfig, place: Plac
         findings.add(LEFT_OUT, "memory", "the driver does not say how large a GPU is", "memory_gib=N says it")
         return
     hf = read_shape(config.model.path)
-    obstacles = findings.try_out("memory", "change parallel.*", obstacles_on_gpus, config, hf, place, capacity)
+    obstacles = findings.try_out(
+        "memory", "change parallel.*", obstacles_on_gpus, config, hf, place, capacity, Memory.of_this_machine().total
+    )
     for obstacle in obstacles or ():
         findings.add(ERROR, "memory", obstacle.reason, advice(place))
     if obstacles == []:
-        findings.add(OK, "memory", f"by the formula the run fits into {capacity / GIB:.1f} GiB a GPU")
+        findings.add(OK, "memory", f"by the formula the run fits into {capacity / GIB:.1f} GiB a GPU, and into its host's memory")

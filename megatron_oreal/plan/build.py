@@ -45,6 +45,7 @@ class Built:
     gradients: int
     optimizer: int  # master weights and Adam's moments
     activations: int  # the most that lives besides while micro-batches go through, workspace of the log-probabilities included
+    on_host: int = 0  # of host memory: master weights and moments that are there for good (optimizer.on_host)
 
 
 def build(request: Request, deadline_s: float) -> list[Built]:

@@ -1,12 +1,14 @@
-"""What writing and reading checkpoints and exports takes of a host's memory. Of a GPU's: see stages."""
+"""What of the models is in a host's memory, and what writing and reading checkpoints and exports takes of it. Of a GPU's: see stages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron_oreal.config import SftConfig, TrainConfig
+from megatron_oreal.devices import GIB
 from megatron_oreal.model.shape import padded_vocab_size
 from megatron_oreal.plan.build import Built
 from megatron_oreal.plan.memory import Formula
+from megatron_oreal.plan.stages import Obstacle
 
 SAVED_BYTES = 12
 """Of a parameter, by its optimizer: weight and both moments in float32 (learn.live_state)."""
@@ -16,8 +18,9 @@ SAVED_BYTES = 12
 class Files:
     """Bytes, of the host that needs most."""
 
+    optimizers: int  # pinned, for good (optimizer.on_host)
     resting: int  # pinned: what models give up of their GPUs between turns (compute.offload=all)
-    saving: int  # pinned, and kept from the first checkpoint on: one copy of what the host's ranks write, as far as it does not rest there
+    saving: int  # pinned, and kept from the first checkpoint on: one copy of what the host's ranks write, as far as it is not there
     exporting: int  # while Hugging Face files are written: a stage's weights, on its first rank
     loading: int  # one tensor at a time on each rank, however many ranks wrote it
 
@@ -35,19 +38,35 @@ class Files:
             here = [m for m in models if m.stage == stage and m.role != "reference"]
             if rests:
                 return sum(m.weights * (place < parallel.tp) for m in here if m.role == "policy")
-            return sum(saved(m, parallel.tp, per_stage, place) for m in here)
+            return sum(saved(m, parallel.tp, per_stage, place) - m.on_host for m in here)
 
         def at_rest(rank: int) -> int:
             return rests * sum(m.optimizer + m.weights * (m.role != "policy") for m in models if m.stage == rank // per_stage)
 
+        def optimizers(rank: int) -> int:
+            return sum(m.on_host for m in models if m.stage == rank // per_stage)
+
         policy = {m.stage: m.weights * parallel.tp for m in models if m.role == "policy"}
         first_ranks = [[rank // per_stage for rank in host if rank % per_stage == 0] for host in hosts]
         return cls(
+            max(sum(map(optimizers, host)) for host in hosts),
             max(sum(map(at_rest, host)) for host in hosts),
             max(sum(map(written, host)) for host in hosts),
             max(sum(policy[stage] for stage in stages) for stages in first_ranks),
             here * largest_read(formula),
         )
+
+    @property
+    def most(self) -> int:
+        """At one time: what is pinned, and an export; checkpoints are read before."""
+        return self.optimizers + self.resting + self.saving + self.exporting
+
+
+def host_obstacles(files: Files, memory: int) -> Iterator[Obstacle]:
+    """Why it does not fit into `memory` bytes of a host, engines and processes apart."""
+    if files.most > memory:
+        parts = f"optimizers {files.optimizers / GIB:.1f}, at rest {files.resting / GIB:.1f}, a checkpoint's copy {files.saving / GIB:.1f}"
+        yield Obstacle(f"a host needs {files.most / GIB:.1f} GiB of its memory beside the engines' ({parts}), and has {memory / GIB:.1f}")
 
 
 def saved(model: Built, tp: int, ranks: int, place: int) -> int:

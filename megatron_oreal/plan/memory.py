@@ -3,7 +3,8 @@
 Names: h hidden size, f feed-forward size, s tokens of a micro-batch on a rank (its context-parallel part), and b bytes of a number.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from megatron_oreal.model import shape
 from megatron_oreal.model.architecture import FAMILIES
@@ -16,6 +17,10 @@ GRADIENT_BYTES = 4
 ADAM_BYTES = {"bfloat16": 12, "float32": 8}
 """Of a parameter, over the data-parallel (and context-parallel) ranks: float32 master weight and two moments. In float32 the model's
 weights are the masters."""
+
+
+HOST_ADAM_BYTES = 12
+"""The same on the host, where master weights lie apart from the model's (optimizer.on_host)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,12 @@ class Formula:
         shards = work.gpus // (work.parallel.tp * work.parallel.pp)
         optimizer = count * ADAM_BYTES[work.dtype] // shards
         return Built(role, stage, count, weights, count * GRADIENT_BYTES, optimizer, round(self._backward(role, stage)))
+
+    def placed(self, models: Sequence[Built], on_host: Collection[Role]) -> list[Built]:
+        """The same with the optimizers of these models in host memory."""
+        shards = self.work.gpus // (self.work.parallel.tp * self.work.parallel.pp)
+        there = [HOST_ADAM_BYTES * m.parameters // shards if m.role in on_host else 0 for m in models]
+        return [replace(m, optimizer=0, on_host=size) if size else m for m, size in zip(models, there, strict=True)]
 
     def parameters(self, role: Role, stage: int) -> int:
         """Number on one rank."""

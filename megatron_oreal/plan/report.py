@@ -55,6 +55,8 @@ def _gpus(plan: Plan) -> Iterator[str]:
         yield row(f"stage {s.stage}", [gib(n) for n in (*training, *sampling)])
     files, loading = plan.files, max(s.loading - PROCESS_GIB * GIB for s in plan.stages)
     host = f"{gib(files.saving)} of a host's memory, pinned, an export {gib(files.exporting)}"
+    if files.optimizers:
+        yield f"optimizers are in {gib(files.optimizers)} of a host's memory, pinned (optimizer.on_host)"
     if files.resting:
         yield f"between their turns models rest in {gib(files.resting)} of a host's memory, pinned (compute.offload)"
     yield f"checkpoints: writing takes nothing of a GPU and {host}; reading {gib(loading)} of a GPU, {gib(files.loading)} of a host's"

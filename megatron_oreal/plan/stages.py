@@ -8,7 +8,7 @@ from megatron_oreal.devices import GIB
 from megatron_oreal.model.architecture import check_fields
 from megatron_oreal.plan.build import Built
 from megatron_oreal.plan.engine import EngineMemory, engine_memory
-from megatron_oreal.plan.host.need import Place, micro_batch_tokens, roles
+from megatron_oreal.plan.host.need import Place, micro_batch_tokens, on_host, roles
 from megatron_oreal.plan.memory import Formula, Workload, whole
 
 PROCESS_GIB = 3.0
@@ -121,6 +121,11 @@ def planned_stages(config: TrainConfig | SftConfig, hf, place: Place, capacity: 
     Raises:
         ValueError: the layout divides neither the ranks nor the model.
     """
+    return stages_of(config, *planned_models(config, hf, place), capacity)
+
+
+def planned_models(config: TrainConfig | SftConfig, hf, place: Place) -> tuple[Formula, list[Built]]:
+    """The first arguments of stages_of, for such a run; raises ValueError as planned_stages."""
     check_fields(asdict(hf), config.parallel)
     tokens = micro_batch_tokens(config, config.parallel.data_parallel(place.world))
     logprobs = "chunked" if config.compute.logprobs == "chunked" else "fused"
@@ -128,7 +133,7 @@ def planned_stages(config: TrainConfig | SftConfig, hf, place: Place, capacity: 
     work = Workload(config.parallel, config.compute.recompute, config.model.dtype, place.world, tokens, in_flight, logprobs)
     formula = Formula(hf, work)
     models = [formula.stage(role, stage) for role in roles(config) for stage in range(config.parallel.pp)]
-    return stages_of(config, formula, models, capacity)
+    return formula, formula.placed(models, on_host(config))
 
 
 def _stage(config: TrainConfig | SftConfig, formula: Formula, models: list[Built]) -> Stage:

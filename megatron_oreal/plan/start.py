@@ -8,7 +8,7 @@ from megatron_oreal.config import SftConfig, TrainConfig
 from megatron_oreal.devices import GIB
 from megatron_oreal.engines.abilities import refuse_what_engines_lack
 from megatron_oreal.launcher import Placement, number
-from megatron_oreal.machine import gpu_memory
+from megatron_oreal.machine import Memory, gpu_memory
 from megatron_oreal.rollout.config import RolloutConfig
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _refuse_on_gpus(config: "Config", hf: "Shape") -> None:
     if not isinstance(config, TrainConfig | SftConfig):
         return
     place = _places(config.parallel)
-    for obstacle in obstacles_on_gpus(config, hf, place, _capacity(config)):
+    for obstacle in obstacles_on_gpus(config, hf, place, _capacity(config), Memory.of_this_machine().total):
         raise ValueError(f"memory: {obstacle.reason}; {advice(place)}; memory_gib=N says that a GPU has N GiB for it")
 
 
@@ -67,20 +67,26 @@ def advice(place: "Place") -> str:
     return f"`megatron-oreal plan` with the same overrides, plan.gpus={place.world} and plan.gpu=NAME says what would"
 
 
-def obstacles_on_gpus(config: TrainConfig | SftConfig, hf: "Shape", place: "Place", capacity: float | None) -> "Sequence[Obstacle]":
-    """Why a run does not fit on its GPUs; none where nothing learns, or nobody knows how large they are.
+def obstacles_on_gpus(
+    config: TrainConfig | SftConfig, hf: "Shape", place: "Place", capacity: float | None, host: int
+) -> "Sequence[Obstacle]":
+    """Why a run does not fit on its GPUs and their hosts; none where nothing learns, or nobody knows how large the former are.
 
     Args:
-        capacity: bytes of each.
+        capacity: bytes of each GPU.
+        host: bytes of a host's memory.
     Raises:
         ValueError: the layout divides neither the ranks nor the model.
     """
-    from megatron_oreal.plan.stages import Card, memory_obstacles, planned_stages
+    from megatron_oreal.plan.files import Files, host_obstacles
+    from megatron_oreal.plan.stages import Card, memory_obstacles, planned_models, stages_of
 
     if capacity is None or not _learns(config):
         return []
-    stages, engine = planned_stages(config, hf, place, capacity)
-    return [*memory_obstacles(config, stages, engine, Card("each", capacity))]
+    formula, models = planned_models(config, hf, place)
+    stages, engine = stages_of(config, formula, models, capacity)
+    files = Files.of(config, formula, models, place.here)
+    return [*memory_obstacles(config, stages, engine, Card("each", capacity)), *host_obstacles(files, host)]
 
 
 def rollout_with_cache(config: TrainConfig | SftConfig, hf: "Shape", place: "Place", capacity: float | None = None) -> RolloutConfig:

@@ -10,8 +10,10 @@ from megatron_oreal.engines.routes import carried, seats_of
 from megatron_oreal.learn.packing import Cost, partition
 from megatron_oreal.model.shape import head_dim
 from megatron_oreal.model.split import Split
+from megatron_oreal.plan.build import Role
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.engine import EngineMemory, engines, prices, response_lengths, sampler
+from megatron_oreal.plan.host.need import on_host
 from megatron_oreal.plan.memory import ADAM_BYTES, GRADIENT_BYTES, NUMBER_BYTES
 from megatron_oreal.plan.operations.continuous import Schedule, Simulated, simulated
 from megatron_oreal.plan.operations.sampling import Sampler, slowest
@@ -36,6 +38,14 @@ H200, which took 11 to 13.5 s with a handle for each tensor."""
 COMPARED_BYTES_S, CHANGED_BYTES_S = 8 * 1.7e9, 8 * 4.3e9
 """Of weights on eight threads of a host: a version compared with the one before, what changed packed; and a copy brought up to it.
 Measured on one thread of a CPU, of bfloat16 in which 3 % of the numbers changed."""
+
+
+HOST_MEMORY_BYTES_S = 300e9
+"""Of a host on all its cores: half of what two CPUs with eight channels of DDR5-4800 each have by their makers (614 GB/s), assumed. One
+thread of an EPYC moved 12.5 GB/s in the update of weights."""
+HOST_TOUCHED_BYTES = 34
+"""Of a parameter, by an update on the host: gradient, weight and moments are read, the latter three written, and the weight once more read
+and turned into 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -144,18 +154,27 @@ def training_parts(config: Planned, hf, parameters: int) -> list[Part]:
     passes = _passes(config, hf, spread)
     computed = passes[0] + 2 * passes[1]  # in forward passes
     head = 2.0 * hf.hidden_size * hf.vocab_size
-    sizes = parameters, ADAM_BYTES[config.model.dtype], GRADIENT_BYTES
     parts = []
     if config.objective.token_rm:
-        update = model.update(*sizes, spread.work)
+        update = _update_s(config, "token_rm", model, parameters, spread.work)
         seconds = model.seconds(spread.work, passes, 0) + update
         parts.append(Part("token RM", computed * spread.total_flops, seconds, TRAINING, update=update))
     if config.objective.beta:
         flops = spread.total_flops + head * spread.total_tokens
         parts.append(Part("reference", flops, model.seconds(spread.work, FORWARD, 1), FORWARD_ALONE))
     flops = computed * spread.total_flops + 4 * head * spread.total_tokens  # model.logprobs computes the logits twice
-    update = model.update(*sizes, spread.work, read_at_once=True)  # by the sync that follows
+    update = _update_s(config, "policy", model, parameters, spread.work, read_at_once=True)  # by the sync that follows
     return [*parts, Part("policy", flops, model.seconds(spread.work, passes, 4) + update, TRAINING, update=update)]
+
+
+def _update_s(config: Planned, role: Role, model: Trainer, parameters: int, work: Work, read_at_once: bool = False) -> float:
+    """On the GPU, or on its host, where gradients come and from where weights go back (learn.host_memory)."""
+    if role not in on_host(config):
+        return model.update(parameters, ADAM_BYTES[config.model.dtype], GRADIENT_BYTES, work, read_at_once)
+    plan, number = config.plan, NUMBER_BYTES[config.model.dtype]
+    mine, here = parameters / plan.gpus, min(plan.gpus, plan.gpus_per_host)
+    host_s = mine * (GRADIENT_BYTES + number) / DEVICES[plan.gpu].host_bytes_s + mine * here * HOST_TOUCHED_BYTES / HOST_MEMORY_BYTES_S
+    return model.update(parameters, 0, GRADIENT_BYTES, work, read_at_once) + host_s
 
 
 def _passes(config: Planned, hf, spread: Spread) -> Pass:
@@ -179,7 +198,8 @@ def _offload_seconds(config: Planned, parameters: int) -> float:
     split, ranks = parallel.tp * parallel.pp, plan.gpus
     weights, optimizer = parameters * NUMBER_BYTES[config.model.dtype] / split, parameters * ADAM_BYTES[config.model.dtype] / ranks
     token_rm, reference = config.objective.token_rm, bool(config.objective.beta)
-    moved = 2 * (optimizer * (1 + token_rm) + weights * token_rm) + weights * reference
+    optimizers = 1 + token_rm - len(on_host(config))  # on GPUs
+    moved = 2 * (optimizer * optimizers + weights * token_rm) + weights * reference
     return moved / DEVICES[plan.gpu].host_bytes_s
 
 

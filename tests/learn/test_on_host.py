@@ -8,6 +8,7 @@ from megatron_oreal.config import TrainConfig
 from megatron_oreal.learn.host_memory.adam import STATES, HostAdam
 from megatron_oreal.learn.parallel import Ranks
 from megatron_oreal.learn.step import Learner
+from megatron_oreal.plan.memory import HOST_ADAM_BYTES
 from tests.learn.test_checkpoint import make_batch
 from tests.learn.test_resting import LAST, LAYOUTS, SAVED, run_of, train
 
@@ -41,7 +42,7 @@ def test_on_the_host_it_is_the_same_run_and_either_resumes_the_other(ranks, tiny
 
 
 def copies(run: TrainConfig) -> list[tuple[int, bool, bool, bool]]:
-    """After some steps, of each parameter: its steps, and whether its host weights are its own and lie apart, and its states are used."""
+    """After some steps, of each parameter: its steps, whether its host weights are the model's and lie apart, and whether moments came."""
     with Ranks(run.parallel, run.seed) as ranks:
         learner = Learner(run, ranks)
         for step in (1, 2, 3):
@@ -53,6 +54,7 @@ def copies(run: TrainConfig) -> list[tuple[int, bool, bool, bool]]:
             for p in group["params"]:
                 held = one.optimizer.state[p]
                 apart = len({held[name].data_ptr() for name in STATES} | {p.data_ptr()}) == 4
+                assert sum(held[name].nbytes for name in STATES) == HOST_ADAM_BYTES * p.numel()
                 found.append((group["step"], held["master_param"].to(p.dtype).equal(p), apart, bool(held["exp_avg"].any())))
         return found
 

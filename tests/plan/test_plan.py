@@ -53,6 +53,22 @@ def test_models_that_rest_between_their_turns_leave_the_engines_room(capsys, nam
     assert less["fits"] and less["step_seconds"] > found["step_seconds"]
 
 
+def test_with_optimizers_on_the_host_32b_fits_two_hosts(capsys):
+    """And takes longer, for their CPUs update the weights."""
+    given = ["experiment=oreal_32b_64gpu", "plan.gpus=16", "rollout.engines=2"]
+    assert "while training" in planned(capsys, *given, status=1)["reasons"][0]
+    on_host = [f"{model}.optimizer.on_host=true" for model in ("policy", "token_rm")]
+    found = planned(capsys, *given, *on_host)
+    assert found["fits"] and found["host"]["optimizers"] == pytest.approx(2 * 12 * 32.4e9 / 2, rel=0.02)
+    assert all(model["optimizer"] == 0 for stage in found["stages"] for model in stage["models"].values())
+    larger = ["experiment=oreal_32b_64gpu", "plan.gpus=32", "rollout.engines=4"]
+    slower, faster = planned(capsys, *larger, *on_host), planned(capsys, *larger)
+    assert slower["host"]["optimizers"] == found["host"]["optimizers"] / 2 and slower["host"]["resting"] < faster["host"]["resting"]
+    for part in ("token_RM", "policy"):  # 32.8 B parameters of 34 bytes at 300 GB/s a host, and 6 bytes over PCIe
+        took = slower["step"][part]["seconds"] - faster["step"][part]["seconds"]
+        assert took == pytest.approx(32.76e9 * (34 / 4 / 300e9 + 6 / 32 / 50e9), rel=0.1)
+
+
 @pytest.fixture(scope="module")
 def built_32b() -> dict:
     """As a person calls it, in a process of its own; every stage's models are built."""

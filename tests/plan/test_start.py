@@ -19,7 +19,7 @@ from megatron_oreal.plan.stages import planned_stages
 from megatron_oreal.plan.start import obstacles_on_gpus, rollout_with_cache
 from tests.settings import tiny_run
 
-PLACE = Place(32, 8)
+PLACE, HOST = Place(32, 8), 512 * GIB
 SHAPE = architecture_of("", "qwen2.5-7b").sizes
 
 
@@ -38,7 +38,7 @@ def test_a_shared_engines_cache_fills_what_the_models_leave(gib, release):
     assert max(max(s.training, s.sampling) for s in stages) <= 0.97 * capacity
     if engine.kv_tokens < 4 * 16 * 16384:
         assert max(max(s.training, s.sampling) for s in stages) == pytest.approx(0.97 * capacity, rel=1e-3)
-    assert not obstacles_on_gpus(config, SHAPE, PLACE, capacity)
+    assert not obstacles_on_gpus(config, SHAPE, PLACE, capacity, HOST)
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,19 @@ def test_what_the_user_says_of_the_cache_stays(overrides):
 
 
 def test_what_cannot_fit_is_an_obstacle():
-    assert "stage 0 needs" in obstacles_on_gpus(config_of(), SHAPE, PLACE, 30 * GIB)[0].reason
-    (few,) = obstacles_on_gpus(config_of(), SHAPE, PLACE, 46.6 * GIB)
+    assert "stage 0 needs" in obstacles_on_gpus(config_of(), SHAPE, PLACE, 30 * GIB, HOST)[0].reason
+    (few,) = obstacles_on_gpus(config_of(), SHAPE, PLACE, 46.6 * GIB, HOST)
     assert "less than one trajectory" in few.reason
-    assert not obstacles_on_gpus(config_of("mode=rollout_only"), SHAPE, PLACE, 30 * GIB)
+    assert not obstacles_on_gpus(config_of("mode=rollout_only"), SHAPE, PLACE, 30 * GIB, HOST)
+
+
+def test_what_does_not_fit_a_hosts_memory_is_an_obstacle():
+    """Optimizers of 7.6 B parameters of two models are 12 bytes each, a quarter on each of four hosts."""
+    config = config_of("policy.optimizer.on_host=true", "token_rm.optimizer.on_host=true")
+    assert not obstacles_on_gpus(config, SHAPE, PLACE, 79 * GIB, 100 * GIB)
+    (full,) = obstacles_on_gpus(config, SHAPE, PLACE, 79 * GIB, 50 * GIB)
+    optimizers = float(full.reason.partition("optimizers ")[2].partition(",")[0])
+    assert optimizers == pytest.approx(2 * 12 * 7.4e9 / 4 / GIB, rel=0.05) and full.reason.endswith("and has 50.0")
 
 
 @pytest.fixture

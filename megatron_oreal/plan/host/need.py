@@ -12,7 +12,7 @@ from megatron_oreal.config import EvaluateConfig, PassrateConfig, SftConfig, Tra
 from megatron_oreal.devices import GIB
 from megatron_oreal.engines import demand
 from megatron_oreal.engines.cpu_share import cache_tokens, token_bytes
-from megatron_oreal.learn.config import ParallelConfig
+from megatron_oreal.learn.config import OptimizerConfig, ParallelConfig
 from megatron_oreal.model.architecture import check_fields
 from megatron_oreal.model.shape import Shape
 from megatron_oreal.plan.build import Built, Role
@@ -191,6 +191,14 @@ def roles(config: TrainConfig | SftConfig) -> tuple[Role, ...]:
     if isinstance(config, SftConfig):
         return ("policy",)
     return ("policy", *(["token_rm"] if config.objective.token_rm else []), *(["reference"] if config.objective.beta else []))
+
+
+def on_host(config: TrainConfig | SftConfig) -> set[Role]:
+    """The models whose optimizers are in host memory."""
+    if isinstance(config, SftConfig):
+        return {"policy"} if config.optimizer.on_host else set()
+    settings: dict[Role, OptimizerConfig] = {"policy": config.policy.optimizer, "token_rm": config.token_rm.optimizer}
+    return {role for role, optimizer in settings.items() if optimizer.on_host} & set(roles(config))
 
 
 def _ranks(config: TrainConfig | SftConfig, hf: Shape, place: Place, wanted: Sequence[Role]) -> list[RankNeed]:
