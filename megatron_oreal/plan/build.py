@@ -47,6 +47,17 @@ class Built:
     activations: int  # the most that lives besides while micro-batches go through, workspace of the log-probabilities included
     on_host: int = 0  # of host memory: master weights and moments that are there for good (optimizer.on_host)
 
+    @property
+    def whole(self) -> int:
+        """While it works, activations apart."""
+        return self.weights + self.gradients + self.optimizer
+
+    def given_up(self, offload: str) -> int:
+        """Of that, between its turns, by compute.offload (learn.host_memory)."""
+        if offload == "all":
+            return self.whole - self.weights * (self.role == "policy")
+        return self.gradients * (offload == "gradients")
+
 
 def build(request: Request, deadline_s: float) -> list[Built]:
     """All roles at all stages.

@@ -50,17 +50,17 @@ class Stage:
     @property
     def loaded(self) -> float:
         """Weights, gradients and optimizers of all models, as they are made at start; and always there, where nothing is offloaded."""
-        return self.fp8 + sum(map(_whole, self.models))
+        return self.fp8 + sum(m.whole for m in self.models)
 
     @property
     def resting(self) -> float:
         """What of them is there while none works."""
-        return self.loaded - sum(map(self._away, self.models))
+        return self.loaded - sum(m.given_up(self.offload) for m in self.models)
 
     @property
     def state(self) -> float:
         """What of them is there while the one works that needs most."""
-        return self.resting + self._away(self._largest)
+        return self.resting + self._largest.given_up(self.offload)
 
     @property
     def activations(self) -> int:
@@ -69,13 +69,7 @@ class Stage:
 
     @property
     def _largest(self) -> Built:
-        return max(self.models, key=lambda m: self._away(m) + m.activations)
-
-    def _away(self, model: Built) -> int:
-        """Bytes that it gives up between its turns, see learn.host_memory."""
-        if self.offload == "all":
-            return _whole(model) - model.weights * (model.role == "policy")
-        return model.gradients * (self.offload == "gradients")
+        return max(self.models, key=lambda m: m.given_up(self.offload) + m.activations)
 
     @property
     def training(self) -> float:
@@ -148,10 +142,6 @@ def _stage(config: TrainConfig | SftConfig, formula: Formula, models: list[Built
         loading=PROCESS_GIB * GIB + formula.put_together(),
         offload=config.compute.offload,
     )
-
-
-def _whole(model: Built) -> int:
-    return model.weights + model.gradients + model.optimizer
 
 
 def _sent(config: TrainConfig | SftConfig, formula: Formula, stage: int) -> float:

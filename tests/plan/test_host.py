@@ -110,6 +110,20 @@ def test_ranks_hold_less_of_a_split_model_and_each_its_own_libraries(tiny_model)
     assert len(elsewhere.ranks) == 1
 
 
+def test_what_rests_or_is_on_the_host_is_counted_where_it_is(tiny_model):
+    """In float32: weights, gradients and moments of 4, 4 and 8 bytes, and on_host weights apart from those that the model computes with."""
+    run = tiny_run(tiny_model())
+    shape, optimizer = read_shape(run.model.path), replace(run.policy.optimizer, on_host=True)
+    on_host = replace(run, policy=replace(run.policy, optimizer=optimizer))
+    runs = [replace(one, compute=compute_config(offload=how)) for one in (run, on_host) for how in ("none", "gradients", "all")]
+    needs = [need_of_run(one, shape, Place(1, 1), free=10**9).ranks[0] for one in runs]
+    policy, token_rm = (next(m.parameters for m in needs[0].models if m.role == role) for role in ("policy", "token_rm"))
+    expected = [(16, 16), (12, 12), (4, 0), (20, 16), (16, 12), (16, 0)]
+    assert [need.state for need in needs] == [a * policy + b * token_rm for a, b in expected]
+    assert all(need.training >= need.process + 16 * (policy + token_rm) for need in needs), "all are made at start"
+    assert needs[2].working > needs[1].working > needs[0].working
+
+
 @pytest.fixture
 def too_large(served_model, task, tmp_path) -> list[str]:
     """Overrides of a run that wants a cache of 300 GiB."""

@@ -59,11 +59,17 @@ class RankNeed:
     sent: int = 0  # of a stage's first rank alone: new weights on their way to the engines
     exported: int = 0  # of it, too: the weights that are copied for an export, between two steps
     written: int = 0  # what of that copy is still there while the next step trains
+    offload: str = "none"  # compute.offload
+
+    @property
+    def loaded(self) -> int:
+        """Weights, gradients and optimizers of the models that learn, as they are made at start."""
+        return sum(m.whole + m.on_host for m in self.models if m.role != "reference")
 
     @property
     def state(self) -> int:
-        """Weights, gradients and optimizers of the models that learn: always there."""
-        return sum(m.weights + m.gradients + m.optimizer for m in self.models if m.role != "reference")
+        """What of them is there between turns. The rest is in files (learn.host_memory), which the kernel keeps as long as it has room."""
+        return self.loaded - sum(m.given_up(self.offload) for m in self.models if m.role != "reference")
 
     @property
     def working(self) -> int:
@@ -71,7 +77,10 @@ class RankNeed:
 
         The reference's weights are in a mapped file (learn.reference), and let go when it has had its turn.
         """
-        return max((m.activations + m.weights * (m.role == "reference") for m in self.models), default=0)
+        return max((m.activations + self._back(m) for m in self.models), default=0)
+
+    def _back(self, model: Built) -> int:
+        return model.weights if model.role == "reference" else model.given_up(self.offload)
 
     @property
     def resting(self) -> int:
@@ -80,7 +89,8 @@ class RankNeed:
 
     @property
     def training(self) -> int:
-        return self.resting + self.working
+        """Or starting, where all models are made."""
+        return max(self.resting + self.working, self.process + self.loaded)
 
 
 @dataclass(frozen=True)
@@ -230,7 +240,8 @@ def _rank(formula: CpuFormula, stage: int, wanted: Sequence[Role], config: Train
     models = [formula.stage(role, stage) for role in wanted]
     weights = models[0].weights * formula.work.parallel.tp  # of the whole stage
     sent, written = _buckets(formula, weights, config.rollout) if config.has_engines else 0, weights * (config.checkpoint.hf_interval > 0)
-    return RankNeed(stage, round(RANK_GIB * GIB), models, round(formula.logprobs(stage)), sent, weights, written)
+    sizes = round(formula.logprobs(stage)), sent, weights, written
+    return RankNeed(stage, round(RANK_GIB * GIB), formula.placed(models, on_host(config)), *sizes, config.compute.offload)
 
 
 def _buckets(formula: CpuFormula, weights: int, rollout: RolloutConfig) -> int:

@@ -30,7 +30,7 @@ def remedy(config: Config, need: Asks, memory: int) -> tuple[str, int] | None:
 
 def _ways(config: Config) -> list[Callable[[Config, Need], Smaller]]:
     """In the order in which they are to be taken."""
-    training = [_micro_batches, _recompute] if hasattr(config, "learn") else []
+    training = [_micro_batches, _offload, _recompute] if hasattr(config, "learn") else []
     sampling = [_cache, _engines] if config.rollout.placement == "colocated" else []
     layout = [_ranks] if hasattr(config, "parallel") else []
     return [*training, *sampling, *layout, *([_token_rm] if isinstance(config, TrainConfig) else [])]
@@ -72,6 +72,11 @@ def _micro_batches(config: Config, _: Need) -> Smaller:
         least = -(-config.rollout.max_total_tokens // multiple) * multiple
     for tokens in _halves(budget, max(least, 1)):
         yield replace(config, learn=replace(config.learn, tokens_per_micro_batch=tokens)), f"learn.tokens_per_micro_batch={tokens}"
+
+
+def _offload(config: Config, _: Need) -> Smaller:
+    if config.compute.offload != "all":
+        yield replace(config, compute=replace(config.compute, offload="all")), "compute.offload=all"
 
 
 def _recompute(config: Config, _: Need) -> Smaller:

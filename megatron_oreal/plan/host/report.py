@@ -30,7 +30,7 @@ def _ranks(fit: Fit) -> list[str]:
     lines = [row("GiB a rank", ("parameters", "weights", "gradients", "optimizer", "activations", "log-probs"))]
     for rank, _ in _stages(fit.need.ranks):
         for m in rank.models:
-            sizes = (m.weights, m.gradients, m.optimizer, m.activations, rank.logprobs if m.role == "policy" else 0)
+            sizes = (m.weights, m.gradients, m.optimizer + m.on_host, m.activations, rank.logprobs if m.role == "policy" else 0)
             lines.append(row(f"stage {rank.stage}, {NAMES[m.role]}", (f"{m.parameters / 1e9:.3f} B", *map(gib, sizes))))
     lines += ["", row("GiB a rank", ("process", "+ state", "= sampling", "+ working", "= training", "ranks", "sent by one"))]
     for rank, count in _stages(fit.need.ranks):
@@ -97,7 +97,7 @@ def as_json(config: Planned, hf, shape: str, fit: Fit) -> dict[str, Any]:
 
 
 def _rank_json(rank: RankNeed) -> dict[str, Any]:
-    figures = ("parameters", "weights", "gradients", "optimizer", "activations")
+    figures = ("parameters", "weights", "gradients", "optimizer", "on_host", "activations")
     models = {m.role: {name: getattr(m, name) for name in figures} for m in rank.models}
     parts = ("process", "state", "logprobs", "working", "sent", "exported", "written", "resting", "training")
     return {"stage": rank.stage, "models": models} | {name: getattr(rank, name) for name in parts}
