@@ -35,8 +35,15 @@ def save_in_place(optimizers: list[DistributedOptimizer]) -> None:
     for one in optimizers:
         one.sharded_param_state_fully_reshardable = partial(_own_blocks, one)
         one.load_parameter_state_from_fully_reshardable = lambda state: None  # the reader has filled the optimizer's own tensors
-        if one.config.use_precision_aware_optimizer:  # its own would make float32 of all that is less
-            one.optimizer.state_dict = partial(Optimizer.state_dict, one.optimizer)
+        # Transformer Engine's own would make float32 of all that is less, and, to load, hold all moments twice.
+        one.optimizer.state_dict = partial(Optimizer.state_dict, one.optimizer)
+        one.optimizer.load_state_dict = partial(_take_settings, one.optimizer)
+
+
+def _take_settings(adam: Optimizer, state: dict) -> None:
+    """And step counts: the states themselves are loaded when this is called."""
+    for group, saved in zip(adam.param_groups, state["param_groups"], strict=True):
+        group.update({name: value for name, value in saved.items() if name != "params"})
 
 
 def sharded_state(chunks: Sequence[GPTModel], optimizer: MegatronOptimizer, loading: bool) -> dict:

@@ -141,16 +141,6 @@ class CpuFusedAdam(torch.optim.Optimizer):
         if self._has_masters:
             self.state[parameter]["master_param"] = parameter.detach().float().clone()
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Torch's makes of all states what the parameters are; Transformer Engine's keeps them as they were begun."""
-        if not self._has_masters:
-            return super().load_state_dict(state_dict)
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            for number, parameter in zip(saved["params"], group["params"], strict=True):
-                for name, value in state_dict["state"].get(number, {}).items():
-                    self.state[parameter][name].copy_(value)
-            group.update({name: value for name, value in saved.items() if name != "params"})
-
     @torch.no_grad()
     def step(self, closure=None):
         """One AdamW update of every parameter that has a gradient, by torch's own fused AdamW."""

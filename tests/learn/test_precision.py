@@ -35,7 +35,10 @@ def train(run: TrainConfig, resume: str | None = None) -> tuple[list[dict], dict
     with Ranks(run.parallel, run.seed) as ranks:
         learner = Learner(run, ranks)
         checkpoints = Checkpoints(run.run_dir, run.checkpoint, learner, ranks, RunState)
+        adam = learner.policy.optimizer.chained_optimizers[0].optimizer
+        moments = [value for state in adam.state.values() for value in state.values()]
         state = checkpoints.restore(resume)
+        assert all(value is kept for value, kept in zip(moments, (v for s in adam.state.values() for v in s.values()), strict=True))
         learner.rest_between_turns()
         metrics = []
         for step in range(state.step + 1, LAST + 1):
@@ -45,7 +48,6 @@ def train(run: TrainConfig, resume: str | None = None) -> tuple[list[dict], dict
                 checkpoints.save(RunState(step, step))
         checkpoints.finish()
         weights = {n: t.float().numpy() for n, t in hf_weights.export(learner.policy.gpt, learner.models.dims)}
-        adam = learner.policy.optimizer.chained_optimizers[0].optimizer
         held = [*(p for group in adam.param_groups for p in group["params"]), *(v for state in adam.state.values() for v in state.values())]
         own = [tensor for tensor in held if tensor.dtype == torch.float32 or tensor._base is None]  # and not the model's weights
         return metrics, weights, sum(tensor.nbytes for tensor in own)

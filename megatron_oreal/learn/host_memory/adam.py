@@ -39,11 +39,6 @@ class HostAdam(Optimizer):
             self.state[parameter] = {name: next(pieces) for name in STATES}
             self.state[parameter]["master_param"].copy_(parameter)
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Settings and step counts: the states themselves have been read into their memory (learn.live_state)."""
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            group.update({name: value for name, value in saved.items() if name != "params"})
-
     @torch.no_grad()
     def step(self) -> None:
         """One update of every parameter."""
