@@ -17,6 +17,7 @@ from megatron_oreal.verify.rules.wording.chinese import translated
 from megatron_oreal.verify.rules.wording.choices import choice
 from megatron_oreal.verify.rules.wording.direction import change
 from megatron_oreal.verify.rules.wording.notation import other_readings
+from megatron_oreal.verify.rules.wording.numbers import count_of_things
 from megatron_oreal.verify.rules.wording.rewording import reworded
 
 MAX_CHARS = 1_200
@@ -102,6 +103,8 @@ def _by_readings(answer: str, gold: str) -> Verdict:
     if first.right:
         return first
     others = [(text, gold) for text in other_readings(answer, gold)] + [(answer, text) for text in other_readings(gold, answer)]
+    if gold[-1:].isdigit() or "\\text" in gold:
+        others += [(counted, gold) for counted in (count_of_things(answer),) if counted]
     for pair in others[:MAX_READINGS]:
         other = _by_wording(*pair)
         if other.right:

@@ -13,6 +13,7 @@ from megatron_oreal.verify.rules.wording.phrases import same_phrase
 
 _INTEGER = re.compile(r"[-+]?\d{1,400}")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_SPELLED_OUT = re.compile(r"[A-Za-z]{3}")
 _LETTER = re.compile(r"\(?\s*([A-Z])\s*\)?[.:]?")
 _CHOICE = re.compile(r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?[ :]*)?\(?\s*([A-Z])\s*\)?[.:]?", re.IGNORECASE)
 _DECIMAL_POINT = re.compile(r"[-+]?\d+\.\d+")
@@ -36,7 +37,7 @@ def by_text(answer: str, gold: str) -> Verdict | None:
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
         return verdict(int(answer) == int(gold))
     plain_answer, plain_gold = (_TEXT_COMMAND.sub(r"\1", text).strip(" .") for text in (answer, gold))
-    spelled_out = len(plain_gold) > 2 or plain_gold.casefold() == "no"
+    spelled_out = _SPELLED_OUT.search(plain_gold) is not None or plain_gold.casefold() == "no"
     if plain_answer.casefold() == plain_gold.casefold() and spelled_out and plain_gold.replace(" ", "").isalnum():
         return verdict(True)
     known = _by_reading(answer, gold)

@@ -49,17 +49,25 @@ def is_name(node) -> bool:
 
 
 def is_plain_combination(node) -> bool:
-    """a + b, xy, a/b: sums and products of names with no number but -1, whose value an answer may state."""
+    """a + b, xy, b - a, a/b: sums and products of names without a number, whose value an answer may state; -x is none."""
     match node:
-        case s.Num(value):
-            return value == -1
         case s.Const(name):
             return name == "e"
-        case s.Add(parts) | s.Mul(parts):
-            return all(map(is_plain_combination, parts)) and bool(s.symbols(node))
+        case s.Add(parts):
+            return all(map(is_plain_combination, map(_unsigned, parts)))
+        case s.Mul(factors):
+            return all(map(is_plain_combination, factors)) and bool(s.symbols(node))
         case s.Div(top, bottom):
             return is_plain_combination(top) and is_plain_combination(bottom)
     return is_name(node)
+
+
+def _unsigned(term):
+    """x for -x."""
+    match term:
+        case s.Mul((s.Num(value), *factors)) if value == -1 and factors:
+            return factors[0] if len(factors) == 1 else s.Mul(tuple(factors))
+    return term
 
 
 def is_combination(node) -> bool:
@@ -69,8 +77,6 @@ def is_combination(node) -> bool:
 
 def _is_combined(node) -> bool:
     match node:
-        case s.Num(value):
-            return value == -1
         case s.Pow(base, s.Num(power)):
             return power.denominator == 1 and abs(power) <= 4 and _is_combined(base)
         case s.Div(s.Num(one), bottom):
@@ -78,13 +84,16 @@ def _is_combined(node) -> bool:
         case s.Div(top, bottom):
             return _is_combined(top) and _is_combined(bottom)
         case s.Add(parts) | s.Mul(parts) | s.Func("sin" | "cos" | "tan" | "cot" | "log" | "ln", parts):
-            return all(map(_is_combined, parts)) and bool(s.symbols(node))
+            return all(map(_is_combined, map(_unsigned, parts))) and bool(s.symbols(node))
     return is_plain_combination(node)
 
 
 def function_and_value(one, other) -> bool:
-    """f(x) = ... against y = ...: the same statement."""
-    return {type(one), type(other)} == {s.Apply, s.Sym} and s.Sym("y") in (one, other)
+    """f(x) = ... against y = ..., or f = ...: the same statement."""
+    if {type(one), type(other)} != {s.Apply, s.Sym}:
+        return False
+    applied, letter = (one, other) if isinstance(one, s.Apply) else (other, one)
+    return letter.name in ("y", applied.name)
 
 
 def without_name_of_set(node, other):

@@ -86,7 +86,7 @@ class Comparison(Listings, Sets, Relations, Ratios, Families):
         if ours is None and theirs is None:
             return None
         if isinstance(gold, s.Relation) and isinstance(answer, s.Relation):
-            return self.same(gold.sides[1], answer.sides[1]) if same_head(gold.sides[0], answer.sides[0]) else False
+            return gold.ops == answer.ops and same_head(gold.sides[0], answer.sides[0]) and self.same(gold.sides[1], answer.sides[1])
         plain = [side.sides[1] if isinstance(side, s.Relation) and is_name(side.sides[0]) else side for side in (gold, answer)]
         if ours is None:
             ours, theirs, plain = theirs, ours, plain[::-1]

@@ -7,6 +7,7 @@ from megatron_oreal.verify.rules.values.budget import Budget, CannotDecide, Inex
 from megatron_oreal.verify.rules.values.prime_field import PrimeField
 from megatron_oreal.verify.rules.values.probing import agree
 
+_FUNCTIONS = frozenset(("sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "root"))
 _ORDER = {"<": 1, "≤": 1, ">": -1, "≥": -1}
 
 
@@ -21,7 +22,21 @@ def same_equation(a: s.Relation, b: s.Relation, budget: Budget) -> bool:
     try:
         return _proportional(first, second, budget) or _same_zeros(first, second, budget)
     except Inexact:
+        letters: dict = {}
+        one, other = _functions_as_letters(first, letters), _functions_as_letters(second, letters)
+        try:
+            if _proportional(one, other, budget) or _same_zeros(one, other, budget):
+                return True
+        except Inexact:
+            pass
         return any(agree(first, s.Mul((s.Num(Fraction(sign)), second)), budget) for sign in (1, -1))
+
+
+def _functions_as_letters(node, letters: dict):
+    """\\rho \\cos\\theta = 2 as an equation between \\rho and \\cos\\theta."""
+    if isinstance(node, s.Func) and node.name in _FUNCTIONS and s.symbols(node):
+        return letters.setdefault(node, s.Sym(f"function {len(letters)}"))
+    return s.rebuild(node, lambda child: _functions_as_letters(child, letters))
 
 
 def _proportional(first, second, budget: Budget) -> bool:
@@ -37,13 +52,19 @@ def _proportional(first, second, budget: Budget) -> bool:
 
 
 def _same_zeros(first, second, budget: Budget) -> bool:
-    """y = 2/x against xy = 2: solved for a variable in which both are linear (over their common denominator)."""
-    return any(
-        _vanishes_where(first, second, name, budget) and _vanishes_where(second, first, name, budget) for name in sorted(s.symbols(first))
-    )
+    """y = 2/x against xy = 2: solved for each variable in which both are linear (over their common denominator)."""
+    solved = False
+    for name in sorted(s.symbols(first)):
+        vanish = [_vanishes_where(*pair, name, budget) for pair in ((first, second), (second, first))]
+        if None not in vanish:
+            if not all(vanish):
+                return False
+            solved = True
+    return solved
 
 
-def _vanishes_where(first, second, name: str, budget: Budget) -> bool:
+def _vanishes_where(first, second, name: str, budget: Budget) -> bool | None:
+    """Whether the second is zero where the first is, solved for one variable; None where the first is not linear in it."""
     field = PrimeField(3)
     values = []
     for x in (1, 2, 3):
@@ -52,7 +73,7 @@ def _vanishes_where(first, second, name: str, budget: Budget) -> bool:
     p = field.prime
     slope = (values[1] - values[0]) % p
     if slope == 0 or (values[2] - values[1]) % p != slope:
-        return False
+        return None
     field.values[name] = (1 - values[0] * pow(slope, -1, p)) % p
     try:
         return field.evaluate(second, budget) == 0

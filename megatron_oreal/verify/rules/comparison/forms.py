@@ -4,8 +4,10 @@ from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.comparison.families import as_family
 from megatron_oreal.verify.rules.comparison.vectors import named_point, untransposed
 from megatron_oreal.verify.rules.values.matrices import worked_out
+from megatron_oreal.verify.rules.wording.vocabulary import changes
 
 _WHOLE = ("integers", "naturals", "naturals from 1")
+_UNKNOWNS = frozenset("xyz")
 MAX_SERIES = 8
 
 
@@ -26,7 +28,9 @@ def plain_form(node):
 
 
 def _is_variable(node) -> bool:
-    return isinstance(node, s.Sym) or (isinstance(node, s.Bracketed) and all(map(_is_variable, node.items)))
+    return (isinstance(node, s.Sym) and not (node.text and changes(node.name))) or (
+        isinstance(node, s.Bracketed) and all(map(_is_variable, node.items))
+    )
 
 
 def _family(node):
@@ -43,32 +47,43 @@ def _family(node):
         case s.Condition(value, condition) if not isinstance(value, (s.Sym, s.Relation)):
             parts, conditions = (value,), condition.items if isinstance(condition, s.Listing) else (condition,)
         case s.Listing(items, _):
-            conditions = tuple(item for item in items if _ranges_over_integers(item))
+            conditions = tuple(item for item in items if _ranges(item))
             parts = tuple(item for item in items if item not in conditions)
         case _:
             return node
-    names = {item.sides[0].name: item.sides[1].name for item in conditions if _ranges_over_integers(item)}
+    names = {item.sides[0].name: item.sides[1].name for item in conditions if _ranges(item)}
     used = s.symbols(s.Listing(parts, False))
     if not parts or not names or len(names) != len(set(conditions)) or not used.issuperset(names):
+        return node
+    if "reals" in names.values() and not all(_states_with(part, set(names)) for part in parts):
         return node
     for number, (name, kind) in enumerate(names.items(), start=1):
         parts = tuple(s.replaced(part, s.Sym(name), s.Sym(f"{kind} {number}")) for part in parts)
     return parts[0] if len(parts) == 1 else s.Listing(parts, False)
 
 
-def _ranges_over_integers(node) -> bool:
-    return isinstance(node, s.Relation) and node.ops == ("∈",) and isinstance(node.sides[0], s.Sym) and _is_whole(node.sides[1])
+def _ranges(node) -> bool:
+    """k \\in Z, or c \\in R with a letter that is not the usual unknown."""
+    match node:
+        case s.Relation(("∈",), (s.Sym(letter), s.Sym(name))):
+            return name in _WHOLE or (name == "reals" and letter not in _UNKNOWNS)
+    return False
 
 
-def _is_whole(node) -> bool:
-    return isinstance(node, s.Sym) and node.name in _WHOLE
+def _states_with(part, parameters: set) -> bool:
+    """f(x) = cx and (t, 2t - 1): an equation solved for what has no parameter, or a point."""
+    match part:
+        case s.Relation(("=",), (left, _)):
+            return not parameters & s.symbols(left)
+    return isinstance(part, s.Bracketed)
 
 
 def same_parameter(node, other):
-    """`n\\pi` beside a family whose parameter is named: its only letter among k, m, n, l, t is that parameter."""
-    missing = [name for name in s.symbols(other) - s.symbols(node) if name.startswith(("integers ", "naturals "))]
+    """`n\\pi` beside a family whose parameter is named: its only letter that can be is that parameter."""
+    missing = [name for name in s.symbols(other) - s.symbols(node) if name.startswith(("integers ", "naturals ", "reals "))]
     known = s.symbols(other) | {name.name for name in _assigned_names(node)}
-    letters = [name for name in s.symbols(node) - known if name in ("k", "m", "n", "l", "t", "j")]
+    usual = "kmnltj" if missing and not missing[0].startswith("reals ") else "abcdkmnrstCAB"
+    letters = [name for name in s.symbols(node) - known if name in tuple(usual)]
     if len(missing) == len(letters) == 1:
         return s.replaced(node, s.Sym(letters[0]), s.Sym(missing[0]))
     return node
@@ -123,11 +138,16 @@ def bare(node):
     """Without the unit, and with the plus-minus sign written out as two values."""
     while isinstance(node, s.Quantity):
         node = node.value
-    if isinstance(node, s.Listing) and len(node.items) == 1 and node.items[0] != s.Sym("emptyset"):
+    if isinstance(node, s.Listing) and len(node.items) == 1 and not _is_set(node.items[0]):
         return bare(node.items[0])
     if not isinstance(node, (s.Listing, s.Condition)) and any(isinstance(n, s.Sign) for n in s.walk(node)):
         return s.Listing((s.with_sign(node, 1), s.with_sign(node, -1)), braced=True)
     return node
+
+
+def _is_set(node) -> bool:
+    """What makes { node } a set of sets."""
+    return node == s.Sym("emptyset") or (isinstance(node, s.Listing) and node.braced)
 
 
 def _all_stated(names: tuple, stated: tuple) -> bool:

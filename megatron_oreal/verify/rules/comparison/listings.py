@@ -16,6 +16,7 @@ class Listings(PartByPart):
     def same_listing(self, gold, answer) -> bool:
         """At least one side is a list."""
         gold, answer = with_chains_apart(gold), with_chains_apart(answer)
+        gold, answer = _joined(gold, answer), _joined(answer, gold)
         for listed, other in ((gold, answer), (answer, gold)):
             if isinstance(other, s.Matrix) and all(map(assigned, _items(listed))):
                 other = s.Bracketed("(", s.children(other), ")") if 1 in (len(other.rows), len(other.rows[0])) else other
@@ -64,6 +65,12 @@ class Listings(PartByPart):
             return False
 
 
+def _joined(node, other):
+    """(-\\infty, 1), (2, \\infty) beside a union, as one."""
+    listed = isinstance(node, s.Listing) and all(isinstance(item, s.Bracketed) and len(item.items) == 2 for item in node.items)
+    return s.SetOp("∪", node.items) if listed and isinstance(other, s.SetOp) and other.op == "∪" else node
+
+
 def _items(node) -> list:
     """Items of a list with its plus-minus signs and inner unbracketed lists written out."""
     node = bare(node)
@@ -71,8 +78,8 @@ def _items(node) -> list:
         return [node]
     items = []
     for item in node.items:
-        inner = bare(item)
-        items.extend(_items(inner) if isinstance(inner, s.Listing) else [item])
+        inner = item if isinstance(item, s.Listing) and item.braced else bare(item)
+        items.extend(_items(inner) if isinstance(inner, s.Listing) and inner is not item else [item])
     return items
 
 

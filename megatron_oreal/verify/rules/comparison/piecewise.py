@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
+from megatron_oreal.verify.rules.comparison.assignments import is_name
 from megatron_oreal.verify.rules.values.budget import Budget, CannotDecide
 from megatron_oreal.verify.rules.values.rational import rational
 
@@ -17,7 +18,7 @@ NEAR = Fraction(1, 97)
 
 def pieces(node) -> tuple | None:
     """Pairs of value and condition of cases, the value of `f(x) = cases` too; None where the tree is none of them."""
-    if isinstance(node, s.Relation) and node.ops == ("=",) and pieces(node.sides[1]) is not None:
+    if isinstance(node, s.Relation) and node.ops == ("=",) and is_name(node.sides[0]) and pieces(node.sides[1]) is not None:
         node = node.sides[1]
     if not isinstance(node, s.Listing) or not node.braced or not 1 < len(node.items) <= MAX_PIECES:
         return None
@@ -72,16 +73,19 @@ def pairs_to_compare(gold: tuple, answer, budget: Budget) -> list[tuple] | None:
     ends = sorted(first.places() | (second.places() if second else set()))
     places = [place for end in ends for place in (end - NEAR, end, end + NEAR)] + [ends[0] - 3, ends[-1] + 3]
     places += [(low + high) / 2 for low, high in zip(ends, ends[1:], strict=False)]
-    if _over_whole_numbers(gold) and (second is None or _over_whole_numbers(answer)):
+    whole = _over_whole_numbers(gold) and (second is None or _over_whole_numbers(answer))
+    if whole:
         places = [Fraction(n) for n in range(int(ends[0]) - 1, int(ends[-1]) + 4)][:40]
     pairs = []
     for x in places:
         one, other = first.piece(x), second.piece(x) if second else answer
+        if one is None and second is None and whole:
+            continue  # a sequence begins where its pieces do
         if (one is None) != (other is None):
             return None
         if one is not None:
             pairs.append(tuple(s.replaced(value, s.Sym(first.name), s.Num(x)) for value in (one, other)))
-    return pairs
+    return pairs or None
 
 
 def _over_whole_numbers(pairs: tuple) -> bool:

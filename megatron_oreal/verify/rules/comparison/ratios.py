@@ -38,5 +38,7 @@ def same_based(gold, answer) -> bool:
         except Undefined:
             return False
     based, other = (gold, answer) if isinstance(gold, s.Based) else (answer, gold)
+    if based.base == 10 and isinstance(other, s.Num):
+        return based_value(based) == other.value
     sign = "-" if based.negative else ""
     return isinstance(gold, s.Based) and isinstance(other, s.Num) and str(other.value) == sign + based.digits

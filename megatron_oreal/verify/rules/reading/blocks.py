@@ -67,6 +67,8 @@ class Blocks(Brackets):
         rows = [*rows, tuple(row)] if row else rows
         if rows and all(len(row) == 1 and isinstance(row[0], s.Relation) for row in rows):
             return s.Listing(tuple(row[0] for row in rows), braced=False)
+        if name == "array" and len(rows) == len(rows[0]) == 1:
+            return rows[0][0]
         if not rows or len({len(row) for row in rows}) != 1:
             raise CannotRead("rows of different lengths")
         return s.Func("det", (s.Matrix(tuple(rows)),)) if name == "vmatrix" else s.Matrix(tuple(rows))

@@ -31,16 +31,18 @@ class Functions(Blocks):
         base, power = self.scripts()
         if power == s.MINUS_ONE and name in _INVERSE:
             name, power = _INVERSE[name], None
-        node = _call(name, base, self.function_argument())
+        node = _call(name, base, self.function_argument(name in _INVERSE))
         return node if power is None else s.Pow(node, power)
 
-    def function_argument(self):
+    def function_argument(self, trigonometric: bool):
         """A bracketed group, or the factors that follow up to the next sign, function or bracket."""
         if self.at("(", "[", "{", "|", r"\{"):
             if self.at("{") or self.at("|"):
                 return self.postfix(self.deeper(self.primary))
             return self.brackets() if self.at("(", "[") else self.set_braces()
         node = self.factor()
+        if trigonometric and isinstance(node, s.Num) and self.at("(") and self.peek(1).kind in ("sym", "cmd"):
+            return s.times(node, self.factor())  # sin 2(x + 1)
         while self.next.kind in ("sym", "const", "cmd"):
             node = s.times(node, self.factor())
         return node

@@ -187,7 +187,7 @@ def _decorated(name: str, text: str, position: int, tokens: list[Token]) -> int:
     if name == "mathbb":
         tokens.append(Token("sym", v.SETS.get(inner, inner)))
     else:
-        tokens.append(Token("sym", f"\\{name}{{{inner}}}"))
+        tokens.append(Token("sym", f"\\{v.SAME_DECORATION.get(name, name)}{{{inner}}}"))
     return match.end()
 
 

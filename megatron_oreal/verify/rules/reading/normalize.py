@@ -31,7 +31,7 @@ _STYLING = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?"
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|large|Large|LARGE|huge|bf|rm|it|tt|sf|sc|em|boldsymbol|quad|qquad|hfill"
     r"|noindent|checkmark|blacksquare|qed|therefore|hline|ensuremath)(?![a-zA-Z])"
-    r"|\\[hv]space\*?\{[^{}]*\}|\\(?:label|tag|color|[hv]?phantom)\*?\{[^{}]*\}|\\textcolor\{[^{}]*\}|\\(?:boxed|fbox|underline)(?=\s*\{)"
+    r"|\\[hv]space\*?\{[^{}]*\}|\\(?:label|tag|color|[hv]?phantom)\*?\{[^{}]*\}|\\(?:textcolor|colorbox)\{[^{}]*\}|\\(?:boxed|fbox|underline)(?=\s*\{)"
 )
 _CONTROLS = {code: None for code in (*range(9), *range(11, 32), 127) if code != 13}
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"), ("&nbsp;", " "))
@@ -39,12 +39,13 @@ _GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |\\;|\\:|\{\\,\}|~|'(?=\d{3}
 _TEN_TO_THE = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
 _SPACES = re.compile(r"(?:\\[,;:!> ]|~|\s)+")
 _DOLLARS = re.compile(r"(?<!\\)\$|\\\(|\\\)|\\\[|\\\]")
-_MARKDOWN = re.compile(r"\s*(\*\*|\*|`|\"|'')([^*`\"]+)(\*\*|\*|`|\"|'')\s*[.]?\s*")
+_MARKDOWN = re.compile(r"\s*(\*\*|\*|`|\"|''|'|_)([^*`\"]+)(\*\*|\*|`|\"|''|'|_)\s*[.]?\s*")
 _ENDS = re.compile(r"^(?::|\\(?:Rightarrow|implies|Longrightarrow|rightarrow|to)(?![a-zA-Z])|\s)+|(?:\\|\x01|\s)+$")
 _SPELLINGS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\{([:.;])\}", r"\1"),
+        (r"\\mathcal\s*\{?\s*O\s*\}?(?=\s*\()", "O"),
         (r"(?<=\d)\{,\}(?=\d{1,2}(?!\d))", "."),  # a braced comma is no separator of a list
         (r"(?<!\\)\{\s*\}", ""),
         (r"(?<![\\_^a-zA-Z}\]])\{(\s*[a-zA-Z]\s*(?:\\in[^|:{}]*(?:\{[A-Z]\}\s*)?)?(?:\||\\mid(?![a-zA-Z])|:)[^{}]*)(?<!\\)\}", r"\\{\1\\}"),

@@ -65,10 +65,10 @@ class Operands(Functions):
         return s.Func("degrees", (node,))
 
     def inches(self, node):
-        """12" and 12'', after a number; a single stroke may be feet or minutes."""
+        """12" and 12'', after a number; a single stroke is taken for feet."""
         strokes = self.tokens[self.position - 1].text
         strokes += self.take().text if strokes == "'" and self.at("'") else ""
-        return s.Quantity(node, "" if strokes == "'" else "in")
+        return s.Quantity(node, "ft" if strokes == "'" else "in")
 
     def power(self, base):
         if self.accept("*"):

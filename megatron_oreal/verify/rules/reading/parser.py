@@ -13,6 +13,7 @@ from megatron_oreal.verify.rules.reading.vocabulary import words
 RELATIONS = words("= < > ≤ ≥ ≠ ∈ ∉ ≈ ≡ ~ ≅ ⊂ ⊆ → ⇒ ⇔ ∝ ⊥ ∥")
 _ORDER = frozenset("<>≤≥≠∈")
 _THOUSANDS_OF_MONEY = words("k K m M B b bn mn mil")
+_STATEMENTS = frozenset(map(s.Sym, "pqrPQ"))
 _NEGATED = {"=": "≠", "∈": "∉"}
 
 
@@ -57,6 +58,8 @@ class _Parser(Operands):
             items.append(self.item())
         if len(items) == 1:
             return items[0]
+        if separators <= {"and", "or"} and all(item in _STATEMENTS for item in items):
+            return s.Func(" ".join(sorted(separators)), tuple(items))  # p \\land q
         solutions = _solutions(items, alternatives)
         if solutions:
             return s.Listing(solutions, braced=True)

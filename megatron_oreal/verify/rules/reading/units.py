@@ -34,15 +34,19 @@ _NOT_UNITS = _words(
     """is are was were be been not no nor isnt arent wrong right correct incorrect or and but if when where then else than more less most
     least about approximately approx roughly around nearly almost maybe perhaps possibly either neither unless except otherwise
     instead versus vs only all any some none other others another until between from to with without such that this these those
-    which who what how why because since so as it its may might can cannot could should would will at plus minus times divided mod
+    which who what how why because since so as it its may might can cannot could should would will at plus minus divided mod
     modulo infinity undefined true false yes answer hundred thousand million billion trillion squared cubed factorial choose over
     january february march april june july august september october november december monday tuesday wednesday thursday friday
-    saturday sunday negative point below above under fewer score gross tens hundreds thousands millions billions tenth hundredth
-    thousandth half third root radical inverse reciprocal remainder rem upward upwards onward onwards beyond bc bce short deficit
+    saturday sunday negative point below above under fewer score gross tens hundreds thousands millions billions hundredth
+    thousandth half root radical inverse reciprocal remainder rem upward upwards onward onwards beyond bc bce short deficit
     loss decrease decreased drop reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess
     guessing digits base basis wrongly bn mn overdraft owed doubled tripled halved fails fail failed overdrawn ago younger lower
-    cheaper higher mega milli micro nano giga millionth millionths billionth billionths"""
+    cheaper higher mega milli micro nano giga millionth millionths billionth billionths
+    nil ish mil backward backwards behind dozens myriad grand quarter mille deci centi"""
 )
+_ORDINALS = _words("third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth twentieth fiftieth")
+_PHRASES = {("left", "over"), ("from", "now")}
+"""Words that say where a thing stands, and change no value together: 5 marbles left over."""
 _MAX_WORDS = 5
 
 
@@ -58,10 +62,11 @@ def is_unit(words: list[str]) -> bool:
     plain = [word.lower() for word in words if word[:1].isalpha()]
     if words == ["k"]:  # thousands, or a letter
         return False
-    for before, word in zip(["", *plain], plain, strict=False):
-        if word in _NOT_UNITS and not (word in _POWERS_BEHIND and (before in CANONICAL or before in ("unit", "units"))):
+    for before, word, after in zip(["", *plain], plain, [*plain[1:], ""], strict=False):
+        power = word in _POWERS_BEHIND and (before in CANONICAL or before in ("unit", "units"))
+        if word in _NOT_UNITS and not power and (before, word) not in _PHRASES and (word, after) not in _PHRASES:
             return False
-    return len(plain) <= _MAX_WORDS
+    return len(plain) <= _MAX_WORDS and (not plain or plain[-1].removesuffix("s") not in _ORDINALS)
 
 
 def unit_expression(text: str) -> list[str] | None:
@@ -94,8 +99,8 @@ def canonical_unit(words: list[str]) -> str:
             power = _POWERS[word]
         elif word in _POWERS_BEHIND or word.lstrip("-").isdigit():
             exponent = _POWERS_BEHIND.get(word) or int(word)
-            if last:
-                powers[last] *= exponent
+            for name in _COMPOUND.get(last, {last} - {""}):
+                powers[name] *= exponent
         elif word not in ("*", "-", "(", ")"):
             last = CANONICAL.get(word, "")
             if not last:

@@ -49,8 +49,9 @@ DECORATIONS = words(
     """overline bar hat vec tilde widehat widetilde dot ddot underline overrightarrow overarc overleftrightarrow mathcal
     mathfrak mathscr"""
 )
+SAME_DECORATION = {"overrightarrow": "vec", "widehat": "hat", "widetilde": "tilde", "overline": "bar"}
 ARGUMENTS = {
-    "frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "sqrt": "sqrt",
+    "nicefrac": "frac", "sfrac": "frac", "frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "sqrt": "sqrt",
     "binom": "binom", "dbinom": "binom", "tbinom": "binom",
 }  # fmt: skip
 SETS = {"R": "reals", "Z": "integers", "N": "naturals", "N+": "naturals from 1", "Q": "rationals", "C": "complexes"}

@@ -6,6 +6,7 @@ Two sets are equal when they agree at every end point that either of them names 
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 
 from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.values.budget import Budget, CannotDecide
@@ -19,6 +20,7 @@ _ALL_REALS = frozenset(
     ("reals", "all real numbers", "all reals", "all real", "all real values", "real numbers", "the set of all real numbers")
 )
 _EMPTY = frozenset(("emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions"))
+_WHOLE_FROM = {"integers": -inf, "naturals": 0, "naturals from 1": 1}
 MAX_PARTS = 40
 STEPS_OF_ROOTS = 2_000
 """What the roots of a polynomial take of the budget: up to ten of them in one comparison."""
@@ -34,6 +36,16 @@ class Interval:
     def has(self, x) -> bool:
         above = x > self.low or (self.low_closed and x == self.low)
         return above and (x < self.high or (self.high_closed and x == self.high))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The integers, from a first one where they have one."""
+
+    low: object  # mpf, or -inf
+
+    def has(self, x) -> bool:
+        return x >= self.low and x == context().nint(x)
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,16 @@ def same_set(a, b, budget: Budget) -> bool:
     one, other = first.read(a), second.read(b)
     if first.variable and second.variable and first.variable != second.variable:
         return False
-    return all(one.has(x) == other.has(x) for x in _probes([*first.ends, *second.ends]))
+    ends = [*first.ends, *second.ends]
+    probes = [*_probes(ends), *(_beside(ends) if first.whole or second.whole else ())]
+    return all(one.has(x) == other.has(x) for x in probes)
+
+
+def _beside(ends: list):
+    """The whole numbers next to every end, and what lies between them."""
+    mp = context()
+    near = [mp.nint(end) + gap for end in ends if mp.isfinite(end) for gap in (-2, -1, 0, 1, 2)] or [mp.mpf(0)]
+    return [x + part for x in near for part in (0, mp.mpf(1) / 3)]
 
 
 def _probes(ends: list):
@@ -87,7 +108,7 @@ class _Reader:
     """Reads a tree as a set, noting the end points and the variable that it is about."""
 
     def __init__(self, budget: Budget):
-        self.budget, self.ends, self.variable = budget, [], None
+        self.budget, self.ends, self.variable, self.whole = budget, [], None, False
 
     def read(self, node):
         if len(self.ends) > MAX_PARTS:
@@ -99,6 +120,9 @@ class _Reader:
                 return self.interval(-context().inf, False, context().inf, False)
             case s.Sym(name) if name in _EMPTY:
                 return Combined("∪", ())
+            case s.Sym(name) if name in _WHOLE_FROM:
+                self.whole = True
+                return Whole(_WHOLE_FROM[name])
             case s.Bracketed(left, (low, high), right):
                 return self.interval(self.end(low), left == "[", self.end(high), right == "]")
             case s.Relation() if any(isinstance(n, s.Sign) for n in s.walk(node)):
@@ -128,14 +152,15 @@ class _Reader:
         return both if any(both.has(x) for x in _probes(self.ends)) else Combined("∪", parts)
 
     def condition(self, variable, condition):
+        kind = s.Sym("reals")
         if isinstance(variable, s.Relation) and variable.ops == ("∈",):
-            variable = variable.sides[0]
+            variable, kind = variable.sides
         items = condition.items if isinstance(condition, s.Listing) else (condition,)
         if not isinstance(variable, s.Sym):
             raise CannotDecide("no set over one variable")
         about, self.variable = self.variable, None
         self.about(variable)
-        parts = tuple(self.read(item) for item in items)
+        parts = tuple(self.read(item) for item in (kind, *items))
         self.variable = about  # { x : x > 2 } and { y : y > 2 } are the same
         return Combined("∩", parts)
 
@@ -184,7 +209,7 @@ class _Reader:
     def between(self, roots: list[Fraction], value: Callable[[Fraction], Fraction], op: str):
         """{ x : value(x) op 0 } by the sign of the value between its roots."""
         self.budget.spend(STEPS_OF_ROOTS)
-        inf, ends = context().inf, [self.noted(root) for root in roots]
+        ends = [self.noted(root) for root in roots]
         if not roots:
             inside = [Fraction(0)]
         else:
@@ -198,7 +223,6 @@ class _Reader:
 
     def ray(self, op: str, bound):
         """{ x : bound op x }."""
-        inf = context().inf
         if op in ("<", "≤"):
             return Interval(bound, op == "≤", inf, False)
         if op in (">", "≥"):
@@ -222,7 +246,8 @@ class _Reader:
         return Interval(end, True, end, True)
 
     def about(self, variable) -> None:
-        if not isinstance(variable, (s.Sym, s.Apply)) or (self.variable and self.variable != variable.name):
+        words = isinstance(variable, s.Sym) and variable.text and len(variable.name) > 1
+        if words or not isinstance(variable, (s.Sym, s.Apply)) or (self.variable and self.variable != variable.name):
             raise CannotDecide("no set over one variable")
         self.variable = variable.name
 

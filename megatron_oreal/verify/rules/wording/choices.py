@@ -26,9 +26,12 @@ class Choice:
     rest: str  # its text or value; empty where it stands alone
 
 
+_CORRECT = re.compile(r"(?<=[A-J)}])(\s*(?:\\text\s*\{)?)\s+is (?:the )?(?:correct|right)(?: (?:one|answer|option|choice))?(?=\s*\}?$)")
+
+
 def choice(text: str) -> Choice | None:
     """The one letter that an answer chooses, and what stands with it; None where it chooses none, or several."""
-    match = _LETTER_FIRST.fullmatch(text)
+    match = _LETTER_FIRST.fullmatch(_CORRECT.sub(r"\1", text))
     if match is None or not match["letter"].isupper() or bool(match["bracket"]) > bool(match["close"]):
         return None
     rest, mark = match["rest"], (match["mark"] or "").strip()
@@ -44,6 +47,7 @@ def choice(text: str) -> Choice | None:
 
 
 _SEVERAL = re.compile(r"\(?[A-H]\)?(?:(?:\s*[,;、&]\s*(?:and\s+)?|\s+and\s+|\s*)\(?[A-H]\)?)+")
+_HEDGED = re.compile(r"(?:either )?\(?[A-H]\)?(?:\s*,?\s*or\s+\(?[A-H]\)?)+")
 _TOGETHER = re.compile(r"[A-H]{2,8}")
 _NUMBERED = re.compile(r"(?:\(\s*\d{1,2}\s*\)\s*[,;、]?\s*){2,}")
 _LISTED = re.compile(r"\d{1,2}(?:\s*,\s*\d{1,2})+")
@@ -55,6 +59,8 @@ def same_choices(answer: str, gold: str) -> bool | None:
     if any(map(_NUMBERED.fullmatch, texts)) and any(map(_LISTED.fullmatch, texts)):  # (1)(3) and ①③
         numbers = [{int(number) for number in re.findall(r"\d+", text)} for text in texts]
         return numbers[0] == numbers[1]
+    if any(map(_HEDGED.fullmatch, texts)) and all(_HEDGED.fullmatch(text) or _SEVERAL.fullmatch(text) for text in texts):
+        return texts[0].casefold() == texts[1].casefold()
     together = [bool(_TOGETHER.fullmatch(text)) for text in texts]
     if together[0] == together[1] or not all(map(_SEVERAL.fullmatch, texts)):
         return None

@@ -9,7 +9,11 @@ _SET = re.compile(
 _NATURALS = re.compile(
     r"\\mathbb\{([ZN])\}\s*(?:\^\s*\{?\s*(?:\+|\*|\\ast)\s*\}?|_\s*\{?\s*(?:\+|>\s*0)\s*\}?)|\\mathbb\{N\}\s*\^\s*\{\\star\}"
 )
-_KIND = r"(?P<kind>integers?|whole numbers?|natural numbers?|positive integers?|non-?negative integers?)"
+_KIND = (
+    r"(?P<kind>integers?|whole numbers?|natural numbers?|positive integers?|non-?negative integers?"
+    r"|real numbers?|reals?|(?:real |arbitrary )?constants?)"
+)
+_NAMES = {"integer": "Z", "positive": "N+", "real": "R", "arbitrary": "R", "constant": "R", "": "N"}
 _LETTER = r"(?P<letter>[a-zA-Z])"
 _ANY = r"(?:(?:an?|any|all|every|each|some|arbitrary|the)\s+)*"
 _STATED = tuple(
@@ -22,7 +26,7 @@ _STATED = tuple(
 _WHERE = r"(?:where|for|with|and|for (?:any|all|every|each|some))"
 _MEMBER = re.compile(
     rf"\s*[,;]?\s*(?:{_TEXT}[,;]?\s*{_WHERE}\s*\}}\s*|\(\s*(?:{_TEXT}{_WHERE}\s*\}})?\s*)"
-    r"(?P<letters>[a-zA-Z](?:\s*,\s*[a-zA-Z])?)\s*\\in\s*\\mathbb\s*\{?(?P<set>[ZN]\+?)\}?\s*\)?$"
+    r"(?P<letters>[a-zA-Z](?:\s*,\s*[a-zA-Z])?)\s*\\in\s*\\mathbb\s*\{?(?P<set>[ZNR]\+?)\}?\s*\)?$"
 )
 _SPACED_MEMBER = re.compile(r"(?<=[\w)}])\s+(?P<letters>[a-zA-Z])\s*\\in\s*\\mathbb\s*\{?(?P<set>[ZN]\+?)\}?\s*$")
 _COUNTED = re.compile(
@@ -48,7 +52,7 @@ def with_conditions(text: str) -> str:
     counted = _COUNTED.search(text)
     if counted and counted.start():
         return rf"{text[: counted.start()]}, {counted['letter']} \in \mathbb{{Z}}"
-    return _stated(text) if "integer" in text or "number" in text else text
+    return _stated(text) if any(word in text for word in ("integer", "number", "real", "constant")) else text
 
 
 def _stated(text: str) -> str:
@@ -58,7 +62,7 @@ def _stated(text: str) -> str:
     letter, kind, rest = match["letter"], match["kind"].lower(), text[: match.start()]
     if letter not in rest or rest.count("{") != rest.count("}"):
         return text
-    name = "Z" if kind.startswith("integer") else "N+" if kind.startswith("positive") else "N"
+    name = next(name for beginning, name in _NAMES.items() if kind.startswith(beginning))
     return rf"{rest}, {letter} \in \mathbb{{{name}}}"
 
 

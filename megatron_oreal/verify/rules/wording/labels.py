@@ -5,8 +5,8 @@ import re
 from megatron_oreal.verify.rules.wording.vocabulary import TEXT, changes
 
 _LEAD = re.compile(
-    r"(?:\\text(?:bf|rm|it)?\s*\{\s*)?(?:(?:so|thus|therefore|hence|there|we|find|get|have|that|the|final|correct|answer|solution|value|result"
-    r"|is|are|be|exactly|just|simply|only)\b[ ,:]*)+\}?\s*",
+    r"(?:\\text(?:bf|rm|it)?\s*\{\s*)?(?:ans\. ?|(?:so|thus|therefore|hence|there|we|find|get|have|that|the|final|correct|answer|solution"
+    r"|value|result|is|are|be|exactly|just|simply|only)\b[ ,:]*)+\}?\s*",
     re.IGNORECASE,
 )
 _SAID = re.compile(
@@ -32,8 +32,8 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _TAIL = re.compile(
-    r"\s*(?:\\text\s*\{\s*)?\bis (?:the|our|a)(?: (?:final|only|required|correct|desired|smallest|largest|least|greatest))*"
-    r" (?:answer|solution|minimum|maximum|value|result|minimum value|maximum value|root)\s*\}?$",
+    r"\s*(?:\\text\s*\{\s*)?\bis (?:the|our|a) (?:(?:final|only|required|correct|desired|smallest|largest|least|greatest|minimum|maximum"
+    r"|possible)\s?)*(?:answer|solution|minimum|maximum|value|result|root|number|integer|one)?\s*\}?$",
     re.IGNORECASE,
 )
 _LETTER_IS = re.compile(rf"(?:{TEXT})?([a-zA-Z])\s*(?:{TEXT})?\s(?:is equal to|equals|is)\s*\}}?\s*(?=[-\d\\(])")

@@ -27,14 +27,16 @@ _STATEMENTS = re.compile(rf"{_STATED}(?:(?:,|;| and|, and) {_STATED})+")
 _MONEY = re.compile(r"^\\?\$\s*(\d{1,9}(?:\.\d\d)?)$")
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")
 _STROKES = {"'": "ft", '"': "in", "''": "in"}
+_MAY_CHANGE = (0, len(_KINDS) - 1)
+"""Times and money may change their unit alone: 90 minutes and 1.5 hours, 75 cents and $0.75."""
 MAX_PARTS = 4
 
 
 def same_measure(answer: str, gold: str) -> bool | None:
     """Whether two measures, one of them in several units, are the same; None where they are not written so."""
     one, other = _measure(answer), _measure(gold)
-    if one is None or other is None or (max(one[2], other[2]) < 2 and (one[0] or other[0])):
-        return None  # times may change their unit alone: 90 minutes, 1.5 hours
+    if one is None or other is None or (max(one[2], other[2]) < 2 and one[0] not in _MAY_CHANGE):
+        return None
     return one[:2] == other[:2]
 
 

@@ -36,6 +36,12 @@ _WORDS = re.compile(rf"{TEXT}([A-Za-z][A-Za-z .'-]*)\}}\s*(?:(?:\\(?:triangle|an
 _DERIVATIVE = re.compile(
     r"\\frac\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}\s*\{\s*(?:d|\\partial|\\mathrm\{d\})[^{}]*\}(?:\s*\|\s*_.*)?|[a-zA-Z]'+\s*\([^()]*\)"
 )
+_AT_A_NUMBER = re.compile(
+    r"(?:[fghpqFGHPQRSTN](?:_\{?\w\}?)?'*|\\(?:varphi|phi|tau|sigma|mu|omega|pi|Gamma|zeta|psi))\s*"
+    r"(?=\()(?:[-\d\s.,/^{}()]|\\(?:[dt]?frac|sqrt|pi|cdot)(?![a-z]))+"
+)
+"""f(1/2), \\varphi(13): a function at a number."""
+_COUNT = re.compile(r"\\?#\s*\(?\{?\s*[A-Z].*")
 _COMPOSED = re.compile(r"\(?\s*[a-zA-Z]\s*(?:\\circ\s*[a-zA-Z]\s*)+\)?\s*\(.*\)|[fgh]\s*\(\s*[fgh]\s*\(.*\)\s*\)")
 _ARC = re.compile(r"\\(?:overset|stackrel)\s*\{\s*\\frown\s*\}\s*\{[A-Z]+\}|\\(?:measuredangle|odot)\s*[A-Z]+")
 _SIGN = re.compile(r"\\(?:cdot|times|pm|approx)(?![a-z])|[-+*/<>]")
@@ -90,8 +96,10 @@ def is_name(text: str) -> bool:
         return _is_argument(angle["argument"])
     if _NORM.fullmatch(text):
         return (_DOUBLE_BAR.match(text) or _INSIDE_NORM.search(text)) is not None
-    if _OF_A_NAME.fullmatch(text):
+    if _OF_A_NAME.fullmatch(text) or _COUNT.fullmatch(text):
         return True
+    if _AT_A_NUMBER.fullmatch(text):
+        return _is_one_bracket(text)
     return any(pattern.fullmatch(text) for pattern in (_SERIES, _CAPITALS, _DERIVATIVE, _COMPOSED, _ARC, _EXTREME))
 
 

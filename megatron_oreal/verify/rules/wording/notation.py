@@ -32,7 +32,8 @@ _SPELLINGS = tuple(
         (r"\+\s*/\s*-|^\+-(?=\s*[\d\\a-z])", r"\\pm "),
         (r"(?:Matrix|np\.array)\s*\((\[.*\])\)", r"\1"),
         (r"(?<=\d),(\d+\s*\\times\s*10\s*\^)", r".\1"),
-        (r"(?<=\d)\s*\^\s*(?:o(?![a-z])|\{\s*o\s*\})", r"^{\\circ}"),
+        (r"(?<=\d)\s*\^\s*(?:o(?![a-z])|\{\s*(?:\\(?:text|mathrm)\s*\{)?\s*o\s*\}?\s*\})", r"^{\\circ}"),
+        (r"(\\overline\s*\{\d+\})\s*(?:\\[lc]?dots|\.\.\.)", r"\1"),
         (r"=<", r"\\le "),
         (r"(?<![a-zA-Z\\])log(2|10)\s*(?=\()", r"\\log_{\1}"),
         (r"(?<![a-zA-Z\\])cbrt\s*\(([^()]*)\)", r"\\sqrt[3]{\1}"),
@@ -47,7 +48,7 @@ _SPELLINGS = tuple(
     )
 )
 _NOTABLE = re.compile(
-    r"[aA]bs|floor|ceil|per\s?cent|,\d+\s*\\times|\^\s*\{?\s*o|US|Matrix|array|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose"
+    r"[aA]bs|floor|ceil|per\s?cent|,\d+\s*\\times|\^\s*\{?\s*o|\{\s*o|overline|US|Matrix|array|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose"
 )
 _KIND = r"(?<![a-zA-Z\\])(?:\\(?:mathrm|text|rm)\s*\{\s*)?(?P<kind>[PAC])\s*\}?"
 _N, _K = r"(?:\{(?P<n>[\w+ -]+)\}|(?P<n1>\w))", r"(?:\{(?P<k>[\w+ -]+)\}|(?P<k1>\w))"
@@ -69,6 +70,12 @@ _BARE_UNIT = re.compile(
 )
 
 
+_QUOTIENT_OF_LETTERS = re.compile(
+    r"(?<=[\d})])\s*\\[dt]?frac\s*\{\s*(?P<top>km|cm|m|mi|ft|kg|g|L|J|N|W)\s*\}\s*\{\s*(?P<bottom>s|h|min|hr|m|cm|L|kg|mol)(?P<power>\s*\^\s*\{?\s*\d\s*\}?)?\s*\}$"
+)
+"""2.5 \\frac{m}{s}"""
+
+
 _OHMS = re.compile(r"(?<=[\d}])\s*(?:\\(?:mathrm|text)\s*\{\s*)?\\Omega\s*\}?$")
 
 
@@ -77,9 +84,15 @@ _DOMAIN = re.compile(
     r"(?:\\(?:ge|geq|geqslant|ne|neq)(?![a-z])\s*-?\w+|\\in\s*\\mathbb\{?[RNZ]\+?\}?|>\s*0)\s*\)?$"
 )
 """Where a formula holds: the other side may leave it out."""
+_EVERYWHERE = re.compile(
+    r"(?<=[\w})])\s*,?\s*(?:\\text\s*\{\s*)?\(?,?\s*for (?:all|every|any|each)(?: real| values of| integers?)?(?: numbers?)?\s*\}?"
+    r"\s*\$?[a-z]\s*\}?\)?"
+    r"(?:\s*\\in\s*\\mathbb\{?[RNZ]\+?\}?)?\s*\}?$"
+)
 _IMAGINARY = re.compile(r"(?<![a-zA-Z\\])[Ij](?![a-zA-Z])")
 _OTHER_LETTERS = re.compile(r"(?<![a-zA-Z\\])(?![Ij](?![a-zA-Z]))[a-zA-Z]|^[^Ij]*$")
 _PERIOD = re.compile(r"(-?\d*\.\d+)\((\d+)\)")
+_WHOLE = re.compile(r"(?:[a-zA-Z]\s*=\s*)?-?\d+")
 _COMMA = re.compile(r"-?\d+,\d{1,2}")
 _CONDITION = re.compile(r"\\(?:in|ge|geq|geqslant|le|leq|leqslant|ne|neq)(?![a-z])|[<>∈]|integer")
 
@@ -110,6 +123,10 @@ def other_readings(text: str, other: str) -> list[str]:
     text, readings = in_latex(text), []
     if _OHMS.search(text):
         readings.append(_OHMS.sub(r"\\text{ ohms}", text))
+    quotient = _QUOTIENT_OF_LETTERS.search(text)
+    if quotient:
+        named = quotient.groupdict("")
+        readings.append(rf"{text[: quotient.start()]}\text{{ {named['top']}/{named['bottom']}{named['power']} }}")
     unit = _BARE_UNIT.search(text)
     if unit and ("/" in unit["unit"] or len(unit["unit"].strip()) > 1) and re.search(r"[/ *]|\\cdot|[a-zA-Z]{2}", unit["unit"].strip()):
         readings.append(rf"{text[: unit.start()]}\text{{ {unit['unit']} }}")
@@ -119,9 +136,9 @@ def other_readings(text: str, other: str) -> list[str]:
     period = _PERIOD.fullmatch(text)
     if period:
         readings.append(rf"{period.group(1)}\overline{{{period.group(2)}}}")
-    if "," not in other and _COMMA.fullmatch(text):
+    if "," not in other and _COMMA.fullmatch(text) and not _WHOLE.fullmatch(other):  # -3,0 are two
         readings.append(text.replace(",", "."))
-    freed = text if _CONDITION.search(other) else _DOMAIN.sub("", text)
+    freed = text if _CONDITION.search(other) else _EVERYWHERE.sub("", _DOMAIN.sub("", text))
     if freed != text and freed.count("{") == freed.count("}"):
         readings.append(freed)
     counted = text

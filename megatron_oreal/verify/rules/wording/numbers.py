@@ -4,6 +4,7 @@ import re
 from fractions import Fraction
 
 from megatron_oreal.verify.rules.reading.numerals import SCALES, spelled
+from megatron_oreal.verify.rules.reading.units import is_unit
 from megatron_oreal.verify.rules.wording.vocabulary import plain
 
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[a-zA-Z]+|-|\S")
@@ -37,6 +38,7 @@ _FIGURES = re.compile(r"\d{1,20}(?:\.\d{1,20})?")
 _MINUS = re.compile(r"(?:minus|negative)\s+(?=[\d\\])", re.IGNORECASE)
 _PER_CENT = re.compile(r"([a-zA-Z -]+?)\s*per\s?cent", re.IGNORECASE)
 _OUT_OF = re.compile(r"(\S+) (?:out of|in|of every|in every) (\S+)")
+_WORDS_ALONE = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+)+\.?")
 MAX_WORDS = 14
 
 
@@ -57,6 +59,19 @@ def with_numbers_in_figures(text: str) -> str:
     if value is None:
         return text
     return _written(value) + (r"\%" if per_cent else "")
+
+
+def count_of_things(text: str) -> str | None:
+    """three hours, forty-two students: the number in figures, its unit behind it."""
+    words = plain(text)
+    if not _WORDS_ALONE.fullmatch(words) or _value(words) is not None:
+        return None
+    parts = words.split()
+    for cut in range(min(len(parts) - 1, MAX_WORDS), 0, -1):
+        value = None if parts[cut - 1] == "and" else _value(" ".join(parts[:cut]))
+        if value is not None:
+            return rf"{_written(value)} \text{{ {' '.join(parts[cut:])}}}" if is_unit(parts[cut:]) else None
+    return None
 
 
 def _size(text: str) -> Fraction | None:

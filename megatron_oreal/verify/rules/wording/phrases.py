@@ -13,6 +13,13 @@ _SAME = {
     "|no such solution exists|none exist|none|no roots|no such numbers exist|there are no such numbers|no such number exists"
     "|no real roots|no real root",
     "undefined": "not defined|is undefined|is not defined",
+    "diverges": "divergent|diverge|is divergent|it diverges",
+    "converges": "convergent|converge|is convergent|it converges",
+    "converges absolutely": "absolutely convergent|absolute convergence",
+    "converges conditionally": "conditionally convergent|conditional convergence",
+    "neither": "neither even nor odd|neither odd nor even",
+    "first quadrant": "quadrant i|quadrant one", "second quadrant": "quadrant ii|quadrant two",
+    "third quadrant": "quadrant iii|quadrant three", "fourth quadrant": "quadrant iv|quadrant four",
     "true": "t",
     "false": "f",
     "cannot be determined": "can not be determined|not enough information|cannot determine|insufficient information|indeterminate",
@@ -22,8 +29,8 @@ _ROMAN = re.compile(r"\b(?:I{1,3}|IV|V)\b")
 _STATEMENTS = re.compile(r"(?:statements? )?(?:I{1,3}|IV|V)(?:(?:\s*,\s*and\s+|\s*,\s*|\s+and\s+|\s*&\s*)(?:I{1,3}|IV|V))+")
 _ONLY = re.compile(r"\s+only$")
 _WORDS_ALONE = re.compile(r"(?=.*[A-Za-z]{3})[A-Za-z][A-Za-z' -]*[.]?")
-_IDLE_WORDS = frozenset(["the", "a", "an", "all", "it", "is", "they", "are", "there", "of", "number", "numbers"])
-_KINDS = frozenset(["triangle", "quadrilateral", "function", "condition", "sequence", "win"])
+_IDLE_WORDS = frozenset(["the", "a", "an", "all", "it", "is", "they", "are", "there", "of", "number", "numbers", "angled"])
+_KINDS = frozenset(["triangle", "quadrilateral", "function", "condition", "sequence", "win", "line", "player"])
 """What a question says already of its answer: isosceles (triangle), Alice (wins)."""
 _IDLE = frozenset(("the", "a", "an", "equation", "system", "series", "sequence"))
 _YES_OR_NO = re.compile(r"(yes|no|true|false)\s*(?:[,.;:!(-]|$)(.*)", re.IGNORECASE | re.DOTALL)
@@ -51,7 +58,9 @@ def _bare(text: str) -> list[str]:
     if not _WORDS_ALONE.fullmatch(text):
         return []
     words = [word.removesuffix("s") for word in words_of(text) if word not in _IDLE_WORDS]
-    return words[:-1] if len(words) > 1 and words[-1] in _KINDS else words
+    while len(words) > 1 and words[-1] in _KINDS:
+        words.pop()
+    return words
 
 
 def _yes_or_no(text: str) -> str | None:

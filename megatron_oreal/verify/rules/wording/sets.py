@@ -40,6 +40,7 @@ _OF_WHOLE = {
     for spelling in (kind, kind + "s")
 }
 _ALL_X = re.compile(r"all (?:real )?(?P<condition>[a-z] ?(?:[<>]|\\(?:le|ge|ne|neq|leq|geq)\b).*)")
+_REAL = re.compile(r"(?:any|every|all|each) (?:real number|real value|reals?|real numbers?)(?: [a-z])?", re.IGNORECASE)
 _THE_SET = re.compile(r"(?:the )?(?:solution )?set (?=\\\{)")
 _EITHER = re.compile(r"(?:\\text\s*\{\s*)?(?:either|both)\s*(?P<close>\})?\s*(?=[-\d\\a-z])", re.IGNORECASE)
 _HOLDS_MATH = re.compile(r"[\d\\<>=]")
@@ -55,6 +56,8 @@ def with_sets_in_symbols(text: str) -> str:
     whole = _WHOLE.fullmatch(words)
     if whole:
         return _OF_WHOLE[whole["kind"].lower()]
+    if _REAL.fullmatch(words):
+        return r"\mathbb{R}"
     found = family_in_words(words) or _signed(words) or _excepted(words) or _conditioned(words)
     if found:
         return found

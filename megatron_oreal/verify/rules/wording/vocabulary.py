@@ -11,7 +11,7 @@ _NOT_A_LABEL = """
     squares cube cubed root reciprocal inverse negative minus plus times multiple multiples divisible factor factors divisor divisors
     multiplied divided mod modulo complement bound tens hundred hundreds thousand thousands million millions billion billions dozen lakh
     lakhs crore crores percent decrease decreased decreasing loss lost drop reduction decline anything everything nothing something but
-    all any initial initially old previous previously before estimate estimated hint step remainder
+    all any error impossible initial initially old previous previously before estimate estimated hint step remainder
     """
 CHANGING = frozenset(_NOT_A_LABEL.split())
 """No label or remark that holds one of these is left out: the value would not say the same without it."""
@@ -21,7 +21,7 @@ TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{\s*"
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathsf|mbox|operatorname)\s*\{([^{}]*)\}")
 _SUPERLATIVE = re.compile(
     r"(?<!\bat )\bleast (?:(?:possible|positive|common) )*(?:value|number|integer|multiple|area|length|distance|amount|cost)\b"
-    r"|\bgreatest common (?:divisor|factor)\b",
+    r"|\b(?:largest|greatest|smallest|maximum|minimum|number of) possible [a-z]{4,}|\bgreatest common (?:divisor|factor)\b",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
