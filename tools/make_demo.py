@@ -31,6 +31,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 NAMES = ("Ann", "Ben", "Eva", "Kim", "Leo", "Mia", "Sam", "Tom")
 THINGS = ("books", "cards", "coins", "cups", "eggs", "pens", "shells", "stamps")
@@ -41,6 +42,16 @@ CHAT_TEMPLATE = (
 )
 VOCABULARY = 512  # 256 bytes, 3 special tokens, 100 numbers, and merges enough that every word of the problems is one token
 LARGEST = 30  # the largest number that comes up anywhere
+
+
+class HasQuestion(Protocol):
+    """A problem of any task."""
+
+    @property
+    def question(self) -> str: ...
+
+
+Asked = TypeVar("Asked", bound=HasQuestion)
 
 
 @dataclass(frozen=True)
@@ -177,11 +188,11 @@ def draw_problem(rng: random.Random) -> Problem:
             return Problem(kind, question, tuple(steps))
 
 
-def draw_distinct(rng: random.Random, count: int) -> list[Problem]:
+def draw_distinct(rng: random.Random, count: int, draw: Callable[[random.Random], Asked] = draw_problem) -> list[Asked]:
     """So many problems no two of which have the same question."""
-    found: dict[str, Problem] = {}
+    found: dict[str, Asked] = {}
     while len(found) < count:
-        problem = draw_problem(rng)
+        problem = draw(rng)
         found.setdefault(problem.question, problem)
     return list(found.values())
 
@@ -213,16 +224,21 @@ def solution(problem: Problem, rng: random.Random, faults: Faults) -> str:
 
 
 def make_tokenizer():
-    """Byte-level BPE with the numbers 0 to 99 as tokens and the end of turn as the one stop token; the same for every seed.
+    """The demo's; the same for every seed."""
+    rng = random.Random(0)
+    problems = draw_distinct(rng, 3000)
+    return tokenizer_of([f"user\n{problem.question}\nassistant\n{solution(problem, rng, Faults())}" for problem in problems])
+
+
+def tokenizer_of(texts: list[str]):
+    """Byte-level BPE of these texts, with the numbers 0 to 99 as tokens and the end of turn as the one stop token.
 
     It is a Qwen2Tokenizer because AutoTokenizer (transformers 5) makes one of any tokenizer beside a Qwen2 model, and that class takes
     digits apart before all else: numbers are tokens only when they are added as such, which keeps solutions short.
     """
     from transformers import Qwen2Tokenizer
 
-    rng, numbers = random.Random(0), [str(number) for number in range(100)]
-    problems = draw_distinct(rng, 3000)
-    texts = [f"user\n{problem.question}\nassistant\n{solution(problem, rng, Faults())}" for problem in problems]
+    numbers = [str(number) for number in range(100)]
     blank = Qwen2Tokenizer(eos_token=STOP, pad_token="<|endoftext|>", extra_special_tokens=["<|im_start|>"], model_max_length=1024)
     tokenizer = blank.train_new_from_iterator(texts, VOCABULARY - len(numbers), show_progress=False)
     tokenizer.add_tokens(numbers)
@@ -230,12 +246,11 @@ def make_tokenizer():
     return tokenizer
 
 
-def write_base(out: Path, seed: int) -> None:
+def write_base(out: Path, seed: int, tokenizer) -> None:
     """Writes the model (about 0.7 M parameters, random), its tokenizer and generation config."""
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    tokenizer = make_tokenizer()
     config = Qwen2Config(
         vocab_size=-(-len(tokenizer) // 8) * 8,  # a multiple of 8, so that tensor parallelism divides it
         hidden_size=128,
@@ -275,7 +290,7 @@ def make_demo(out: Path, seed: int, train: int, heldout: int, sft: int, faults: 
     write_lines(out / "train.jsonl", asked[heldout:])
     pairs = zip(supervised, responses, strict=True)
     write_lines(out / "sft.jsonl", [{"question": p.question, "response": response} for p, response in pairs])
-    write_base(out / "base", seed)
+    write_base(out / "base", seed, make_tokenizer())
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,0 +1,182 @@
+"""Make the chains task: a small Qwen2 model with random weights and chains of 8 to 20 steps on a ring of 41 numbers, boxed answers.
+
+    python tools/make_chains.py --out DIR [--seed S] [--train N] [--heldout 1000] [--sft N]
+
+It writes what make_demo.py writes, the same for the same arguments: DIR/base, sft.jsonl, train.jsonl, heldout.jsonl. A question and its
+solution ("A *3=36" says that the third multiple of 12, counted round the ring, is 36):
+
+    Ring of 41. From 12: A *3, B +7, C flip, ... Where does it end?
+    From 12: A *3=36. B +7=2. C flip=38. ... The end is \\boxed{5}
+
+A step is one of sixteen skills, each a permutation of the ring (n -> a n + b): a single wrong step spoils the answer, but for one in 41 of
+those chains with a second one. Skills are uneven in two ways that have nothing to do with each other (`SKILLS`): the commonest is asked for
+16 times as often as the rarest, and the supervised solutions have each wrong at a rate of its own, at every step anew. A wrong step is off
+by an amount that is the skill's own, and the steps after it go on from there, rightly.
+
+What it was chosen for: a wrong answer that is mostly right steps, a few tokens that decide, and skills that the start has in part, the
+weak ones rare. Rates and lengths were set by the figures of the supervised start alone (20 to 40 % right, most questions right in some of
+16 samples and wrong in others), before any variant of the algorithm had been run on it.
+"""
+
+import argparse
+import random
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.make_demo import draw_distinct, tokenizer_of, write_base, write_lines
+
+RING = 41  # a prime: every multiplication is a permutation
+LENGTHS = range(8, 21)
+LABELS = "ABCDEFGHIJKLMNOPQRST"
+
+
+@dataclass(frozen=True)
+class Skill:
+    """One kind of step: n -> multiply n + add, round the ring."""
+
+    name: str
+    multiply: int
+    add: int
+    wrong: float  # share of the supervised solutions' steps of this kind that have the wrong result
+
+    def result(self, value: int) -> int:
+        return (self.multiply * value + self.add) % RING
+
+
+SKILLS = (  # the n-th is asked for 1/n times as often as the first, and its wrong result is n too large
+    Skill("+3", 1, 3, 0.01),
+    Skill("-2", 1, -2, 0.02),
+    Skill("*2", 2, 0, 0.01),
+    Skill("+7", 1, 7, 0.25),
+    Skill("flip", -1, -1, 0.02),
+    Skill("-5", 1, -5, 0.65),
+    Skill("*3", 3, 0, 0.02),
+    Skill("+9", 1, 9, 0.25),
+    Skill("-8", 1, -8, 0.02),
+    Skill("*5", 5, 0, 0.65),
+    Skill("+4", 1, 4, 0.02),
+    Skill("-6", 1, -6, 0.25),
+    Skill("*7", 7, 0, 0.02),
+    Skill("+6", 1, 6, 0.65),
+    Skill("-9", 1, -9, 0.02),
+    Skill("*4", 4, 0, 0.25),
+)
+BY_NAME = {skill.name: skill for skill in SKILLS}
+_QUESTION = re.compile(r"From (\d+): (.+)\. Where")
+_STEP = re.compile(r"([A-Z]) (\S+?)=(\d+)\.")
+_END = re.compile(r"The end is \\boxed\{(\d+)\}")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A question: where it starts, and the steps to take."""
+
+    start: int
+    steps: tuple[Skill, ...]
+
+    @property
+    def question(self) -> str:
+        listed = ", ".join(f"{label} {skill.name}" for label, skill in zip(LABELS, self.steps, strict=False))
+        return f"Ring of {RING}. From {self.start}: {listed}. Where does it end?"
+
+    @property
+    def answer(self) -> int:
+        value = self.start
+        for skill in self.steps:
+            value = skill.result(value)
+        return value
+
+    @classmethod
+    def read(cls, question: str) -> "Chain":
+        """What a question asks for. Raises ValueError where it is none of this task."""
+        found = _QUESTION.search(question)
+        if not found:
+            raise ValueError(f"no question of the chains task: {question[:60]!r}")
+        return cls(int(found[1]), tuple(BY_NAME[step.split(" ")[1]] for step in found[2].split(", ")))
+
+
+def draw_chain(rng: random.Random) -> Chain:
+    weights = [1 / place for place in range(1, len(SKILLS) + 1)]
+    return Chain(rng.randrange(RING), tuple(rng.choices(SKILLS, weights, k=rng.choice(LENGTHS))))
+
+
+def solution(chain: Chain, rng: random.Random) -> str:
+    """A solution as the supervised data has them, each step wrong at its skill's rate."""
+    value, text = chain.start, f"From {chain.start}: "
+    for label, skill in zip(LABELS, chain.steps, strict=False):
+        slip = SKILLS.index(skill) + 1 if rng.random() < skill.wrong else 0
+        value = (skill.result(value) + slip) % RING
+        text += f"{label} {skill.name}={value}. "
+    return f"{text}The end is \\boxed{{{value}}}"
+
+
+@dataclass(frozen=True)
+class WrongStep:
+    """The first step of a response that is not what the question asks for there."""
+
+    number: int  # from 0; that of the question's steps where it is the end that is wrong
+    begin: int  # characters of the response that are it
+    end: int
+
+
+def first_wrong_step(question: str, response: str) -> WrongStep | None:
+    """None where every step follows from the one before it, all are there and the box holds the last result.
+
+    A step is judged by the value that is written before it, not by the true one: after the first wrong step right ones may follow. A step
+    that is left out, or another one in its place, is wrong where it should have stood. Raises ValueError as Chain.read.
+    """
+    chain, place = Chain.read(question), response.find(":") + 1
+    value = chain.start
+    for number, (label, skill) in enumerate(zip(LABELS, chain.steps, strict=False)):
+        written = _STEP.match(response, place + 1)
+        if not written or (written[1], written[2], int(written[3])) != (label, skill.name, skill.result(value)):
+            return WrongStep(number, place, _end_of(response, place))
+        value, place = int(written[3]), written.end()
+    box = _END.match(response, place + 1)
+    return None if box and int(box[1]) == value else WrongStep(len(chain.steps), place, len(response))
+
+
+def _end_of(response: str, place: int) -> int:
+    """Where what begins at `place` comes to its full stop."""
+    stop = response.find(".", place)
+    return stop + 1 if stop >= 0 else len(response)
+
+
+def make_tokenizer():
+    """The same for every seed."""
+    rng = random.Random(0)
+    chains = draw_distinct(rng, 2000, draw_chain)
+    return tokenizer_of([f"user\n{chain.question}\nassistant\n{solution(chain, rng)}" for chain in chains])
+
+
+def make_chains(out: Path, seed: int, train: int, heldout: int, sft: int) -> None:
+    """Writes everything the module's docstring names under `out`, made if it is missing."""
+    rng = random.Random(seed)
+    chains = draw_distinct(rng, heldout + train + sft, draw_chain)
+    rows = [{"question": chain.question, "gold_answer": str(chain.answer), "level": len(chain.steps)} for chain in chains[: heldout + train]]
+    out.mkdir(parents=True, exist_ok=True)
+    write_lines(out / "heldout.jsonl", rows[:heldout])
+    write_lines(out / "train.jsonl", rows[heldout:])
+    supervised = chains[heldout + train :]
+    write_lines(out / "sft.jsonl", [{"question": chain.question, "response": solution(chain, rng)} for chain in supervised])
+    write_base(out / "base", seed, make_tokenizer())
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, made if it is missing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=int, default=1000, help="training questions")
+    parser.add_argument("--heldout", type=int, default=1000, help="held-out questions")
+    parser.add_argument("--sft", type=int, default=40000, help="supervised solutions")
+    arguments = parser.parse_args(argv)
+    make_chains(arguments.out, arguments.seed, arguments.train, arguments.heldout, arguments.sft)
+    print(f"{arguments.out}: {arguments.sft} solutions, {arguments.train} training and {arguments.heldout} held-out questions")
+
+
+if __name__ == "__main__":
+    main()
