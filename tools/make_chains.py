@@ -1,11 +1,11 @@
-"""Make the chains task: a small Qwen2 model with random weights and chains of 8 to 20 steps on a ring of 41 numbers, boxed answers.
+"""Make the chains task: a small Qwen2 model with random weights and chains of 8 to 20 steps on a ring of 31 numbers, boxed answers.
 
     python tools/make_chains.py --out DIR [--seed S] [--train N] [--heldout 1000] [--sft N]
 
 It writes what make_demo.py writes, the same for the same arguments: DIR/base, sft.jsonl, train.jsonl, heldout.jsonl. A question and its
 solution ("A *3=36" says that the third multiple of 12, counted round the ring, is 36):
 
-    Ring of 41. From 12: A *3, B +7, C flip, ... Where does it end?
+    Ring of 31. From 12: A *3, B +7, C flip, ... Where does it end?
     From 12: A *3=36. B +7=2. C flip=38. ... The end is \\boxed{5}
 
 A step is one of sixteen skills, each a permutation of the ring (n -> a n + b): a single wrong step spoils the answer, but for one in 41 of
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.make_demo import draw_distinct, tokenizer_of, write_base, write_lines
 
-RING = 41  # a prime: every multiplication is a permutation
+RING = 31  # a prime: every multiplication is a permutation
 LENGTHS = range(8, 21)
 LABELS = "ABCDEFGHIJKLMNOPQRST"
 
@@ -47,23 +47,19 @@ class Skill:
         return (self.multiply * value + self.add) % RING
 
 
-SKILLS = (  # the n-th is asked for 1/n times as often as the first, and its wrong result is n too large
+SKILLS = (  # the n-th is asked for at a rate of 1 / sqrt(n), and its wrong result is n too large
     Skill("+3", 1, 3, 0.01),
     Skill("-2", 1, -2, 0.02),
     Skill("*2", 2, 0, 0.01),
-    Skill("+7", 1, 7, 0.25),
+    Skill("+7", 1, 7, 0.2),
     Skill("flip", -1, -1, 0.02),
-    Skill("-5", 1, -5, 0.65),
-    Skill("*3", 3, 0, 0.02),
-    Skill("+9", 1, 9, 0.25),
+    Skill("-5", 1, -5, 0.02),
+    Skill("*3", 3, 0, 0.55),
+    Skill("+9", 1, 9, 0.02),
     Skill("-8", 1, -8, 0.02),
-    Skill("*5", 5, 0, 0.65),
     Skill("+4", 1, 4, 0.02),
-    Skill("-6", 1, -6, 0.25),
-    Skill("*7", 7, 0, 0.02),
-    Skill("+6", 1, 6, 0.65),
-    Skill("-9", 1, -9, 0.02),
-    Skill("*4", 4, 0, 0.25),
+    Skill("-6", 1, -6, 0.55),
+    Skill("*5", 5, 0, 0.02),
 )
 BY_NAME = {skill.name: skill for skill in SKILLS}
 _QUESTION = re.compile(r"From (\d+): (.+)\. Where")
@@ -100,7 +96,7 @@ class Chain:
 
 
 def draw_chain(rng: random.Random) -> Chain:
-    weights = [1 / place for place in range(1, len(SKILLS) + 1)]
+    weights = [place**-0.5 for place in range(1, len(SKILLS) + 1)]
     return Chain(rng.randrange(RING), tuple(rng.choices(SKILLS, weights, k=rng.choice(LENGTHS))))
 
 
@@ -157,7 +153,9 @@ def make_chains(out: Path, seed: int, train: int, heldout: int, sft: int) -> Non
     """Writes everything the module's docstring names under `out`, made if it is missing."""
     rng = random.Random(seed)
     chains = draw_distinct(rng, heldout + train + sft, draw_chain)
-    rows = [{"question": chain.question, "gold_answer": str(chain.answer), "level": len(chain.steps)} for chain in chains[: heldout + train]]
+    rows = [
+        {"question": chain.question, "gold_answer": str(chain.answer), "level": len(chain.steps)} for chain in chains[: heldout + train]
+    ]
     out.mkdir(parents=True, exist_ok=True)
     write_lines(out / "heldout.jsonl", rows[:heldout])
     write_lines(out / "train.jsonl", rows[heldout:])

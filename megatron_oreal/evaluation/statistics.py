@@ -63,10 +63,10 @@ def clustered(shares: Sequence[float], answers: int = 1) -> Estimate:
     of_mean = variance(shares) / number
     least, most = number, number * answers  # all answers to a question are alike; they are independent of each other
     trials = min(max(mean * (1 - mean) / of_mean, least), most) if of_mean > 0 else most
-    return wilson(mean, trials * (Z / _student(number - 1)) ** 2)
+    return wilson(mean, trials * (Z / student(number - 1)) ** 2)
 
 
-def _student(freedom: int) -> float:
+def student(freedom: int) -> float:
     """What Z is for a variance that is estimated from so few (Cornish and Fisher's series; 2.568 instead of 2.571 at 5)."""
     z = Z
     terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384

@@ -5,10 +5,11 @@ import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from megatron_oreal.monitor.recorded import FOLDER, Weighted, file_of, weights_file
+from megatron_oreal.monitor.recorded import FOLDER, Marked, Weighted, file_of, marks_file, weights_file
 from megatron_oreal.trajectory import NEITHER, RIGHT, WRONG
 from megatron_oreal.verify.extraction.answer import final_answer
 
@@ -16,6 +17,9 @@ BLOCK_CHARS = 2_000_000
 """Text of a block: it is opened in some ten milliseconds, and compresses about as well as a larger one."""
 ANSWER_CHARS = 80
 """Of an answer in the list; whole in its trajectory."""
+Key = tuple[str, int]
+"""Question and sample."""
+T = TypeVar("T", Weighted, Marked)
 
 
 class Question(msgspec.Struct):
@@ -78,7 +82,10 @@ class Index:
 
 @dataclass
 class Packed:
-    """What a page holds: `blocks` are base64 of gzip of JSON, a list of {text, and where trained: pieces, weights, logprobs}."""
+    """What a page holds.
+
+    `blocks` are base64 of gzip of JSON, a list of {text, where trained: pieces, weights, logprobs, where marked: wrong}.
+    """
 
     index: Index = field(default_factory=Index)
     blocks: list[str] = field(default_factory=list)
@@ -98,13 +105,13 @@ def pack(run_dir: Path, most: int) -> Packed:
     shares = share_out(list(counts.values()), max(1, most // max(samples, 1)) if most else 0)
     writer = _Blocks(packed)
     for step, share in zip(steps, shares, strict=True):
-        weights = _weights(weights_file(folder, step))
+        weights, marks = _weights(weights_file(folder, step)), _by_trajectory(marks_file(folder, step), Marked)
         trained = {prompt for prompt, _ in weights}
         groups = [_decode(path, number, line, Asked) for path, number, line in _lines(file_of(folder, step))]
         packed.recorded += sum(len(g.trajectories) for g in groups)
         chosen = sorted(range(len(groups)), key=lambda i: groups[i].prompt.id not in trained)[:share]
         for i in sorted(chosen):
-            writer.add(step, groups[i], weights)
+            writer.add(step, groups[i], weights, marks)
     writer.flush()
     return packed
 
@@ -126,7 +133,7 @@ class _Blocks:
     def __init__(self, packed: Packed):
         self._packed, self._open, self._chars = packed, [], 0
 
-    def add(self, step: int, group: Asked, weights: dict[tuple[str, int], Weighted]) -> None:
+    def add(self, step: int, group: Asked, weights: dict[Key, Weighted], marks: dict[Key, Marked]) -> None:
         index = self._packed.index
         for name, value in (
             ("step", step),
@@ -138,7 +145,7 @@ class _Blocks:
         for response, verdict in zip(group.trajectories, group.verdicts, strict=True):
             weighted = weights.get((group.prompt.id, response.index))
             self._index(response, verdict, weighted is not None)
-            self._text(response, weighted)
+            self._text(response, weighted, marks.get((group.prompt.id, response.index)))
 
     def _index(self, response: Response, verdict: Judgement, trained: bool) -> None:
         index = self._packed.index
@@ -159,8 +166,8 @@ class _Blocks:
         for name, value in row.items():
             getattr(index, name).append(value)
 
-    def _text(self, response: Response, weighted: Weighted | None) -> None:
-        entry = {"text": response.text}
+    def _text(self, response: Response, weighted: Weighted | None, marked: Marked | None) -> None:
+        entry = {"text": response.text} | ({"wrong": [marked.begin, marked.end]} if marked else {})
         if weighted:
             entry |= {"pieces": weighted.pieces, "weights": weighted.weights, "logprobs": [round(p, 3) for p in response.logprobs]}
         self._open.append(entry)
@@ -179,14 +186,17 @@ def packed_json(value: object) -> str:
     return base64.b64encode(gzip.compress(msgspec.json.encode(value), mtime=0)).decode()
 
 
-def _weights(path: Path) -> dict[tuple[str, int], Weighted]:
-    found = {}
-    for _, number, line in _lines(path):
-        one = _decode(path, number, line, Weighted)
+def _weights(path: Path) -> dict[Key, Weighted]:
+    found = _by_trajectory(path, Weighted)
+    for number, one in enumerate(found.values(), 1):
         if len(one.pieces) != len(one.weights):
             raise ValueError(f"{path}, line {number}: {len(one.pieces)} pieces, {len(one.weights)} weights")
-        found[one.prompt_id, one.index] = one
     return found
+
+
+def _by_trajectory(path: Path, kind: type[T]) -> dict[Key, T]:
+    rows = [_decode(path, number, line, kind) for _, number, line in _lines(path)]
+    return {(one.prompt_id, one.index): one for one in rows}
 
 
 def _lines(path: Path) -> Iterator[tuple[Path, int, bytes]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_oreal.monitor.recorded import FOLDER, Weighted, write_step
+from megatron_oreal.monitor.recorded import FOLDER, Marked, Weighted, write_marks, write_step
 from megatron_oreal.report import command as report
 from tests.report import synthetic
 
@@ -37,6 +37,7 @@ def small(tmp_path_factory) -> Path:
     synthetic.write_weights(
         run, 1, [Weighted("1#0", 0, PIECES, WEIGHTS), Weighted("1#0", 1, ["I", " say", " \\boxed{5}"], [0.2, 0.0, 0.1])]
     )
+    write_marks(run / FOLDER, 1, [Marked("1#0", 1, 1, 5)])
     hostile = [(HOSTILE, [HOSTILE, "<i>", "\u2028"], True), (DEEP, ["x"], False)]
     undecided = [("one", ["one"], True), ("two", ["two"], False)]
     groups = [
@@ -142,6 +143,7 @@ def test_colours_are_the_weights_and_formulas_are_typeset(page, small):
     page.run("document.querySelector('.side.right .token:nth-child(6)').dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))")
     page.run("document.querySelector('.side.right .token:nth-child(6)').dispatchEvent(new MouseEvent('mousemove', {bubbles: true}))")
     assert page.text("#tip") == '"4"\nweight 0.4\nlog-probability -0.25'
+    assert page.run("return [...document.querySelectorAll('.wrong-step')].map(t => t.textContent)") == [" say"], "and marked where known"
     assert page.count("#question .katex") == 1, "the question is typeset"
     page.press("t")
     page.wait("return document.querySelectorAll('.side .katex').length > 0")

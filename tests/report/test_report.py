@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from megatron_oreal.monitor.pieces import Pieces
-from megatron_oreal.monitor.recorded import FOLDER, Weighted, file_of, write_step
+from megatron_oreal.monitor.recorded import FOLDER, Marked, Weighted, file_of, write_marks, write_step
 from megatron_oreal.report import command as report
 from megatron_oreal.report import vendor
 from megatron_oreal.report.run import Ablation, read_run
@@ -50,11 +50,13 @@ def test_every_step_is_shown_and_trained_questions_go_first(tmp_path):
     for step in (1, 2, 3):
         write_step(tmp_path / FOLDER, step, [synthetic.group(f"{q}#{step}", "?", "1", answers) for q in range(4)])
         synthetic.write_weights(tmp_path, step, [Weighted(f"3#{step}", 0, ["a", " ", "1"], [0.25, 0.0, 1.0])])
+        write_marks(tmp_path / FOLDER, step, [Marked(f"3#{step}", 1, 0, 1)])
     everything, some = pack(tmp_path, 100), pack(tmp_path, 6)
     assert (len(everything.index.of), everything.recorded, sum(everything.index.trained)) == (24, 24, 3)
     assert everything.index.reward == [1, -1] * 12 and everything.index.answer == ["1", ""] * 12
     assert some.index.id == ["3#1", "3#2", "3#3"] and some.recorded == 24
-    (first,) = (entry for entry in unpacked(some.blocks[0])[:1])
+    first, second = unpacked(some.blocks[0])[:2]
+    assert second == {"text": "b", "wrong": [0, 1]}, "marked where somebody knew it"
     assert first == {"text": "a \\boxed{1}", "pieces": ["a", " ", "1"], "weights": [0.25, 0.0, 1.0], "logprobs": [0.0, -0.25, -0.5]}
     assert pack(tmp_path, 0).index.of == [] and len(pack(tmp_path, 4).index.id) == 2
     assert share_out([5, 1, 5], 9) == [4, 1, 4] and sum(share_out([8] * 100, 7)) == 7

@@ -36,7 +36,7 @@ class Trajectories {
     return entries;
   }
 
-  /** {text, and where trained: pieces, weights, logprobs} */
+  /** {text, where trained: pieces, weights, logprobs, where marked: wrong} */
   async entry(i) {
     const { block } = this.index;
     let number = block.length - 1;

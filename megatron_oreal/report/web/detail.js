@@ -129,8 +129,12 @@ class Detail {
 
   colour(body, entry, bound) {
     body.classList.add("tokens");
+    const [begin, end] = entry.wrong ?? [0, 0]; // characters of the text, as Python counts them
+    let place = 0;
     entry.pieces.forEach((piece, at) => {
-      const token = element("span", { className: "token", textContent: piece });
+      const from = place;
+      place += [...piece].length;
+      const token = element("span", { className: from < end && place > begin ? "token wrong-step" : "token", textContent: piece });
       token.style.setProperty("--w", Math.min(entry.weights[at] / bound, 1).toFixed(4));
       token.dataset.at = at;
       body.append(token);
