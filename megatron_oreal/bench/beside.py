@@ -11,7 +11,7 @@ from megatron_oreal.plan.host.fit import fit_of
 from megatron_oreal.plan.host.need import Place
 from megatron_oreal.plan.memory import NUMBER_BYTES, whole
 from megatron_oreal.plan.shapes import Architecture
-from megatron_oreal.plan.timing import Part, handed_over_s, spread_of
+from megatron_oreal.plan.timing import FLATTENED_BYTES_S, Part, handed_over_s, spread_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ def predict(config: Planned, model: Architecture) -> Prediction:
         held = {rank.stage: float(rank.training) for rank in fit_of(config, model.sizes, lambda _: place).need.ranks}
         return Prediction(parameters, {}, [held[stage] for stage in sorted(held)], [None] * len(held), "")
     plan = make_plan(config, model, builds=False)
-    seconds = _by_stage(plan.parts) | {GATHER: handed_over_s(parameters, NUMBER_BYTES[config.model.dtype], switched=False)}
+    handed_s = handed_over_s(parameters, NUMBER_BYTES[config.model.dtype], switched=False, bytes_s=FLATTENED_BYTES_S)
+    seconds = _by_stage(plan.parts) | {GATHER: handed_s}
     tensors = [stage.state + stage.activations for stage in plan.stages]
     held = [known + stage.allowance for known, stage in zip(tensors, plan.stages, strict=True)]
     return Prediction(parameters, seconds, held, tensors, plan.prices)

@@ -46,6 +46,7 @@ class Built:
     optimizer: int  # master weights and Adam's moments
     activations: int  # the most that lives besides while micro-batches go through, workspace of the log-probabilities included
     on_host: int = 0  # of host memory: master weights and moments that are there for good (optimizer.on_host)
+    saved: int = 12  # of a parameter, in a checkpoint, by its optimizer: weight and both moments, in float32 (learn.live_state)
 
     @property
     def whole(self) -> int:

@@ -10,9 +10,6 @@ from megatron_oreal.plan.build import Built
 from megatron_oreal.plan.memory import Formula
 from megatron_oreal.plan.stages import Obstacle
 
-SAVED_BYTES = 12
-"""Of a parameter, by its optimizer: weight and both moments in float32 (learn.live_state)."""
-
 
 @dataclass(frozen=True)
 class Files:
@@ -76,7 +73,7 @@ def saved(model: Built, tp: int, ranks: int, place: int) -> int:
         ranks: of the stage.
         place: of the rank among them; tensor-parallel ones come first.
     """
-    return model.parameters * SAVED_BYTES * tp // ranks + model.weights * (place < tp)
+    return model.parameters * model.saved * tp // ranks + model.weights * (place < tp)
 
 
 def largest_read(formula: Formula) -> int:

@@ -10,7 +10,7 @@ from megatron_oreal.plan.build import Built, Request, Role, build
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.engine import EngineMemory, most_running, prices
 from megatron_oreal.plan.files import Files
-from megatron_oreal.plan.host.need import on_host, roles
+from megatron_oreal.plan.host.need import optimizers, roles
 from megatron_oreal.plan.memory import NUMBER_BYTES, Formula, Workload, whole
 from megatron_oreal.plan.shapes import Architecture
 from megatron_oreal.plan.stages import Card, Obstacle, Stage, memory_obstacles, stages_of
@@ -82,7 +82,7 @@ def make_plan(config: Planned, model: Architecture, builds: bool) -> Plan:
     models = estimated = [formula.stage(r, s) for r in wanted for s in range(config.parallel.pp)]
     if builds:
         models = _build(config, model, formula.work, wanted)
-    models, estimated = (formula.placed(some, on_host(config)) for some in (models, estimated))
+    models, estimated = (formula.placed(some, optimizers(config)) for some in (models, estimated))
     parameters, card = whole(hf), Card(f"an {config.plan.gpu}", DEVICES[config.plan.gpu].memory)
     stages, engine = stages_of(config, formula, models, card.memory)
     files = Files.of(config, formula, models, config.plan.gpus_per_host)

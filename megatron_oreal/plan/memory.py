@@ -3,9 +3,10 @@
 Names: h hidden size, f feed-forward size, s tokens of a micro-batch on a rank (its context-parallel part), and b bytes of a number.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from megatron_oreal.learn.config import OptimizerConfig
 from megatron_oreal.model import shape
 from megatron_oreal.model.architecture import FAMILIES
 from megatron_oreal.model.config import ONE_RANK, Layout
@@ -17,10 +18,13 @@ GRADIENT_BYTES = 4
 ADAM_BYTES = {"bfloat16": 12, "float32": 8}
 """Of a parameter, over the data-parallel (and context-parallel) ranks: float32 master weight and two moments. In float32 the model's
 weights are the masters."""
-
-
 HOST_ADAM_BYTES = 12
 """The same on the host, where master weights lie apart from the model's (optimizer.on_host)."""
+
+
+def adam_bytes(dtype: str, moments: str) -> int:
+    """ADAM_BYTES of moments in less than float32 (optimizer.moments)."""
+    return ADAM_BYTES[dtype] - 2 * (NUMBER_BYTES["float32"] - NUMBER_BYTES[moments])
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,18 @@ class Formula:
         optimizer = count * ADAM_BYTES[work.dtype] // shards
         return Built(role, stage, count, weights, count * GRADIENT_BYTES, optimizer, round(self._backward(role, stage)))
 
-    def placed(self, models: Sequence[Built], on_host: Collection[Role]) -> list[Built]:
-        """The same with the optimizers of these models in host memory."""
+    def placed(self, models: Sequence[Built], optimizers: Mapping[Role, OptimizerConfig]) -> list[Built]:
+        """The same with each model's optimizer as it is asked for, and where."""
+        return [self._placed(m, optimizers[m.role]) if m.role in optimizers else m for m in models]
+
+    def _placed(self, model: Built, optimizer: OptimizerConfig) -> Built:
         shards = self.work.gpus // (self.work.parallel.tp * self.work.parallel.pp)
-        there = [HOST_ADAM_BYTES * m.parameters // shards if m.role in on_host else 0 for m in models]
-        return [replace(m, optimizer=0, on_host=size) if size else m for m, size in zip(models, there, strict=True)]
+        if optimizer.on_host:
+            return replace(model, optimizer=0, on_host=HOST_ADAM_BYTES * model.parameters // shards)
+        if optimizer.moments == "float32":
+            return model
+        each = adam_bytes(self.work.dtype, optimizer.moments)
+        return replace(model, optimizer=each * model.parameters // shards, saved=each)
 
     def parameters(self, role: Role, stage: int) -> int:
         """Number on one rank."""

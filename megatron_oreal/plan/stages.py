@@ -8,7 +8,7 @@ from megatron_oreal.devices import GIB
 from megatron_oreal.model.architecture import check_fields
 from megatron_oreal.plan.build import Built
 from megatron_oreal.plan.engine import EngineMemory, engine_memory
-from megatron_oreal.plan.host.need import Place, micro_batch_tokens, on_host, roles
+from megatron_oreal.plan.host.need import Place, micro_batch_tokens, optimizers, roles
 from megatron_oreal.plan.memory import Formula, Workload, whole
 
 PROCESS_GIB = 3.0
@@ -127,7 +127,7 @@ def planned_models(config: TrainConfig | SftConfig, hf, place: Place) -> tuple[F
     work = Workload(config.parallel, config.compute.recompute, config.model.dtype, place.world, tokens, in_flight, logprobs)
     formula = Formula(hf, work)
     models = [formula.stage(role, stage) for role in roles(config) for stage in range(config.parallel.pp)]
-    return formula, formula.placed(models, on_host(config))
+    return formula, formula.placed(models, optimizers(config))
 
 
 def _stage(config: TrainConfig | SftConfig, formula: Formula, models: list[Built]) -> Stage:

@@ -13,8 +13,8 @@ from megatron_oreal.model.split import Split
 from megatron_oreal.plan.build import Role
 from megatron_oreal.plan.config import Planned
 from megatron_oreal.plan.engine import EngineMemory, engines, prices, response_lengths, sampler
-from megatron_oreal.plan.host.need import on_host
-from megatron_oreal.plan.memory import ADAM_BYTES, GRADIENT_BYTES, NUMBER_BYTES
+from megatron_oreal.plan.host.need import optimizers
+from megatron_oreal.plan.memory import GRADIENT_BYTES, NUMBER_BYTES, adam_bytes
 from megatron_oreal.plan.operations.continuous import Schedule, Simulated, simulated
 from megatron_oreal.plan.operations.sampling import Sampler, slowest
 from megatron_oreal.plan.operations.training import FORWARD, RECOMPUTED, TRAINED, Overlap, Pass, Trainer, Work
@@ -169,8 +169,9 @@ def training_parts(config: Planned, hf, parameters: int) -> list[Part]:
 
 def _update_s(config: Planned, role: Role, model: Trainer, parameters: int, work: Work, read_at_once: bool = False) -> float:
     """On the GPU, or on its host, where gradients come and from where weights go back (learn.host_memory)."""
-    if role not in on_host(config):
-        return model.update(parameters, ADAM_BYTES[config.model.dtype], GRADIENT_BYTES, work, read_at_once)
+    optimizer = optimizers(config)[role]
+    if not optimizer.on_host:
+        return model.update(parameters, adam_bytes(config.model.dtype, optimizer.moments), GRADIENT_BYTES, work, read_at_once)
     plan, number = config.plan, NUMBER_BYTES[config.model.dtype]
     mine, here = parameters / plan.gpus, min(plan.gpus, plan.gpus_per_host)
     host_s = mine * (GRADIENT_BYTES + number) / DEVICES[plan.gpu].host_bytes_s + mine * here * HOST_TOUCHED_BYTES / HOST_MEMORY_BYTES_S
@@ -196,10 +197,9 @@ def _offload_seconds(config: Planned, parameters: int) -> float:
     """What models give up between turns goes to host memory once a step and comes back, one after the other; the reference only comes."""
     plan, parallel = config.plan, config.parallel
     split, ranks = parallel.tp * parallel.pp, plan.gpus
-    weights, optimizer = parameters * NUMBER_BYTES[config.model.dtype] / split, parameters * ADAM_BYTES[config.model.dtype] / ranks
-    token_rm, reference = config.objective.token_rm, bool(config.objective.beta)
-    optimizers = 1 + token_rm - len(on_host(config))  # on GPUs
-    moved = 2 * (optimizer * optimizers + weights * token_rm) + weights * reference
+    weights, token_rm = parameters * NUMBER_BYTES[config.model.dtype] / split, config.objective.token_rm
+    on_gpus = [adam_bytes(config.model.dtype, one.moments) for one in optimizers(config).values() if not one.on_host]
+    moved = 2 * (sum(on_gpus) * parameters / ranks + weights * token_rm) + weights * bool(config.objective.beta)
     return moved / DEVICES[plan.gpu].host_bytes_s
 
 
@@ -209,8 +209,8 @@ def _sync_seconds(config: Planned, parameters: int) -> float:
     if rollout.sync == "disk":
         return rollout.releases_memory() * SWITCH_S + _over_disk_s(config, parameters * number)
     if rollout.sync == "tensor":
-        switch_s = rollout.releases_memory() * SWITCH_S
-        return switch_s + _carried_s(config, parameters * number) + parameters * number / FLATTENED_BYTES_S
+        handed_s = handed_over_s(parameters, number, rollout.releases_memory(), FLATTENED_BYTES_S)
+        return _carried_s(config, parameters * number) + handed_s
     return handed_over_s(parameters, number, rollout.releases_memory())
 
 
@@ -241,9 +241,9 @@ def _carried_s(config: Planned, weights: int) -> float:
     return max(link.busier for link in links.values()) / (here * DEVICES[plan.gpu].network_bytes_s * plan.efficiency.network)
 
 
-def handed_over_s(parameters: int, number: int, switched: bool) -> float:
+def handed_over_s(parameters: int, number: int, switched: bool, bytes_s: float = HANDED_BYTES_S) -> float:
     """New weights gathered from the ranks and taken by engines, which have to be woken (`switched`) where models share their GPUs."""
-    return switched * SWITCH_S + parameters * number / HANDED_BYTES_S
+    return switched * SWITCH_S + parameters * number / bytes_s
 
 
 def step_seconds(parts: Sequence[Part]) -> float:

@@ -78,6 +78,15 @@ def built_32b() -> dict:
     return json.loads(done.stdout)
 
 
+def test_moments_of_two_bytes_take_a_third_of_an_optimizer_from_gpus_and_checkpoints(capsys):
+    given = ["experiment=oreal_32b", "policy.optimizer.betas=[0.9,0.95]"]
+    plain, low = planned(capsys, *given), planned(capsys, *given, "policy.optimizer.moments=bfloat16")
+    for before, after in zip(plain["stages"], low["stages"], strict=True):
+        saved = before["state"] - after["state"]
+        assert saved == pytest.approx(before["models"]["policy"]["optimizer"] / 3, rel=1e-6)
+    assert low["host"]["saving"] < 0.95 * plain["host"]["saving"]
+
+
 def test_the_formula_agrees_with_the_built_models_of_32b_on_128_gpus(capsys, built_32b):
     formula = planned(capsys, "experiment=oreal_32b")
     assert formula["fullest"] == pytest.approx(built_32b["fullest"], rel=0.05)

@@ -203,12 +203,11 @@ def roles(config: TrainConfig | SftConfig) -> tuple[Role, ...]:
     return ("policy", *(["token_rm"] if config.objective.token_rm else []), *(["reference"] if config.objective.beta else []))
 
 
-def on_host(config: TrainConfig | SftConfig) -> set[Role]:
-    """The models whose optimizers are in host memory."""
+def optimizers(config: TrainConfig | SftConfig) -> dict[Role, OptimizerConfig]:
+    """Of the models that learn."""
     if isinstance(config, SftConfig):
-        return {"policy"} if config.optimizer.on_host else set()
-    settings: dict[Role, OptimizerConfig] = {"policy": config.policy.optimizer, "token_rm": config.token_rm.optimizer}
-    return {role for role, optimizer in settings.items() if optimizer.on_host} & set(roles(config))
+        return {"policy": config.optimizer}
+    return {"policy": config.policy.optimizer} | ({"token_rm": config.token_rm.optimizer} if config.objective.token_rm else {})
 
 
 def _ranks(config: TrainConfig | SftConfig, hf: Shape, place: Place, wanted: Sequence[Role]) -> list[RankNeed]:
@@ -241,7 +240,7 @@ def _rank(formula: CpuFormula, stage: int, wanted: Sequence[Role], config: Train
     weights = models[0].weights * formula.work.parallel.tp  # of the whole stage
     sent, written = _buckets(formula, weights, config.rollout) if config.has_engines else 0, weights * (config.checkpoint.hf_interval > 0)
     sizes = round(formula.logprobs(stage)), sent, weights, written
-    return RankNeed(stage, round(RANK_GIB * GIB), formula.placed(models, on_host(config)), *sizes, config.compute.offload)
+    return RankNeed(stage, round(RANK_GIB * GIB), formula.placed(models, optimizers(config)), *sizes, config.compute.offload)
 
 
 def _buckets(formula: CpuFormula, weights: int, rollout: RolloutConfig) -> int:
