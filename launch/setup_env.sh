@@ -16,6 +16,7 @@ ITSELF=$VENV/.setup_itself # of which setup.py the project was installed
 LOG=$ROOT/.venv.log
 LOCK_SECONDS=1800 # longest wait for another setup of the same checkout
 STEP_SECONDS=1800 # longest time for one step
+BUILT=transformer-engine-torch # on GPUs: has no wheel, and is built by what the others bring
 
 say() { echo "setup_env: $*"; }
 fail() {
@@ -60,6 +61,13 @@ step() { # COMMAND...: quiet when it works, its last lines when it does not
     fi
 }
 
+cuda_of_wheels() { # variables that have a build take the headers that are frozen here, whatever CUDA the machine has
+    local nvidia
+    nvidia=$("$VENV/bin/python" -c 'import nvidia; print(next(iter(nvidia.__path__)))')
+    echo "CUDA_HOME=$(compgen -G "$nvidia/cu[0-9]*")"
+    echo "CPATH=$(printf '%s:' "$nvidia"/*/include)"
+}
+
 install_itself() { # editable, unless it is installed from this very setup.py
     local setup
     setup=$(sha256sum "$ROOT/setup.py")
@@ -70,13 +78,18 @@ install_itself() { # editable, unless it is installed from this very setup.py
 }
 
 install() { # PYTHON
-    local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input)
+    local headers pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input)
     : >"$LOG"
     step "$1" -m venv --clear "$VENV"
     say "installing torch (1/2)"
     step "${pip[@]}" --constraint "$REQUIREMENTS" setuptools wheel torch
     say "installing the other $(grep -c '^[^#]*==' "$REQUIREMENTS") packages (2/2)"
-    step "${pip[@]}" --no-deps --no-build-isolation --requirement "$REQUIREMENTS"
+    step "${pip[@]}" --no-deps --no-build-isolation --requirement <(grep -v "^$BUILT==" "$REQUIREMENTS")
+    if grep -q "^$BUILT==" "$REQUIREMENTS"; then
+        say "building $BUILT, with all cores for some minutes"
+        mapfile -t headers < <(cuda_of_wheels)
+        step env "${headers[@]}" "${pip[@]}" --no-deps --no-build-isolation "$(grep "^$BUILT==" "$REQUIREMENTS")"
+    fi
     install_itself
 }
 

@@ -127,7 +127,9 @@ def test_the_gpu_environment_resolves_to_itself(tmp_path: Path):
     """Nothing is missing in it, and its versions belong together, by the metadata of all packages."""
     given = ROOT / "launch" / "requirements-gpu.txt"
     target = ["--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_34"]
-    command = ["uv", "pip", "compile", "--quiet", "--no-annotate", "--no-header", *target, given]
+    override = tmp_path / "override.txt"
+    override.write_text("cuda-tile==1.6.0\n")
+    command = ["uv", "pip", "compile", "--quiet", "--no-annotate", "--no-header", "--override", override, *target, given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [line for line in given.read_text().splitlines() if line and line[0] != "#"]
