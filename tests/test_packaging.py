@@ -128,7 +128,7 @@ def test_the_gpu_environment_resolves_to_itself(tmp_path: Path):
     given = ROOT / "launch" / "requirements-gpu.txt"
     target = ["--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_34"]
     override = tmp_path / "override.txt"
-    override.write_text("cuda-tile==1.6.0\n")
+    override.write_text("cuda-tile==1.6.0\ntransformer-engine-cu12; sys_platform == 'none'\n")
     command = ["uv", "pip", "compile", "--quiet", "--no-annotate", "--no-header", "--override", override, *target, given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
     assert done.returncode == 0, done.stderr
