@@ -81,6 +81,28 @@ def test_figures_curves_and_tables_are_there_without_a_network(page, small):
     assert page.complaints() == []
 
 
+def test_a_continuous_run_shows_how_old_its_questions_are_and_what_each_age_differs_by(page, tmp_path):
+    rows = [
+        {"step": step, "rollout/age_mean": step / 4, "rollout/age_max": step, "logprob/diff_mean": step / 10}
+        | {f"logprob/diff_mean_age{age}": step * (age + 1) / 100 for age in range(min(step, 3))}
+        for step in range(1, 6)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert report.main([str(tmp_path)]) == 0
+    page.open(tmp_path / "report.html")
+    shown = page.run(
+        "return [...document.querySelectorAll('#curves .chart')].map(c => [c.dataset.metric, c.querySelector('output').innerText.trim()])"
+    )
+    assert shown == [
+        ["logprob/diff_mean", "0.5"],
+        ["logprob/diff_mean by age", "0 0.05 1 0.1 2 0.15"],
+        ["rollout/age", "mean 1.25 max 5"],
+    ]
+    spans = "[...document.querySelectorAll('#curves .chart')[1].querySelectorAll('output span')]"
+    assert len(set(page.run(f"return {spans}.map(span => span.style.color)"))) == 3
+    assert page.complaints() == []
+
+
 def test_filters_search_and_keys(page, small):
     page.open(small, "#trajectories")
     page.wait("return document.getElementById('found').innerText === '7 of 7'")

@@ -17,13 +17,26 @@ function axes() {
   ];
 }
 
-/** One chart of one metric; the reading above follows the cursor, in all charts alike. */
-function curve(into, name, steps, values) {
+/** Chart and line that a metric belongs to: all ages of one (versions behind) are drawn together, and their mean with their most. */
+function placeOf(name) {
+  const [, whole, age] = name.match(/^(.+)_age(\d+)$/) ?? [];
+  if (whole) return [`${whole} by age`, age];
+  const [, ages, which] = name.match(/^(rollout\/age)_(mean|max)$/) ?? [];
+  return ages ? [ages, which] : [name, ""];
+}
+
+/** One chart of lines {label, values}; the reading above follows the cursor, in all charts alike. */
+function curve(into, name, steps, lines) {
   const reading = element("output");
   into.append(element("h4", {}, name, reading));
-  const last = values.findLast((v) => v !== null);
-  const say = (i) => (reading.textContent = i === null ? short(last) : values[i] === null ? "" : `${steps[i]}: ${short(values[i])}`);
-  const sparse = values.filter((v) => v !== null).length < 40;
+  const colorOf = (at) => (lines.length > 1 ? PALETTE[at % PALETTE.length] : color("--accent"));
+  const say = (i) => {
+    const now = lines.map(({ values }) => (i === null ? values.findLast((v) => v !== null) : values[i]));
+    const words = lines.map(({ label }, at) => element("span", { style: label && `color: ${colorOf(at)}` }, `${label} ${short(now[at])} `.trimStart()));
+    const known = now.some((v) => v !== null && v !== undefined);
+    reading.replaceChildren(...(known ? [i === null ? "" : `${steps[i]}: `, ...words.filter((_, at) => now[at] !== null)] : []));
+  };
+  const sparse = lines[0].values.filter((v) => v !== null).length < 40;
   new uPlot(
     {
       width: Math.max(into.clientWidth - 22, 240),
@@ -32,10 +45,10 @@ function curve(into, name, steps, values) {
       cursor: { sync: { key: "steps" }, y: false, points: { size: 6 } },
       scales: { x: { time: false } },
       axes: axes(),
-      series: [{}, { stroke: color("--accent"), width: 1.6, spanGaps: true, points: { show: sparse, size: 4 } }],
+      series: [{}, ...lines.map((_, at) => ({ stroke: colorOf(at), width: 1.6, spanGaps: true, points: { show: sparse, size: 4 } }))],
       hooks: { setCursor: [(plot) => say(plot.cursor.idx ?? null)] },
     },
-    [steps, values],
+    [steps, ...lines.map(({ values }) => values)],
     into,
   );
   say(null);
@@ -49,8 +62,9 @@ function showCurves({ steps, metrics }) {
     const known = values.filter((v) => v !== null);
     if (!known.length || (known.length > 1 && known.every((v) => v === known[0]))) constant.push(`${name} ${known.length ? short(known[0]) : "not finite"}`);
     else {
-      const group = name.split("/")[0];
-      groups.set(group, [...(groups.get(group) ?? []), name]);
+      const [group, [chart, label]] = [name.split("/")[0], placeOf(name)];
+      if (!groups.has(group)) groups.set(group, new Map());
+      groups.get(group).set(chart, [...(groups.get(group).get(chart) ?? []), { label, values }]);
     }
   }
   const rank = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
@@ -58,11 +72,11 @@ function showCurves({ steps, metrics }) {
   for (const group of [...groups.keys()].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b))) {
     const grid = element("div");
     into.append(element("div", { className: "group" }, element("h3", { textContent: group }), grid));
-    for (const name of groups.get(group)) {
+    for (const [name, lines] of groups.get(group)) {
       const card = element("div", { className: "chart" });
       card.dataset.metric = name;
       grid.append(card);
-      curve(card, name, steps, metrics[name]);
+      curve(card, name, steps, lines);
     }
   }
   if (!steps.length) into.append(element("p", { className: "quiet", textContent: "No step is finished yet." }));
