@@ -62,6 +62,10 @@ class Unfinished:
     prompt: Prompt
     trajectories: list[Trajectory]  # [K], finish "cut" where it goes on; empty where it was not begun
 
+    def is_whole(self, samples: int) -> bool:
+        """Whether it only waits to be trained on: all of its `samples` have ended."""
+        return len(self.trajectories) == samples and all(t.finish != "cut" for t in self.trajectories)
+
 
 @dataclass(frozen=True)
 class Verdict:

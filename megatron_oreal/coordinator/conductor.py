@@ -27,7 +27,9 @@ class Conductor:
             self.history.add(step, found)
             metrics = found.metrics()
         best = fresh and self.history.early_stopping.best == step
-        return Directive(metrics=metrics, best=best, end=self.history.run_is_to_end)
+        if ends := self.history.run_is_to_end:
+            self.quiet()  # what was begun for a step that does not come
+        return Directive(metrics=metrics, best=best, end=ends)
 
     def quiet(self) -> None:
         """Nothing is being sampled when this returns; nothing ever is between stages where nothing is trained on it."""

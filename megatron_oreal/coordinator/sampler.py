@@ -20,10 +20,12 @@ from megatron_oreal.verify import Verifier
 
 
 class Sampler:
-    """Samples questions for step after step.
+    """Samples questions for step after step. A step's are asked as soon as the weights that it trains are published.
 
     With rollout.in_flight above 1 a step gets the first that are finished, and others take their place at once: sampling of those goes on,
-    under the weights of then, after the next publication (engines on the ranks' GPUs), or does not stop but for it (others).
+    under the weights of then, after the next publication (engines on the ranks' GPUs), or does not stop but for it (others). A run begins
+    with the questions of one step, and with one more for each question's worth of samples that end: were all begun at one time, many would
+    end at one time, and steps be long and short by turns.
     """
 
     def __init__(self, config: TrainConfig, prompts: PromptSource, rollout: Rollout, verifier: Verifier):
@@ -31,43 +33,48 @@ class Sampler:
         self._needed, self._last_step = config.data.questions_per_step, config.last_step
         self._goes_on = config.rollout.in_flight > 1
         self._asked = ceil(self._needed * config.rollout.in_flight)
+        self._ended = 0  # samples, since the run began
         self._open: dict[str, Unfinished] = {}  # prompt id -> a question that was drawn and has not been given to a step, as last begun
         self._lock = Lock()  # of the draw and of what is open: both change together, and not in one thread alone
         self._sampling: InFlight | None = None  # what is under way
         self._step = self._version = 0
+        self._is_sampled = False  # the next step is, as the run that goes on here was stopped before its training
         self._ages: list[int] = []  # of the questions of the last step, see first_version
         self._engine_counts = (0, 0, 0)  # lost, rejoined, restarts of the run so far
 
     def draw(self, step: int) -> list[Prompt]:
-        """New questions for a step, besides those that go on; none where sampling did not stop, and draws for itself."""
+        """New questions for a step, besides those that are being sampled for it."""
         self._step = step
-        if self._sampling and self._sampling.ended:
+        if self._goes_on and self._sampling and self._sampling.ended:
             self.quiet()
         return [] if self._sampling else self._draw()
 
     def _draw(self) -> list[Prompt]:
         """As many as may be under way besides those that are."""
         with self._lock:
-            under_way = sum(not self._is_whole(one) for one in self._open.values())
-            prompts = self._prompts.draw(max(min(self._asked - under_way, self._room()), 0))
+            under_way = sum(not one.is_whole(self._config.samples) for one in self._open.values())
+            prompts = self._prompts.draw(max(min(self._wanted - under_way, self._room()), 0))
             self._open |= {prompt.id: Unfinished(prompt, []) for prompt in prompts}
         return prompts
 
-    def _one_more(self) -> Prompt | None:
-        """In the place of one that is finished."""
+    def _one_more(self, under_way: int) -> Prompt | None:
+        """One more sample has ended: in the place of a question that is finished, or another one besides."""
         with self._lock:
-            if not self._room():
+            self._ended += 1
+            if under_way >= self._wanted or not self._room():
                 return None
             (prompt,) = self._prompts.draw(1)
             self._open[prompt.id] = Unfinished(prompt, [])
         return prompt
 
+    @property
+    def _wanted(self) -> int:
+        """Questions to be under way."""
+        return min(self._asked, self._needed + self._ended // self._config.samples)
+
     def _room(self) -> int:
         """Questions that may be drawn: those of a step, finished, may wait for it beside those that are under way, and no more."""
         return self._asked + self._needed * self._goes_on - len(self._open)
-
-    def _is_whole(self, one: Unfinished) -> bool:
-        return len(one.trajectories) == self._config.samples and all(t.finish != "cut" for t in one.trajectories)
 
     def rollout(self, prompts: Sequence[Prompt], version: int) -> InFlight:
         """Their answers as they finish, sampled by the weights of `version`; and those of the questions that go on."""
@@ -107,15 +114,18 @@ class Sampler:
         return step
 
     def quiet(self) -> None:
-        """Nothing is being sampled when this returns; what there is of open questions is kept."""
+        """Nothing is being sampled when this returns. What there is of open questions is kept, where other weights may go on with it."""
         sampling, self._sampling = self._sampling, None
         left = sampling.cut_all() if sampling else []
+        left = left if self._goes_on else [Unfinished(one.prompt, []) for one in left]
         with self._lock:
             self._open |= {one.prompt.id: one for one in left}
 
     def go_on(self, version: int) -> None:
-        """Sample for the next step, where the schedule lets sampling go on; the engines serve `version`."""
-        if self._goes_on and self._step < self._last_step:
+        """Begin to sample for the next step, where there is one; the engines serve `version`. An evaluation is asked beside it."""
+        comes = self._step < self._last_step and (self._goes_on or not self._is_sampled)
+        self._is_sampled = False
+        if comes:
             self.rollout(self._draw(), version).begin()
 
     def close(self) -> None:
@@ -149,8 +159,9 @@ class Sampler:
 
     def take_up(self, state: RunState) -> None:
         """Go on from there."""
-        self._step, self._prompts.drawn = state.step, state.drawn
+        self._step, self._prompts.drawn, self._is_sampled = state.step, state.drawn, state.pending is not None
         self._open = {one.prompt.id: one for one in state.unfinished}
+        self._ended = max(len(self._open) - self._needed, 0) * self._config.samples  # so many were under way, and are again
 
     def _since_last_rollout(self, engines: Engines) -> list[int]:
         before, self._engine_counts = self._engine_counts, (engines.lost, engines.rejoined, engines.restarts)

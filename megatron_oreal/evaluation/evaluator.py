@@ -1,6 +1,7 @@
 """Asks sets of questions, and gives their answers on as they are verified."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from megatron_oreal.evaluation.config import VALIDATION
 from megatron_oreal.evaluation.figures import Evaluation, metrics, report, scores
 from megatron_oreal.evaluation.sets import ProblemSet
 from megatron_oreal.rollout.generate import Rollout, Sampling
+from megatron_oreal.rollout.in_flight import InFlight
 from megatron_oreal.trajectory import Group, Prompt, Work
 from megatron_oreal.verify import Verifier
 
@@ -78,17 +80,34 @@ class Evaluator:
 
     def ask(self, version: int, known: Collection[Key], take: Callable[[Answered, Group], object]) -> Work[None]:
         """Ask what is not known yet. `take` hears of a question's answers when they are verified, from any thread, and may hear twice."""
-        for sampling, some in self._rounds(known):
-            by_prompt = {prompt.id: key for key, prompt in some}
+        with closing(self._under_way(version, known)) as rounds:
+            for sampling, some, asked in rounds:
+                by_prompt = {prompt.id: key for key, prompt in some}
 
-            def note(group: Group, by_prompt: dict[str, Key] = by_prompt) -> None:
-                take(answered(*by_prompt[group.prompt.id], group, self._verifier.final_answer), group)
+                def note(group: Group, by_prompt: dict[str, Key] = by_prompt) -> None:
+                    take(answered(*by_prompt[group.prompt.id], group, self._verifier.final_answer), group)
 
-            asked = self._rollout.generate([prompt for _, prompt in some], version, sampling)
-            with closing(asked.events()) as events:
-                groups = yield from self._verifier.verifying(events, length_hint(asked), sampling.samples, note)
-            for group in groups:
-                note(group)  # should the thread that brought its last verdict not have come to it yet, or have failed to write
+                with closing(asked.events()) as events:
+                    groups = yield from self._verifier.verifying(events, length_hint(asked), sampling.samples, note)
+                for group in groups:
+                    note(group)  # should the thread that brought its last verdict not have come to it yet, or have failed to write
+
+    def _under_way(self, version: int, known: Collection[Key]) -> Iterator[tuple[Sampling, list[tuple[Key, Prompt]], InFlight]]:
+        """Rounds one after the other, while those that follow are being sampled already: engines do not drain between two."""
+        begun: deque[tuple[Sampling, list[tuple[Key, Prompt]], InFlight]] = deque()
+        try:
+            for sampling, some in self._rounds(known):
+                while begun and sum(one.samples * len(of) for one, of, _ in begun) + sampling.samples * len(some) > ANSWERS_AT_ONCE:
+                    yield begun[0]
+                    begun.popleft()
+                begun.append((sampling, some, self._rollout.generate([prompt for _, prompt in some], version, sampling)))
+                begun[-1][2].begin()
+            while begun:
+                yield begun[0]
+                begun.popleft()
+        finally:
+            for _, _, asked in begun:
+                asked.close()
 
     def _rounds(self, known: Collection[Key]) -> Iterator[tuple[Sampling, list[tuple[Key, Prompt]]]]:
         """What is asked together: whatever is asked in the same way, of all sets, up to ANSWERS_AT_ONCE."""

@@ -52,7 +52,7 @@ class Rollout:
         Either way a sample's answer comes when that sample ends, not with the question's last one.
         An engine that ends, hangs or answers nonsense is given up (see Engines); its unfinished questions go to others.
         `unfinished` questions of an earlier step are resumed before the prompts are asked. `more`: called, in another thread, for one
-        more question whenever one has ended, so that engines stay full; None: no more are asked.
+        more question whenever a sample has ended, so that engines stay full; None: no more are asked.
 
         Raises:
             ValueError: a prompt that leaves no room for an answer.

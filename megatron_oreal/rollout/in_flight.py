@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from megatron_oreal.rollout.generate import Rollout, Sampling
 
 JOIN_S = 10.0
-More = Callable[[], Prompt | None]
-"""Draws a question; None: there is none, now."""
+More = Callable[[int], Prompt | None]
+"""Called when a sample has ended, with how many questions are under way: draws one more; None: there is none, now."""
 
 
 class InFlight:
@@ -36,6 +36,7 @@ class InFlight:
         self._tasks: asyncio.TaskGroup | None = None
         self._worker: _LoopThread | None = None
         self._left = len(asked)  # questions of which more may come
+        self._under_way = sum(not one.is_whole(sampling.samples) for one in asked)  # counted where they are asked
         self._given: dict[str, list[Trajectory]] = {}  # prompt id -> what was given out; until taken(), where iterations follow each other
 
     def __iter__(self) -> Iterator[Trajectory]:
@@ -70,8 +71,10 @@ class InFlight:
                     self._worker.call(item.revived)
                 elif isinstance(item, _Leave):
                     return
+                elif isinstance(item, _Joined):
+                    self._left += 1
                 else:
-                    self._left -= not item.followed
+                    self._left -= 1
                     self.unfinished += [item.cut] if item.cut else []
         except BaseException:  # where the caller has lost interest, or a request failed, the server is to stop sampling as well
             self.close()
@@ -119,7 +122,7 @@ class InFlight:
         whole = [given for given in self._given.values() if len(given) == self._sampling.samples]
         return [*self.unfinished, *(Unfinished(given[0].prompt, sorted(given, key=lambda t: t.index)) for given in whole)]
 
-    def _next(self) -> "Trajectory | _Ended | _Revival | _Leave":
+    def _next(self) -> "Trajectory | _Joined | _Ended | _Revival | _Leave":
         """What came next; requests have deadlines of their own, this one is above them."""
         config = self._rollout.config
         rounds = -(-max(len(self._asked), 1) // config.concurrency) * ATTEMPTS + 1
@@ -153,6 +156,8 @@ class InFlight:
             ended.append(self._rollout.trajectory(asked, index, self._version, answer, self._sampling))
             if ended[-1].finish != "cut":
                 self._finished.put(ended[-1])
+                self._under_way -= len(ended) == self._sampling.samples
+                self._ask_one_more()
 
         for before in asked.trajectories:  # ended before the question was cut
             if before.finish != "cut":
@@ -165,13 +170,14 @@ class InFlight:
             self._finished.put(_Ended(_merged(asked, ended)))
             return
         was_cut = any(t.finish == "cut" for t in ended)
-        self._finished.put(_Ended(_merged(asked, ended) if was_cut else None, followed=self._ask_one_more()))
+        self._finished.put(_Ended(_merged(asked, ended) if was_cut else None))
 
-    def _ask_one_more(self) -> bool:
-        prompt = self._more() if self._more and not self._dispatch.stopped else None
+    def _ask_one_more(self) -> None:
+        prompt = self._more(self._under_way) if self._more and not self._dispatch.stopped else None
         if prompt:
+            self._finished.put(_Joined())
+            self._under_way += 1
             self._tasks.create_task(self._ask(Unfinished(prompt, [])))
-        return prompt is not None
 
     async def _revive(self) -> None:
         revival = _Revival()
@@ -190,7 +196,10 @@ class _Ended:
     """In the queue of what is finished: nothing more comes of a question."""
 
     cut: Unfinished | None = None  # where it was cut, what there is
-    followed: bool = False  # by another question
+
+
+class _Joined:
+    """In the queue of what is finished: one more question is being sampled."""
 
 
 class _Leave:

@@ -45,11 +45,8 @@ class Answer:
 class Answers:
     """Of all engines of a process. Lengths are lognormal and independent, also those of one question's samples."""
 
-    def __init__(self, tokenizer, stop: int, median: float, spread: float, mixed: float, seed: int, begun: Sequence[int] = ()):
-        """`median`, `spread`, `mixed`: as in conf/plan. `begun`: by so many tokens are answers to the first questions shorter.
-
-        As if they had been under way: a run that begins all of its questions at once swings for many steps.
-        """
+    def __init__(self, tokenizer, stop: int, median: float, spread: float, mixed: float, seed: int):
+        """`median`, `spread`, `mixed`: as in conf/plan."""
         self._tokenizer, self.stop, self._mark = tokenizer, stop, tokenizer.pad_token_id
         self._median, self._spread, self._mixed, self._seed = median, spread, mixed, seed
         if self._mark in (None, stop):
@@ -59,7 +56,6 @@ class Answers:
         self._filler = (filler * -(-LONGEST // len(filler)))[:LONGEST]
         self._logprobs = [-dice.expovariate(2.0) for _ in range(LONGEST)]
         self._begun: Counter[int] = Counter()
-        self._there, self._of_first = {}, begun  # question -> tokens
 
     def asked(self, input_ids: Sequence[int]) -> Asked:
         """Prompt and, where the request goes on with one, sample."""
@@ -78,15 +74,8 @@ class Answers:
         right = dice.random() < self._right(asked.name)
         gold = gold_of(asked.name)
         ending = [*self._tokenizer.encode(f"\\boxed{{{gold if right else gold + 1}}}"), self.stop]
-        length = round(self._median * math.exp(self._spread * dice.gauss(0.0, 1.0))) - self._is_there(asked.name)
+        length = round(self._median * math.exp(self._spread * dice.gauss(0.0, 1.0)))
         return Answer(number, min(max(length, HEAD + len(ending)), LONGEST), ending)
-
-    def _is_there(self, name: int) -> int:
-        """Tokens by which an answer is shorter, see `begun`."""
-        if name not in self._there:
-            number = len(self._there)
-            self._there[name] = self._of_first[number] if number < len(self._of_first) else 0
-        return self._there[name]
 
     def _right(self, name: int) -> float:
         """Share of right answers to a question."""

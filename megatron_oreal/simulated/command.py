@@ -1,6 +1,7 @@
 """Seconds a step, engines' occupancy, age and the conductor's own CPU under each schedule, against simulated engines.
 
     python tools/bench_schedule.py [--schedules exact,in_flight_2] [--steps 5] [--speed 20] [overrides]
+    python tools/bench_schedule.py --evaluate 256 experiment=oreal_32b eval.interval=1
     python tools/bench_schedule.py --conductor [--times 1,10]
 
 Sixteen engines of the 32B preset where no overrides say otherwise. The conductor, dispatch, verifier and selection are the run's own;
@@ -51,6 +52,7 @@ class Asked:
     warm_up: int
     speed: float
     slower: float
+    evaluated: int = 0
 
 
 def run(asked: Asked, schedule: Sequence[str]) -> list[StepFigures]:
@@ -63,7 +65,7 @@ def run(asked: Asked, schedule: Sequence[str]) -> list[StepFigures]:
         tempfile.TemporaryDirectory() as run_dir,
         registered(config, urls, Path(run_dir)) as engines,
         Verifier(config.verify) as verifier,
-        closing(Schedule(config, engines, verifier, tokenizer, training_s, sync_s)) as made,
+        closing(Schedule(config, engines, verifier, tokenizer, training_s, sync_s, asked.evaluated)) as made,
     ):
         return [made.step(number + 1) for number in range(asked.warm_up + asked.steps)]
 
@@ -118,11 +120,12 @@ def main(tokenizer: Path) -> None:
     parser.add_argument("--warm-up", type=int, default=3, help="steps before those")
     parser.add_argument("--speed", type=float, default=20.0, help="virtual seconds in a real one, while the conductor has nothing to do")
     parser.add_argument("--slower", type=float, default=UNEVEN, help="engines than the operations of a step added up")
+    parser.add_argument("--evaluate", type=int, default=0, metavar="N", help="questions of an evaluation after every eval.interval steps")
     parser.add_argument("--conductor", action="store_true", help="the conductor's CPU alone")
     parser.add_argument("--times", default="1,10", metavar="N,N,...", help="the questions of a step, for --conductor")
     parser.add_argument("overrides", nargs="*", help="as of megatron-oreal plan")
     a = parser.parse_intermixed_args()
-    asked = Asked(tokenizer, tuple(a.overrides) or PRESET, a.steps, a.warm_up, a.speed, a.slower)
+    asked = Asked(tokenizer, tuple(a.overrides) or PRESET, a.steps, a.warm_up, a.speed, a.slower, a.evaluate)
     if a.conductor:
         conductor(asked, [int(many) for many in a.times.split(",")])
     else:

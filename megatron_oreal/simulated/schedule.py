@@ -17,8 +17,9 @@ from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import Engines
 from megatron_oreal.engines.registry import RegistryEntry, register, registry_folder
 from megatron_oreal.errors import ServerError
+from megatron_oreal.evaluation.evaluator import Asking, Evaluator
 from megatron_oreal.plan.config import Planned
-from megatron_oreal.rollout.generate import Rollout
+from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.simulated.answers import gold_of, name_of
 from megatron_oreal.trajectory import Directive, Group, Prompt, finish
 from megatron_oreal.verify import Verifier
@@ -64,22 +65,29 @@ class StepFigures:
 class Schedule:
     """A run without its models."""
 
-    def __init__(self, config: Planned, engines: Engines, verifier: Verifier, tokenizer, training_s: float, sync_s: float):
-        """`training_s`, `sync_s`: a step's, as planned."""
-        prompts = PromptSource(questions(config, tokenizer), config.seed)
-        self._sampler = Sampler(config, prompts, Rollout(config.rollout, engines, tokenizer, config.seed), verifier)
+    def __init__(
+        self, config: Planned, engines: Engines, verifier: Verifier, tokenizer, training_s: float, sync_s: float, evaluated: int = 0
+    ):
+        """`training_s`, `sync_s`: a step's, as planned. `evaluated`: questions of an evaluation; 0: there is none."""
+        prompts, rollout = questions(config, tokenizer), Rollout(config.rollout, engines, tokenizer, config.seed)
+        self._sampler = Sampler(config, PromptSource(prompts[evaluated:], config.seed), rollout, verifier)
+        held_out = {prompt.id: prompt for prompt in prompts[:evaluated]}
+        greedy = Sampling(samples=1, temperature=0.0, top_p=1.0, max_new_tokens=config.eval.max_new_tokens)
+        self._evaluator = Evaluator([], [Asking("held out", "greedy", greedy, held_out)], rollout, verifier) if evaluated else None
         self._coordinator = Coordinator(self._sampler, Selector(config.objective, config.seed), None, None, None, tokenizer, None)
         self._config, self._engines = config, engines
         self._training_s, self._sync_s = training_s, sync_s
         self._version = 0
 
     def step(self, number: int) -> StepFigures:
-        """Sample, train, publish."""
+        """Sample, train, publish, evaluate."""
         cpu, before = time.process_time(), self._count()
         groups, directive = self._collect(number)
         collected = self._count()
         ages = list(self._ages(groups, directive))
         self._train_and_publish(collected.now)
+        if self._evaluator and number % self._config.eval.interval == 0:
+            finish(self._evaluator.evaluate(self._version), _no_engine_is_lost)
         after = self._count()
         seconds, engines = after.now - before.now, len(self._engines.serving)
         return StepFigures(

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from math import ceil
 from pathlib import Path
 
 from aiohttp import web
@@ -39,16 +38,9 @@ def servers(config: Planned, tokenizer, clock: Clock, slower: float) -> list[Eng
     plan = make_plan(config, architecture_of(config.model.path, config.plan.shape), builds=False)
     engine, lengths = sampler(config, plan.model.sizes, plan.engine), config.plan.lengths
     stop = stop_token(tokenizer, config.rollout.stop_word)
-    answers = Answers(tokenizer, stop, lengths.median, lengths.spread, config.plan.mixed, config.seed, _begun(config))
+    answers = Answers(tokenizer, stop, lengths.median, lengths.spread, config.plan.mixed, config.seed)
     context, tp = config.rollout.max_total_tokens + 1, config.rollout.tp
     return [EngineServer(Engine(engine, slower, clock), answers, clock, context, tp) for _ in range(engines(config))]
-
-
-def _begun(config: Planned) -> list[int]:
-    """What there is of the first questions, where they go on from step to step."""
-    times, longest = config.rollout.in_flight, config.rollout.max_new_tokens
-    under_way = ceil(config.data.questions_per_step * times) if times > 1 else 0
-    return [longest * number // under_way for number in range(under_way)]
 
 
 @asynccontextmanager

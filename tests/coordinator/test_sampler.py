@@ -11,7 +11,7 @@ from megatron_oreal.data.prompts import PromptSource
 from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.run_state import RunState
-from megatron_oreal.trajectory import Group, Prompt, Span, Trajectory, Verdict, finish
+from megatron_oreal.trajectory import Group, Prompt, Span, TrainBatch, Trajectory, Verdict, finish
 from megatron_oreal.verify import Verifier
 from tests.settings import rollout_config, shipped
 
@@ -92,17 +92,35 @@ def test_every_question_that_is_drawn_comes_to_one_step_though_the_run_is_killed
     assert 0 < max(ages) <= MAX_AGE
 
 
-def test_with_one_step_in_flight_a_step_is_what_it_was_drawn_for(sampler, publish):
-    one = sampler("colocated", in_flight=1.0)
-    for step in (1, 2):
+def test_with_one_step_in_flight_a_step_is_asked_when_its_weights_are_there_and_by_no_others(sampler, publish):
+    one, drawn = sampler("colocated", in_flight=1.0), []
+    for step in (1, 2, 3):
         publish(step)
+        one.go_on(step)
+        if step == 2:  # its weights are published anew: what was sampled by then would be of two versions
+            time.sleep(0.3)
+            one.quiet()
+            state = one.fill(RunState(step=step - 1))
+            assert len(state.unfinished) == NEEDED and not any(open_one.trajectories for open_one in state.unfinished)
+            one = sampler("colocated", in_flight=1.0)  # and a run that goes on asks the same questions
+            one.take_up(state)
+            one.go_on(step)
         prompts = one.draw(step)
         groups = finish(one.verify(one.rollout(prompts, step)), lambda: pytest.fail("no engine"))
-        assert sorted(group.prompt.id for group in groups) == sorted(prompt.id for prompt in prompts) and len(prompts) == NEEDED
+        assert not prompts and len(groups) == NEEDED, "they were drawn when sampling began"
         assert not one.fill(RunState()).unfinished and all(not t.earlier and t.version == step for g in groups for t in g.trajectories)
+        drawn += [group.prompt.id for group in groups]
         one.quiet()
-        one.go_on(step + 1)
-        assert one.fill(RunState()).drawn == NEEDED * step, "the next step's questions are drawn when it begins"
+    assert sorted(int(name.partition("#")[2]) for name in drawn) == list(range(3 * NEEDED))
+
+
+def test_a_step_that_was_sampled_before_the_run_was_stopped_is_trained_before_the_next_is_asked(sampler, publish):
+    one = sampler("colocated", in_flight=1.0)
+    one.take_up(RunState(step=1, drawn=2 * NEEDED, pending=TrainBatch()))
+    one.go_on(1)
+    assert one.fill(RunState()).drawn == 2 * NEEDED
+    one.go_on(2)
+    assert one.fill(RunState()).drawn == 3 * NEEDED
 
 
 def group(name: str) -> Group:
