@@ -11,14 +11,16 @@ import pytest
 from megatron_oreal import evaluate
 from megatron_oreal.data.questions import Question
 from megatron_oreal.data.tokenizer import Template, load_tokenizer
+from megatron_oreal.evaluation import evaluator as evaluation
 from megatron_oreal.evaluation.checkpoint import fingerprint
 from megatron_oreal.evaluation.config import EvalSet
 from megatron_oreal.evaluation.evaluator import Evaluator, askings
 from megatron_oreal.evaluation.sets import Problem, ProblemSet
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.trajectory import Group, Verdict, finish
+from megatron_oreal.verify import Verifier
 from tests import runs
-from tests.settings import rollout_config
+from tests.settings import rollout_config, verify_config
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -140,3 +142,20 @@ def test_undecided_answers_are_not_right_and_are_reported(engines, served_model)
     assert (found.sets["s"].pass_at_1, found.sets["s"].undecided) == (0.25, 3)
     assert found.metrics()["eval/pass_at_1"] == found.metrics()["eval/s/pass_at_1"] == 0.25
     assert found.validation == []
+
+
+@pytest.mark.parametrize(("at_once", "begun"), [(100, 2), (12, 1)])
+def test_what_is_asked_in_two_ways_is_asked_at_one_time_as_far_as_memory_allows(engines, served_model, monkeypatch, at_once, begun):
+    """Four questions greedily, and three samples of each."""
+    monkeypatch.setattr(evaluation, "ANSWERS_AT_ONCE", at_once)
+    tokenizer, rounds, when = load_tokenizer(served_model), [], []
+    one = ProblemSet(
+        "s", [Problem(Question(f"{i}", f"What is {i}?", "7")) for i in range(4)], EvalSet("", samples=3, temperature=0.6, top_p=0.9)
+    )
+    rollout = Rollout(rollout_config(max_new_tokens=16, max_total_tokens=100), engines, tokenizer)
+    monkeypatch.setattr(rollout, "generate", lambda *asked: rounds.append(type(rollout).generate(rollout, *asked)) or rounds[-1])
+    with Verifier(verify_config(workers=1)) as verifier:
+        evaluator, answers = Evaluator([one], askings([one], Template(tokenizer, ""), 16, 100), rollout, verifier), {}
+        finish(evaluator.ask(0, {}, lambda of, _: when.append(len(rounds)) or answers.update({of.key: of})), lambda: None)
+    assert when[0] == begun and len(rounds) == 2 and all(asked.ended for asked in rounds)
+    assert sorted(len(of.answers) for of in answers.values()) == [1] * 4 + [3] * 4
