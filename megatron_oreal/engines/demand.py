@@ -12,7 +12,7 @@ Round = tuple[float, int]
 
 
 def of_training(config: TrainConfig) -> int:
-    """A step, the questions held out, and the test sets; these one after the other."""
+    """A step, the questions held out, or the test sets: of what is asked beside the largest of them, what the cache has no room for waits."""
     step = (ceil(config.data.questions_per_step * config.rollout.in_flight), config.rollout.samples)
     return at_one_time(config.rollout, [step, *_evaluation(config.eval)])
 
