@@ -12,7 +12,7 @@ Round = tuple[float, int]
 
 
 def of_training(config: TrainConfig) -> int:
-    """A step, the questions held out, or the test sets: of what is asked beside the largest of them, what the cache has no room for waits."""
+    """A step, the questions held out, or the test sets: what is asked beside the largest of them waits, where it has no room."""
     step = (ceil(config.data.questions_per_step * config.rollout.in_flight), config.rollout.samples)
     return at_one_time(config.rollout, [step, *_evaluation(config.eval)])
 
