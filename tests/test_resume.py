@@ -29,8 +29,8 @@ SMALL = [  # keep=all, because a model with random weights is never right and wo
 ]
 
 
-TURNS = ["compute.offload=all", "rollout.release_memory=true"]
-"""Engines and models give up their memory to each other: the same numbers."""
+SAVING = ["compute.offload=all", "rollout.release_memory=true", "policy.optimizer.on_host=true", "token_rm.optimizer.on_host=true"]
+"""Engines and models give up their memory to each other, and optimizers are in the host's: the same numbers."""
 
 
 def start(task: Path, run_dir: Path, *overrides: str) -> Run:
@@ -60,11 +60,11 @@ def test_killed_twice_while_saving_and_resumed_is_the_unbroken_run_bit_for_bit(u
     """Learning rates and the distance to the model it began with (loss/kl) too; and that one kept all its memory all the time."""
     checkpoints = tmp_path / "checkpoints"
     for step, resume in ((2, []), (3, ["resume=auto"])):
-        run = start(task, tmp_path, *TURNS, *resume)
+        run = start(task, tmp_path, *SAVING, *resume)
         run.wait_for((checkpoints / f".step-0000{step}.partial").exists)
         run.kill()
     assert [c.name for c in sorted(checkpoints.glob("step-*"))] == ["step-00001", "step-00002"]
-    resumed = start(task, tmp_path, *TURNS, "resume=auto")
+    resumed = start(task, tmp_path, *SAVING, "resume=auto")
     output = resumed.finish()
     assert resumed.process.returncode == 0, output
     assert "resumed after step 2" in output and "what is given now counts" not in output
@@ -84,7 +84,7 @@ def ask_everybody(run: Run) -> None:
 
 @pytest.mark.parametrize("ask", [ask_the_launcher, pytest.param(ask_everybody, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_and_ends_well_and_goes_on_in_another_layout(unbroken, task, tmp_path, ask):
-    run = start(task, tmp_path, *TURNS)
+    run = start(task, tmp_path, *SAVING)
     run.wait_for(lambda: run.steps_done >= 1)
     ask(run)
     output = run.finish()
@@ -92,7 +92,7 @@ def test_asked_to_stop_it_saves_and_ends_well_and_goes_on_in_another_layout(unbr
     assert "as asked and saved; the same command with resume=auto goes on from there" in output
     assert 1 <= int(output.partition("stopped after step ")[2].split()[0]) < STEPS
     assert (tmp_path / "stopped").exists()  # which tells a stopped run from a finished one
-    run = start(task, tmp_path, *TURNS, "resume=auto", "parallel=tp2")
+    run = start(task, tmp_path, *SAVING, "resume=auto", "parallel=tp2")
     output = run.finish()
     assert run.process.returncode == 0, output
     assert not (tmp_path / "stopped").exists()

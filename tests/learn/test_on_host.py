@@ -14,7 +14,8 @@ from tests.learn.test_resting import LAST, LAYOUTS, SAVED, run_of, train
 
 
 def of(run: TrainConfig, on_host: bool) -> TrainConfig:
-    """Policy and token RM; every step is clipped, which is done where the gradients are."""
+    """Policy and token RM, whose messages overlap; every step is clipped, which is done where the gradients are."""
+    run = replace(run, learn=replace(run.learn, overlap_grad_reduce=True, overlap_param_gather=True))
     policy, token_rm = (replace(one.optimizer, on_host=on_host, clip_grad=0.01) for one in (run.policy, run.token_rm))
     return replace(run, policy=replace(run.policy, optimizer=policy), token_rm=replace(run.token_rm, optimizer=token_rm))
 

@@ -1,7 +1,7 @@
 """AdamW whose float32 weights and moments are in host memory, where the CPU updates them (optimizer.on_host).
 
-Not Megatron's HybridDeviceOptimizer (0.16.1): it is not to be made without CUDA, leaves what is no CUDA tensor where it is, so that no CPU
-tests it, takes a step with random gradients to have states to load into, and cannot load those of float32 weights (KeyError).
+Not Megatron's HybridDeviceOptimizer (0.16.1): it cannot be made without CUDA, leaves what is no CUDA tensor where it is, so that no CPU
+tests it, takes a step along random gradients to have states to load into, and cannot load those of float32 weights (KeyError).
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ STATES = ("master_param", "exp_avg", "exp_avg_sq")
 class HostAdam(Optimizer):
     """To Megatron what Transformer Engine's Adam is, when that holds the master weights: same names of states, `step` in the group.
 
-    Gradients are `decoupled_grad`. Parameter by parameter they come to the host, and the new weights go back: that takes a tenth of what
-    the CPU takes to update them.
+    Gradients are `decoupled_grad`. Parameter by parameter they come to the host, and the new weights go back; nothing overlaps, for the
+    copies are an eighth of what the CPU takes (plan.timing).
     """
 
     @torch.no_grad()
