@@ -11,7 +11,7 @@ _STYLING = re.compile(r"\\text\s*\{|\\?\$|\\[()\[\],;! ]|\\q?quad(?![a-z])|\*\*|
 _NAME = r"(?P<name>\\?[a-zA-Z]+(?:_\{?\w{1,3}\}?)?'?(?: ?\([a-zA-Z0-9, ]{1,8}\))?) ?[=:]"
 _UNIT = (
     r"(?:(?:cm|mm|m|km|kg|g|s|h|min|hours?|minutes?|days?|dollars?|cents?|degrees?|units?)(?![a-z])(?: ?\^ ?\{?[23]\}?)?"
-    r"|\^ ?(?:\{ ?)?\\circ|\\?%)"
+    r"|\^ ?(?:\{ ?)?\\circ|\\?%|\((?:min|max|minimum|maximum)\))"
 )
 _JOINED = re.compile(
     rf" ?(?:{_UNIT} ?)?"

@@ -2,6 +2,7 @@
 
 from megatron_oreal.verify.rules import syntax as s
 from megatron_oreal.verify.rules.comparison.families import as_family
+from megatron_oreal.verify.rules.comparison.progressions import with_dots_filled
 from megatron_oreal.verify.rules.comparison.vectors import named_point, untransposed
 from megatron_oreal.verify.rules.values.matrices import worked_out
 from megatron_oreal.verify.rules.wording.vocabulary import changes
@@ -13,7 +14,7 @@ MAX_SERIES = 8
 
 def plain_form(node):
     """Matrices worked out and [[1, 2], [3, 4]] one of them; x in a listed set as the list; a family without its condition."""
-    node = _family(as_family(untransposed(named_point(worked_out(node)))))
+    node = _family(as_family(with_dots_filled(untransposed(named_point(worked_out(node))))))
     match node:
         case s.Relation(("∈",), (name, s.Listing(_, True) as listed)) if _is_variable(name):
             return listed
@@ -47,6 +48,7 @@ def _family(node):
         case s.Condition(value, condition) if not isinstance(value, (s.Sym, s.Relation)):
             parts, conditions = (value,), condition.items if isinstance(condition, s.Listing) else (condition,)
         case s.Listing(items, _):
+            items = _each_a_member(items)
             conditions = tuple(item for item in items if _ranges(item))
             parts = tuple(item for item in items if item not in conditions)
         case _:
@@ -60,6 +62,17 @@ def _family(node):
     for number, (name, kind) in enumerate(names.items(), start=1):
         parts = tuple(s.replaced(part, s.Sym(name), s.Sym(f"{kind} {number}")) for part in parts)
     return parts[0] if len(parts) == 1 else s.Listing(parts, False)
+
+
+def _each_a_member(items: tuple) -> tuple:
+    """a, b \\in R as a \\in R, b \\in R."""
+    members, kind = [], None
+    for item in reversed(items):
+        kind = item.sides[1] if _ranges(item) else kind
+        letter = isinstance(item, s.Sym) and not item.text and len(item.name) == 1
+        members.append(s.Relation(("∈",), (item, kind)) if kind is not None and letter else item)
+        kind = kind if letter or _ranges(item) else None
+    return tuple(reversed(members))
 
 
 def _ranges(node) -> bool:
@@ -84,8 +97,10 @@ def same_parameter(node, other):
     known = s.symbols(other) | {name.name for name in _assigned_names(node)}
     usual = "kmnltj" if missing and not missing[0].startswith("reals ") else "abcdkmnrstCAB"
     letters = [name for name in s.symbols(node) - known if name in tuple(usual)]
-    if len(missing) == len(letters) == 1:
-        return s.replaced(node, s.Sym(letters[0]), s.Sym(missing[0]))
+    if len(missing) != len(letters):
+        return node
+    for letter, name in zip(sorted(letters), sorted(missing), strict=True):
+        node = s.replaced(node, s.Sym(letter), s.Sym(name))
     return node
 
 

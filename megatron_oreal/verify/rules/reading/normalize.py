@@ -40,11 +40,12 @@ _TEN_TO_THE = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
 _SPACES = re.compile(r"(?:\\[,;:!> ]|~|\s)+")
 _DOLLARS = re.compile(r"(?<!\\)\$|\\\(|\\\)|\\\[|\\\]")
 _MARKDOWN = re.compile(r"\s*(\*\*|\*|`|\"|''|'|_)([^*`\"]+)(\*\*|\*|`|\"|''|'|_)\s*[.]?\s*")
-_ENDS = re.compile(r"^(?::|\\(?:Rightarrow|implies|Longrightarrow|rightarrow|to)(?![a-zA-Z])|\s)+|(?:\\|\x01|\s)+$")
+_ENDS = re.compile(r"^(?::|=(?!=)|\\(?:Rightarrow|implies|Longrightarrow|rightarrow|to)(?![a-zA-Z])|\s)+|(?:\\|\x01|\s)+$")
 _SPELLINGS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\{([:.;])\}", r"\1"),
+        (r"\\(?:mathbf|textbf|mathrm|text)\s*\{\s*(\\text(?:bf|it|rm)?\s*\{[^{}]*\})\s*\}", r"\1"),
         (r"\\mathcal\s*\{?\s*O\s*\}?(?=\s*\()", "O"),
         (r"(?<=\d)\{,\}(?=\d{1,2}(?!\d))", "."),  # a braced comma is no separator of a list
         (r"(?<!\\)\{\s*\}", ""),
@@ -112,7 +113,16 @@ def normalize(text: str) -> str:
     text = _ENDS.sub("", _SPACES.sub(" ", text))
     text = _OUTSIDE_BRACKETS.sub(_turned_inward, _unquoted(text))
     text = text if text.endswith("...") else text.rstrip(" .,;")
-    return _without_group(text.strip())
+    return _without_group(_without_alphabet(text.strip()))
+
+
+def _without_alphabet(text: str) -> str:
+    """\\mathbf{2xy + 1} and \\text{3xy} as the formula within; letters alone stay what they are."""
+    match = _SET_WHOLE.fullmatch(text)
+    if match is None or match["inner"].count("{") != match["inner"].count("}") or "}" in match["inner"].partition("{")[0]:
+        return text
+    wordy = _WORDS_WITHIN if match["alphabet"].startswith("text") else _LETTERS_ALONE
+    return text if wordy.search(match["inner"]) or not _FORMULA.search(match["inner"]) else match["inner"].strip()
 
 
 def _unquoted(text: str) -> str:
@@ -139,6 +149,10 @@ def _without_group(text: str) -> str:
     return text
 
 
+_SET_WHOLE = re.compile(r"\\(?P<alphabet>mathbf|mathit|mathsf|textbf|text|textit|textrm)\s*\{(?P<inner>.*)\}", re.DOTALL)
+_FORMULA = re.compile(r"\d[a-zA-Z]|[-+=^<>()]|\\[a-zA-Z]")
+_WORDS_WITHIN = re.compile(r"[a-zA-Z]{4}|[a-zA-Z]{2,}\s|\s[a-zA-Z]{2}|\d\s+[a-zA-Z]|[a-zA-Z][.:]|\d-[a-zA-Z]|^\(?[A-Z]\)|^[-a-zA-Z() ]*$")
+_LETTERS_ALONE = re.compile(r"^[a-zA-Z() ]*$")
 _LONE_SCRIPT = re.compile(r"([_^])\{(\w)\}(?!\w)")
 _IDLE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
 

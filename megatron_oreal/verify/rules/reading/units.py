@@ -42,7 +42,7 @@ _NOT_UNITS = _words(
     loss decrease decreased drop reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess
     guessing digits base basis wrongly bn mn overdraft owed doubled tripled halved fails fail failed overdrawn ago younger lower
     cheaper higher mega milli micro nano giga millionth millionths billionth billionths
-    nil ish mil backward backwards behind dozens myriad grand quarter mille deci centi"""
+    noon midnight nil ish mil backward backwards behind dozens myriad grand quarter mille deci centi"""
 )
 _ORDINALS = _words("third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth twentieth fiftieth")
 _PHRASES = {("left", "over"), ("from", "now")}

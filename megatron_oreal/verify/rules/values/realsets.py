@@ -188,6 +188,9 @@ class _Reader:
         if isinstance(left, s.Func) and left.name == "abs" and op in "<≤>≥":
             inner, minus = left.args[0], s.Mul((s.MINUS_ONE, left.args[0]))
             return Combined("∩" if op in "<≤" else "∪", (self.compared(inner, op, right), self.compared(minus, op, right)))
+        match left:
+            case s.Mul((s.Num(minus), s.Sym() | s.Apply() as name)) if minus == -1 and not s.symbols(right):
+                return self.compared(name, s.MIRRORED[op], s.Mul((s.MINUS_ONE, right)))
         return self.polynomial(s.difference(left, right), op)
 
     def polynomial(self, difference, op: str):

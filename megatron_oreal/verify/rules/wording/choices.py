@@ -7,7 +7,7 @@ from megatron_oreal.verify.rules.wording.vocabulary import plain
 
 _WRAPPED = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{\s*"
 _LETTER_FIRST = re.compile(
-    rf"(?:{_WRAPPED})?(?P<lead>(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?\s*)?"
+    rf"(?:{_WRAPPED})?(?P<lead>(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?\s*(?:\}}\s*(?:{_WRAPPED})?)?)?"
     rf"(?P<bracket>\(\s*)?(?P<letter>[A-J])(?P<close>\s*\))?(?P<brace>\s*\}})?(?P<mark>\s*[.:)](?=\s|$|\}}|\\)|\s+-+(?=\s))?(?P<rest>.*)",
     re.DOTALL | re.IGNORECASE,
 )
@@ -26,12 +26,14 @@ class Choice:
     rest: str  # its text or value; empty where it stands alone
 
 
-_CORRECT = re.compile(r"(?<=[A-J)}])(\s*(?:\\text\s*\{)?)\s+is (?:the )?(?:correct|right)(?: (?:one|answer|option|choice))?(?=\s*\}?$)")
+_CORRECT = re.compile(
+    r"(?<=[A-J)}])(\s*(?:\\text\s*\{)?)\s+is (?:the )?(?:correct|right)(?: (?:one|answer|option|choice))?(?=\s*\}?$)|(?<=[A-J])(),? (?:since|because) [^{}]*(?=\}?$)"
+)
 
 
 def choice(text: str) -> Choice | None:
     """The one letter that an answer chooses, and what stands with it; None where it chooses none, or several."""
-    match = _LETTER_FIRST.fullmatch(_CORRECT.sub(r"\1", text))
+    match = _LETTER_FIRST.fullmatch(_CORRECT.sub("", text))
     if match is None or not match["letter"].isupper() or bool(match["bracket"]) > bool(match["close"]):
         return None
     rest, mark = match["rest"], (match["mark"] or "").strip()

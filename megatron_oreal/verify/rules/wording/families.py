@@ -11,15 +11,16 @@ _NATURALS = re.compile(
 )
 _KIND = (
     r"(?P<kind>integers?|whole numbers?|natural numbers?|positive integers?|non-?negative integers?"
-    r"|real numbers?|reals?|(?:real |arbitrary )?constants?)"
+    r"|real numbers?|reals?|(?:real |arbitrary )?constants?)\b"
 )
 _NAMES = {"integer": "Z", "positive": "N+", "real": "R", "arbitrary": "R", "constant": "R", "": "N"}
 _LETTER = r"(?P<letter>[a-zA-Z])"
+_LETTERS = r"(?P<letter>[a-zA-Z](?:\s*(?:,|and)\s*[a-zA-Z])?)"
 _ANY = r"(?:(?:an?|any|all|every|each|some|arbitrary|the)\s+)*"
 _STATED = tuple(
     re.compile(rf"\s*[,;]?\s*\(?\s*(?:{_TEXT})?\s*[,;(]?\s*(?:(?:for|where|with|and)\s*)?{statement}\s*\}}?\s*\)?\s*\}}?$", re.IGNORECASE)
     for statement in (
-        rf"{_ANY}{_KIND}\s*(?:values?\s*(?:of)?)?\s*\}}?\s*\$?{_LETTER}",
+        rf"{_ANY}{_KIND}\s*(?:values?\s*(?:of)?)?\s*\}}?\s*\$?{_LETTERS}",
         rf"{_ANY}\}}?\s*{_LETTER}\s*(?:{_TEXT})?\s*(?:(?:is|are|being|=)\s*)?{_ANY}{_KIND}",
     )
 )
@@ -60,10 +61,11 @@ def _stated(text: str) -> str:
     if match is None or match.start() == 0:
         return text
     letter, kind, rest = match["letter"], match["kind"].lower(), text[: match.start()]
-    if letter not in rest or rest.count("{") != rest.count("}"):
+    letters = re.findall(r"(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])", letter)
+    if any(letter not in rest for letter in letters) or rest.count("{") != rest.count("}"):
         return text
     name = next(name for beginning, name in _NAMES.items() if kind.startswith(beginning))
-    return rf"{rest}, {letter} \in \mathbb{{{name}}}"
+    return rest + "".join(rf", {letter} \in \mathbb{{{name}}}" for letter in letters)
 
 
 def family_in_words(words: str) -> str | None:

@@ -27,7 +27,7 @@ _PART_OF_QUESTION = re.compile(
 _NAMED = re.compile(
     rf"(?:{TEXT})?(?:(?:the|an?) )?(?:(?:max|min|total|sum|area|volume|length|perimeter|radius|exactly|year|minimum|maximum)\.?\s?)+"
     rf"(?:value|point|number|of)?(?:\s*\}})?\s*(?=[-\d\\A-Z])(?!\\text\b)\}}?\s*"
-    rf"|(?:{TEXT})?(?:the )?(?:ordered |solution )?(?:points?|pairs?|set|vector|triple|vertex|cent(?:er|re)|midpoint|focus|at)"
+    rf"|(?:{TEXT})?(?:the )?(?:ordered |solution )?(?:points?|pairs?|set|interval|vector|triple|vertex|cent(?:er|re)|midpoint|focus|at)"
     r"\s*(?:is\s*)?\}?\s*(?=[(\\\[]|[A-Z]'?\s*\()",
     re.IGNORECASE,
 )

@@ -14,6 +14,7 @@ _KINDS = (
     {"mg": 1, "g": 1000, "kg": 1_000_000, "ton": 1_000_000_000},
     {"ml": 1, "l": 1000},
     {"pt": 1, "qt": 2, "gal": 8},
+    {"month": 1, "year": 12},
     {"cent": 1, "dollar": 100},
 )
 _FRACTION = r"\\d?frac\s*\{?\s*\d{1,6}\s*\}?\s*\{?\s*\d{1,6}\s*\}?"
@@ -27,7 +28,7 @@ _STATEMENTS = re.compile(rf"{_STATED}(?:(?:,|;| and|, and) {_STATED})+")
 _MONEY = re.compile(r"^\\?\$\s*(\d{1,9}(?:\.\d\d)?)$")
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")
 _STROKES = {"'": "ft", '"': "in", "''": "in"}
-_MAY_CHANGE = (0, len(_KINDS) - 1)
+_MAY_CHANGE = (0, len(_KINDS) - 2, len(_KINDS) - 1)
 """Times and money may change their unit alone: 90 minutes and 1.5 hours, 75 cents and $0.75."""
 MAX_PARTS = 4
 

@@ -139,7 +139,7 @@ def other_readings(text: str, other: str) -> list[str]:
     if "," not in other and _COMMA.fullmatch(text) and not _WHOLE.fullmatch(other):  # -3,0 are two
         readings.append(text.replace(",", "."))
     freed = text if _CONDITION.search(other) else _EVERYWHERE.sub("", _DOMAIN.sub("", text))
-    if freed != text and freed.count("{") == freed.count("}"):
+    if freed != text and freed.count("{") == freed.count("}") and not _CONDITION.search(freed):
         readings.append(freed)
     counted = text
     for pattern in _COUNTS:

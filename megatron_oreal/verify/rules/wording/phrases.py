@@ -29,9 +29,15 @@ _ROMAN = re.compile(r"\b(?:I{1,3}|IV|V)\b")
 _STATEMENTS = re.compile(r"(?:statements? )?(?:I{1,3}|IV|V)(?:(?:\s*,\s*and\s+|\s*,\s*|\s+and\s+|\s*&\s*)(?:I{1,3}|IV|V))+")
 _ONLY = re.compile(r"\s+only$")
 _WORDS_ALONE = re.compile(r"(?=.*[A-Za-z]{3})[A-Za-z][A-Za-z' -]*[.]?")
-_IDLE_WORDS = frozenset(["the", "a", "an", "all", "it", "is", "they", "are", "there", "of", "number", "numbers", "angled"])
+_IDLE_WORDS = frozenset(
+    ["the", "a", "an", "all", "it", "is", "they", "are", "there", "of", "number", "numbers", "angled", "has", "winning", "strategy", "game"]
+)
 _KINDS = frozenset(["triangle", "quadrilateral", "function", "condition", "sequence", "win", "line", "player"])
 """What a question says already of its answer: isosceles (triangle), Alice (wins)."""
+_ADJECTIVES = frozenset(
+    "even odd positive negative nonzero nonnegative real rational irrational prime integer right isoscele equilateral acute obtuse".split()
+)
+"""Without the s at their end. Their order says nothing: positive even integers."""
 _IDLE = frozenset(("the", "a", "an", "equation", "system", "series", "sequence"))
 _YES_OR_NO = re.compile(r"(yes|no|true|false)\s*(?:[,.;:!(-]|$)(.*)", re.IGNORECASE | re.DOTALL)
 _REFUSED = re.compile(r"\b(?:yes|no|true|false|or|maybe|perhaps|unless|except|but|wrong)\b", re.IGNORECASE)
@@ -60,7 +66,7 @@ def _bare(text: str) -> list[str]:
     words = [word.removesuffix("s") for word in words_of(text) if word not in _IDLE_WORDS]
     while len(words) > 1 and words[-1] in _KINDS:
         words.pop()
-    return words
+    return sorted(words) if _ADJECTIVES.issuperset(words) else words
 
 
 def _yes_or_no(text: str) -> str | None:

@@ -24,6 +24,7 @@ _WAYS = {
     "at most": r"\le", "less than or equal to": r"\le", "no more than": r"\le", "not more than": r"\le",
 }  # fmt: skip
 _BETWEEN = re.compile(rf"(?:{_REALS} )?between ([^ ]+) and ([^ ]+?),? (inclusive|exclusive)", re.IGNORECASE)
+_FROM_TO = re.compile(rf"{_REALS} from ([^ ]+) to ([^ ]+)(?:,? inclusive)?", re.IGNORECASE)
 _SIGNED = re.compile(
     r"(?:the set of )?(?:all )?(?:the )?"
     r"(?P<sign>positive|negative|non-?negative|non-?positive|nonzero|non-zero) (?:real numbers|reals|real values)",
@@ -95,6 +96,9 @@ def _conditioned(words: str) -> str | None:
     if match:
         brackets = "[]" if match.group(3).lower() == "inclusive" else "()"
         return f"{brackets[0]}{match.group(1)}, {match.group(2)}{brackets[1]}"
+    match = _FROM_TO.fullmatch(words)
+    if match:
+        return f"[{match.group(1)}, {match.group(2)}]"
     match = _COMPARED.fullmatch(words)
     if match and _HOLDS_MATH.search(match["bound"]) and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", match["bound"]):
         return f"{_WAYS[match['way'].lower()]} {match['bound']}"
