@@ -89,6 +89,8 @@ def same_inequality(a: s.Relation, b: s.Relation, budget: Budget) -> bool:
     first, second = s.difference(*a.sides), s.difference(*b.sides)
     if len(strict) == 2 or s.symbols(first) != s.symbols(second):
         return False
+    letters: dict = {}
+    first, second = _functions_as_letters(first, letters), _functions_as_letters(second, letters)
     quotient = _quotient(first, second, budget)
     return quotient is not None and (quotient > 0) == (_ORDER[a.ops[0]] == _ORDER[b.ops[0]])
 

@@ -51,6 +51,9 @@ class Sets(PartByPart):
             turned = turned_round(answer) if complete else None
             return turned is not None and turned.ops == gold.ops and self.pairwise(gold.sides, turned.sides)
         if complete and len(gold.ops) == len(answer.ops) == 1 and gold.ops[0] not in "∈≠":
+            mirrored = turned_round(answer)
+            if mirrored is not None and mirrored.ops == gold.ops and mirrored.sides == gold.sides:
+                return True
             return same_inequality(gold, answer, self.budget)
         return gold.ops == answer.ops and complete and self.pairwise(gold.sides, answer.sides)
 

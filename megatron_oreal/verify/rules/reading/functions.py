@@ -52,6 +52,8 @@ def _call(name: str, base, argument):
     """The function of an argument; `base` of a logarithm, or None."""
     if name in _OF_MANY:
         return s.Func(name, argument.items if isinstance(argument, (s.Bracketed, s.Listing)) else (argument,))
+    if name == "log" and base is None and isinstance(argument, s.Bracketed) and len(argument.items) == 2:  # log(8, 2)
+        argument, base = argument.items
     if name in _LOGARITHMS:
         if name == "lg":
             base = s.Num(Fraction(10))

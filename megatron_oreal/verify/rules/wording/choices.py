@@ -27,7 +27,8 @@ class Choice:
 
 
 _CORRECT = re.compile(
-    r"(?<=[A-J)}])(\s*(?:\\text\s*\{)?)\s+is (?:the )?(?:correct|right)(?: (?:one|answer|option|choice))?(?=\s*\}?$)|(?<=[A-J])(),? (?:since|because) [^{}]*(?=\}?$)"
+    r"(?<=[A-J)}])(\s*(?:\\text\s*\{)?)\s+is (?:the )?(?:correct|right)(?: (?:one|answer|option|choice))?(?=\s*\}?$)"
+    r"|(?<=[A-J])(),? (?:since|because) [^{}]*(?=\}?$)"
 )
 
 

@@ -9,10 +9,11 @@ _LEAD = re.compile(
     r"|value|result|is|are|be|exactly|just|simply|only)\b[ ,:]*)+\}?\s*",
     re.IGNORECASE,
 )
+_VERBS = "(?:will )?(?:has|have|had|needs?|costs?|takes?|earns?|earned|spends?|spent|makes?|made|gets?|pays?|paid|saves?|saved|requires?)"
 _SAID = re.compile(
-    rf"(?:{TEXT})?(?P<label>[A-Za-z][A-Za-z' -]{{1,60}}?)(?:\s*\}})?"
+    rf"(?:{TEXT})?(?:(?:[Hh]ence|[Tt]hus|[Tt]herefore|[Ss]o|[Tt]hen),?\s+)?(?P<label>[A-Za-z][A-Za-z' -]{{1,60}}?)(?:\s*\}})?"
     rf"(?P<figure>\s*\\?(?:triangle|angle)?\s*[A-Z]{{1,5}}\s*(?:{TEXT})?)?"
-    r"\s*(?:\b(?:is|are|equals|will be|was)\b(?:\s+equal to)?\s*:?|:)\s*\}?\s*"
+    rf"\s*(?:\b(?:is|are|equals|will be|was|{_VERBS})\b(?:\s+equal to)?\s*:?|:)\s*\}}?\s*"
 )
 _SAID_OF = re.compile(rf"{TEXT}[A-Za-z ,']{{1,60}}\}}\s*[^{{}}=<>]{{1,30}}{TEXT}(?:is|are|equals)(?: equal to)?\s*:?\s*\}}\s*")
 _OF_A_FIGURE = re.compile(

@@ -35,6 +35,7 @@ _SPELLINGS = tuple(
         (r"(?<=\d)\s*\^\s*(?:o(?![a-z])|\{\s*(?:\\(?:text|mathrm)\s*\{)?\s*o\s*\}?\s*\})", r"^{\\circ}"),
         (r"(\\overline\s*\{\d+\})\s*(?:\\[lc]?dots|\.\.\.)", r"\1"),
         (r"=<", r"\\le "),
+        (r"(?<=[a-zA-Z])_\(([^()]{1,12})\)", r"_{\1}"),
         (r"(?<![a-zA-Z\\])log(2|10)\s*(?=\()", r"\\log_{\1}"),
         (r"(?<![a-zA-Z\\])cbrt\s*\(([^()]*)\)", r"\\sqrt[3]{\1}"),
         (r"(?<![a-zA-Z\\])root\s*\(\s*(\d{1,3})\s*\)\s*\(([^()]*)\)", r"\\sqrt[\1]{\2}"),
@@ -48,7 +49,7 @@ _SPELLINGS = tuple(
     )
 )
 _NOTABLE = re.compile(
-    r"[aA]bs|floor|ceil|per\s?cent|,\d+\s*\\times|\^\s*\{?\s*o|\{\s*o|overline|US|Matrix|array|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|log|cbrt|root|C|P|binom|comb|choose"
+    r"[aA]bs|floor|ceil|per\s?cent|,\d+\s*\\times|\^\s*\{?\s*o|\{\s*o|overline|US|Matrix|array|\\underset|\\mu|\\(?:SI|qty|num|ang|n[lg]eq?|not|[lr]?Vert|mapsto|to|rightarrow)(?![a-z])|oo|[uU]|/\s*-|^\+-|=<|_\(|log|cbrt|root|C|P|binom|comb|choose"
 )
 _KIND = r"(?<![a-zA-Z\\])(?:\\(?:mathrm|text|rm)\s*\{\s*)?(?P<kind>[PAC])\s*\}?"
 _N, _K = r"(?:\{(?P<n>[\w+ -]+)\}|(?P<n1>\w))", r"(?:\{(?P<k>[\w+ -]+)\}|(?P<k1>\w))"

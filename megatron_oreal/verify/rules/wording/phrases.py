@@ -35,7 +35,8 @@ _IDLE_WORDS = frozenset(
 _KINDS = frozenset(["triangle", "quadrilateral", "function", "condition", "sequence", "win", "line", "player"])
 """What a question says already of its answer: isosceles (triangle), Alice (wins)."""
 _ADJECTIVES = frozenset(
-    "even odd positive negative nonzero nonnegative real rational irrational prime integer right isoscele equilateral acute obtuse".split()
+    ["even", "odd", "positive", "negative", "nonzero", "nonnegative", "real", "rational", "irrational", "prime", "integer", "right"]
+    + ["isoscele", "equilateral", "acute", "obtuse"]
 )
 """Without the s at their end. Their order says nothing: positive even integers."""
 _IDLE = frozenset(("the", "a", "an", "equation", "system", "series", "sequence"))

@@ -3,7 +3,8 @@
 import re
 
 _NOT_A_LABEL = """
-    not no non never neither nor cannot cant isnt arent wont doesnt dont without unless except excepting excluding excluded exclude
+    not no non nobody none never neither nor
+    cannot cant isnt arent wont doesnt dont without unless except excepting excluding excluded exclude
     other otherwise different differs unequal wrong incorrect false untrue invalid rejected reject extraneous discard discarded ignore
     ignoring instead rather unlike opposite contrary counterexample hypothetical maybe perhaps possibly possible probably guess guesses
     guessing either or if else versus vs least most more less fewer greater smaller larger bigger higher lower over under above below
