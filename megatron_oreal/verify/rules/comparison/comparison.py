@@ -68,6 +68,9 @@ class Comparison(Listings, Sets, Relations, Ratios, Families):
                 return self.same_components(gold, answer)
             case (s.Bracketed(), s.Matrix()) | (s.Matrix(), s.Bracketed()):
                 return self.same_vector(gold, answer)
+            case (s.Matrix(), s.Func("binom", parts)) | (s.Func("binom", parts), s.Matrix()):  # a column set as a binomial
+                column = s.Matrix(tuple((part,) for part in parts))
+                return self.same_matrix(*(column if isinstance(node, s.Func) else node for node in (gold, answer)))
             case s.Matrix(), s.Matrix():
                 return self.same_matrix(gold, answer)
             case (s.Ratio(), _) | (_, s.Ratio()):

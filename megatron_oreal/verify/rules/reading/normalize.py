@@ -30,7 +30,7 @@ ROW_BREAK = "\x01"
 _STYLING = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?"
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|large|Large|LARGE|huge|bf|rm|it|tt|sf|sc|em|boldsymbol|quad|qquad|hfill"
-    r"|noindent|checkmark|blacksquare|qed|therefore|hline|ensuremath)(?![a-zA-Z])"
+    r"|noindent|checkmark|blacksquare|square|Box|qed|therefore|hline|ensuremath)(?![a-zA-Z])"
     r"|\\[hv]space\*?\{[^{}]*\}|\\(?:label|tag|color|[hv]?phantom)\*?\{[^{}]*\}|\\(?:textcolor|colorbox)\{[^{}]*\}|\\(?:boxed|fbox|underline)(?=\s*\{)"
 )
 _CONTROLS = {code: None for code in (*range(9), *range(11, 32), 127) if code != 13}

@@ -42,7 +42,7 @@ _NOT_UNITS = _words(
     loss decrease decreased drop reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess
     guessing digits base basis wrongly bn mn overdraft owed doubled tripled halved fails fail failed overdrawn ago younger lower
     cheaper higher mega milli micro nano giga millionth millionths billionth billionths
-    noon midnight nil ish mil backward backwards behind dozens myriad grand quarter mille deci centi"""
+    one two three four five six seven eight nine ten twelve noon midnight nil ish mil backward backwards behind dozens myriad grand quarter mille deci centi"""
 )
 _ORDINALS = _words("third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth twentieth fiftieth")
 _PHRASES = {("left", "over"), ("from", "now")}
@@ -60,7 +60,7 @@ _CURRENCIES = frozenset(("dollar", "cent", "euro", "sterling", "yen", "rupee", "
 def is_unit(words: list[str]) -> bool:
     """Whether words after a value may be left out: known units, or up to five words none of which makes a statement."""
     plain = [word.lower() for word in words if word[:1].isalpha()]
-    if words == ["k"]:  # thousands, or a letter
+    if words in (["k"], ["M"]):  # thousands, millions, or a letter
         return False
     for before, word, after in zip(["", *plain], plain, [*plain[1:], ""], strict=False):
         power = word in _POWERS_BEHIND and (before in CANONICAL or before in ("unit", "units"))
