@@ -1,6 +1,7 @@
 """The rungs of the rule check that need no parser: equal strings, whole numbers, letters of a choice, times, dates and phrases."""
 
 import re
+from fractions import Fraction
 
 from megatron_oreal.trajectory import Verdict
 from megatron_oreal.verify.rules.reading.normalize import squeeze
@@ -69,7 +70,7 @@ def _by_decimals(answer: str, gold: str) -> Verdict | None:
     answer, gold = (text.replace(".", "") if _EUROPEAN.fullmatch(text) else text for text in (answer, gold))
     for comma, point in ((answer, gold), (gold, answer)):
         if _DECIMAL_COMMA.fullmatch(comma) and _DECIMAL_POINT.fullmatch(point):
-            return verdict(comma.replace(",", ".") == point)
+            return verdict(Fraction(comma.replace(",", ".")) == Fraction(point))
     return None
 
 

@@ -44,7 +44,6 @@ _AT_A_NUMBER = re.compile(
 _COUNT = re.compile(r"\\?#\s*\(?\{?\s*[A-Z].*")
 _COMPOSED = re.compile(r"\(?\s*[a-zA-Z]\s*(?:\\circ\s*[a-zA-Z]\s*)+\)?\s*\(.*\)|[fgh]\s*\(\s*[fgh]\s*\(.*\)\s*\)")
 _ARC = re.compile(r"\\(?:overset|stackrel)\s*\{\s*\\frown\s*\}\s*\{[A-Z]+\}|\\(?:measuredangle|odot)\s*[A-Z]+")
-_SIGN = re.compile(r"\\(?:cdot|times|pm|approx)(?![a-z])|[-+*/<>]")
 _JOINT = re.compile(
     r"(?P<open>[\[({]|\\\{|\\langle(?![a-z]))|(?P<close>[\])}]|\\\}|\\rangle(?![a-z]))|(?P<equals>(?<![<>=!:])=(?!=))"
     r"|(?P<between>[,;\x01]|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\(?:lor|land)(?![a-z])|&)|\\.",
