@@ -44,6 +44,7 @@ _ENDS = re.compile(r"^(?::|=(?!=)|\\(?:Rightarrow|implies|Longrightarrow|rightar
 _SPELLINGS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (r"\\pounds(?![a-z])", "£"),
         (r"\{([:.;])\}", r"\1"),
         (r"\\(?:mathbf|textbf|mathrm|text)\s*\{\s*(\\text(?:bf|it|rm)?\s*\{[^{}]*\})\s*\}", r"\1"),
         (r"\\mathcal\s*\{?\s*O\s*\}?(?=\s*\()", "O"),

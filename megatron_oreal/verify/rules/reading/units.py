@@ -14,7 +14,7 @@ _SAME = {
     "h": "hr hrs hour hours", "day": "days", "week": "weeks wk wks", "month": "months", "year": "years yr yrs",
     "l": "liter liters litre litres", "ml": "milliliter milliliters millilitre millilitres", "gal": "gallon gallons",
     "qt": "quart quarts", "pt": "pint pints", "cup": "cups", "dollar": "dollars usd bucks", "cent": "cents penny pennies",
-    "euro": "euros eur", "sterling": "gbp", "yen": "jpy", "rupee": "rupees rs", "yuan": "rmb",
+    "euro": "euros eur", "sterling": "gbp", "pence": "", "yen": "jpy", "rupee": "rupees rs", "yuan": "rmb",
     "percent": "pct percentage", "degree": "degrees deg", "radian": "radians rad",
     "hz": "hertz", "n": "newton newtons", "j": "joule joules", "w": "watt watts", "v": "volt volts",
     "a": "amp amps ampere amperes", "pa": "pascal pascals", "k": "kelvin kelvins", "ohm": "ohms", "mol": "mole moles",
@@ -42,7 +42,8 @@ _NOT_UNITS = _words(
     loss decrease decreased drop reduction debt down decline unlike untrue nope impossible invalid rejected extraneous too guess
     guessing digits base basis wrongly bn mn overdraft owed doubled tripled halved fails fail failed overdrawn ago younger lower
     cheaper higher mega milli micro nano giga millionth millionths billionth billionths
-    one two three four five six seven eight nine ten twelve noon midnight nil ish mil backward backwards behind dozens myriad grand quarter mille deci centi"""
+    one two three four five six seven eight nine ten twelve noon midnight
+    nil ish mil backward backwards behind dozens myriad grand quarter mille deci centi"""
 )
 _ORDINALS = _words("third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth twentieth fiftieth")
 _PHRASES = {("left", "over"), ("from", "now")}

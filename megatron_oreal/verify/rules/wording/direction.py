@@ -75,5 +75,6 @@ def opposed(answer: str, gold: str) -> bool:
     ours, theirs = set(words_of(plain(answer))), set(words_of(plain(gold)))
     ways = ours & _COMPASS, theirs & _COMPASS
     return (all(ways) and ways[0] != ways[1]) or any(
-        (ours & one and theirs & other) or (ours & other and theirs & one) for one, other in _OPPOSITES
+        sides[0] == sides[1][::-1] and sides[0][0] != sides[0][1]
+        for sides in ([(bool(words & one), bool(words & other)) for words in (ours, theirs)] for one, other in _OPPOSITES)
     )

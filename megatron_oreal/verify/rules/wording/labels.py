@@ -32,6 +32,7 @@ _NAMED = re.compile(
     r"\s*(?:is\s*)?\}?\s*(?=[(\\\[]|[A-Z]'?\s*\()",
     re.IGNORECASE,
 )
+_BOTH_EXTREMES = re.compile(r"max.*min|min.*max", re.IGNORECASE | re.DOTALL)
 _TAIL = re.compile(
     r"\s*(?:\\text\s*\{\s*)?\bis (?:the|our|a) (?:(?:final|only|required|correct|desired|smallest|largest|least|greatest|minimum|maximum"
     r"|possible)\s?)*(?:answer|solution|minimum|maximum|value|result|root|number|integer|one)?\s*\}?$",
@@ -69,8 +70,8 @@ def _lead(text: str) -> re.Match | None:
     said = _SAID_OF.match(text) or _OF_A_FIGURE.match(text) or _PART_OF_QUESTION.match(text)
     if said and not changes(said.group()) and said.end() < len(text):
         return said
-    said = _SAID.match(text)
+    said = None if _BOTH_EXTREMES.search(text) else _SAID.match(text)
     if said and _WORD.search(said["label"]) and not changes(said["label"]) and said.end() < len(text):
         return said
-    named = _NAMED.match(text)
+    named = None if _BOTH_EXTREMES.search(text) else _NAMED.match(text)
     return named if named and not changes(text) else _LEAD.match(text)

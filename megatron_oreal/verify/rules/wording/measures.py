@@ -15,10 +15,11 @@ _KINDS = (
     {"ml": 1, "l": 1000},
     {"pt": 1, "qt": 2, "gal": 8},
     {"month": 1, "year": 12},
+    {"pence": 1, "sterling": 100},
     {"cent": 1, "dollar": 100},
 )
 _FRACTION = r"\\d?frac\s*\{?\s*\d{1,6}\s*\}?\s*\{?\s*\d{1,6}\s*\}?"
-_NUMBER = rf"\d{{1,9}}(?:\.\d{{1,9}})?(?:\s*{_FRACTION}|\s+\d{{1,6}}/\d{{1,6}})?|{_FRACTION}"
+_NUMBER = rf"\d{{1,6}}/\d{{1,6}}|\d{{1,9}}(?:\.\d{{1,9}})?(?:\s*{_FRACTION}|\s+\d{{1,6}}/\d{{1,6}})?|{_FRACTION}"
 _PART = re.compile(rf"\s*(?:(?:,|and|&)\s*)*({_NUMBER})\s*(?:-|\\,|\\ |~)*\s*([a-zA-Z]+|\"|''|')\.?")
 _SHORT_FRACTION = re.compile(r"frac\s*(\d)\s*(\d)(?!\d)")
 _COUNT = r"(\d{1,9}(?:\.\d{1,9})?) ([a-zA-Z]{3,20})"
@@ -28,7 +29,7 @@ _STATEMENTS = re.compile(rf"{_STATED}(?:(?:,|;| and|, and) {_STATED})+")
 _MONEY = re.compile(r"^\\?\$\s*(\d{1,9}(?:\.\d\d)?)$")
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")
 _STROKES = {"'": "ft", '"': "in", "''": "in"}
-_MAY_CHANGE = (0, len(_KINDS) - 2, len(_KINDS) - 1)
+_MAY_CHANGE = (0, *range(len(_KINDS) - 3, len(_KINDS)))
 """Times and money may change their unit alone: 90 minutes and 1.5 hours, 75 cents and $0.75."""
 MAX_PARTS = 4
 

@@ -51,6 +51,7 @@ _JOINT = re.compile(
 )
 
 
+_EXTREME_IN_WORDS = re.compile(r"^(?:the )?(max|min)(?:imum)?(?: value)?$")
 _EXTREMES = re.compile(
     rf"(?P<before>^|,\s*){TEXT},?\s*(?:the )?(?P<name>minimum|maximum|min|max)(?: value)?\s*(?:is|of|:)?\s*\}}\s*:?\s*(?=[-\d\\])",
     re.IGNORECASE,
@@ -80,7 +81,8 @@ def _marked(name: str) -> str:
     bare = name.strip()
     words = _WORDS.fullmatch(bare)
     if words and len(bare) > MAX_LABEL // 20 and not changes(words.group(1)):
-        return f'{NAME_MARK}"{" ".join(plain(bare).lower().split())}{NAME_MARK}'
+        spoken = _EXTREME_IN_WORDS.sub(r"\1", " ".join(plain(bare).lower().split()))
+        return f'{NAME_MARK}"{spoken}{NAME_MARK}'
     if 0 < len(bare) <= MAX_LABEL and NAME_MARK not in bare and is_name(bare):
         return f"{NAME_MARK}{''.join(bare.split())}{NAME_MARK}"
     return name
