@@ -4,8 +4,8 @@ from fractions import Fraction
 
 from megatron_oreal.verify.rules import syntax as s
 
-_SCALES = frozenset("cf")
-"""Celsius and Fahrenheit: the one unit that is named beside degrees."""
+_SCALES = frozenset("cfk")
+"""Celsius, Fahrenheit and kelvin: of temperatures, the first two named beside degrees."""
 
 
 def with_letter_unit(node, other):

@@ -24,7 +24,8 @@ class Functions(Blocks):
         if self.accept("["):
             degree = self.inside()
             self.expect("]")
-        return s.Func("root", (self.argument(single_digit=False), degree))
+        of = self.argument(single_digit=False)
+        return s.Func("root", (of, degree)) if isinstance(degree, s.Num) else s.Pow(of, s.Div(s.Num(Fraction(1)), degree))
 
     def function(self, name: str):
         name = OF_OTHER_SCHOOLS.get(name, name)

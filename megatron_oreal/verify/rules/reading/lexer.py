@@ -48,7 +48,7 @@ _CALCULATED = re.compile(r"\d[a-zA-Z]|[=+^]|\\[a-zA-Z]")
 
 _SPACES = frozenset(" ,;:!")
 _COMMANDS = (
-    {name: Token("sym", "\\" + name) for name in v.LETTERS}
+    {name: Token("sym", "\\" + name.removeprefix("var")) for name in v.LETTERS}
     | {name: Token("sym", ELLIPSIS) for name in v.ELLIPSES}
     | {name: Token("sym", "emptyset") for name in v.EMPTY_SETS}
     | {name: Token("const", name[:3]) for name in ("pi", "infty")}

@@ -150,6 +150,8 @@ class _Parser(Operands):
                 left, mixed = s.Quantity(left, self.take().text), False
             elif self.next.kind == "num" and self.tokens[self.position - 1].kind == "const":
                 left, mixed = s.times(left, self.factor()), False  # i4
+            elif self.next.kind == "num" and self.tokens[self.position - 1].kind == "sym" and self.peek(1).text == "^":
+                left, mixed = s.times(left, self.factor()), False  # n2^{n-1}
             elif self.next.kind == "num" and self.tokens[self.position - 1].text not in ("!", ")", "}"):
                 left, mixed = self.mixed_number(left, mixed), False
             elif self.starts_factor():

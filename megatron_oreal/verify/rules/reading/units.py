@@ -8,7 +8,7 @@ _SAME = {
     "m": "meter meters metre metres", "cm": "centimeter centimeters centimetre centimetres",
     "dm": "decimeter decimeters decimetre decimetres", "mm": "millimeter millimeters millimetre millimetres",
     "km": "kilometer kilometers kilometre kilometres kms",
-    "in": "inch inches", "ft": "foot feet", "yd": "yard yards yds", "mi": "mile miles", "mph": "", "kph": "kmh", "acre": "acres",
+    "in": "inch inches", "ft": "foot feet", "yd": "yard yards yds", "mi": "mile miles", "mph": "", "mpg": "", "kph": "kmh", "acre": "acres",
     "g": "gram grams", "kg": "kilogram kilograms kgs kilo kilos", "mg": "milligram milligrams", "lb": "lbs pound pounds",
     "oz": "ounce ounces", "ton": "tons tonne tonnes", "s": "sec secs second seconds", "min": "mins minute minutes",
     "h": "hr hrs hour hours", "day": "days", "week": "weeks wk wks", "month": "months", "year": "years yr yrs",
@@ -25,7 +25,7 @@ CANONICAL = {word: name for name, words in _SAME.items() for word in (name, *wor
 """Spelling -> canonical name, for units whose difference matters."""
 
 SHORT_UNITS = _words(
-    """cm mm km ft yd mi kg mg lb lbs oz hr hrs min mins sec secs ml gal qt pt mph kph hz pa mol rad deg am pm kms yds kgs wk wks
+    """cm mm km ft yd mi kg mg lb lbs oz hr hrs min mins sec secs ml gal qt pt mph mpg kph hz pa mol rad deg am pm kms yds kgs wk wks
     yr yrs in st nd rd th pct"""
 )
 """Spelled without \\text, these letters after a number are a unit and not a product of variables."""
@@ -53,7 +53,7 @@ _MAX_WORDS = 5
 
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_BEHIND = {"squared": 2, "cubed": 3}
-_COMPOUND = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}}
+_COMPOUND = {"mph": {"mi": 1, "h": -1}, "mpg": {"mi": 1, "gal": -1}, "kph": {"km": 1, "h": -1}}
 _ATOM = re.compile(r"(?:\\(?:mu|Omega|circ)\s*)?[a-zA-Z]+\.?|\^\s*\{?\s*(-?\d)\s*\}?|/|\(|\)|\\cdot|\*|\\,|\s+|-(?=[a-zA-Z])|~")
 _CURRENCIES = frozenset(("dollar", "cent", "euro", "sterling", "yen", "rupee", "yuan"))
 

@@ -33,7 +33,11 @@ _SPACED_MEMBER = re.compile(r"(?<=[\w)}])\s+(?P<letters>[a-zA-Z])\s*\\in\s*\\mat
 _COUNTED = re.compile(
     r"\s*[,;]?\s*\(?\s*(?P<letter>[a-zA-Z])\s*=\s*0\s*,\s*\\pm\s*1\s*,\s*\\pm\s*2\s*,?\s*(?:\\pm\s*3\s*,?)?\s*(?:\\[lc]?dots|\.\.\.)\s*\)?$"
 )
-_IN_WORDS = re.compile(r"(?:the set of |the )?(?:all )?(?:the )?(?P<parity>even|odd) (?:integers|numbers)", re.IGNORECASE)
+_IN_WORDS = re.compile(
+    r"(?:(?:for )?(?:the set of |the )?(?:all )?(?:the )?|[a-z] is (?:an? )?)(?P<parity>even|odd)"
+    r"(?P<noun>(?: (?:integers?|numbers?|values of))?(?: [a-z])?)",
+    re.IGNORECASE,
+)
 _MULTIPLES = re.compile(
     r"(?:the set of |the )?(?:all )?(?:the )?(?:integer |integral )?(?:multiples of|integers divisible by|numbers divisible by) (\d{1,9})",
     re.IGNORECASE,
@@ -71,6 +75,6 @@ def _stated(text: str) -> str:
 def family_in_words(words: str) -> str | None:
     """all even integers, multiples of 3."""
     parity, multiples = _IN_WORDS.fullmatch(words), _MULTIPLES.fullmatch(words)
-    if parity:
+    if parity and (parity["noun"] or " is " in words):
         return r"2 k, k \in \mathbb{Z}" if parity["parity"].lower() == "even" else r"2 k + 1, k \in \mathbb{Z}"
     return rf"{multiples.group(1)} k, k \in \mathbb{{Z}}" if multiples else None

@@ -85,9 +85,12 @@ _DOMAIN = re.compile(
     r"(?:\\(?:ge|geq|geqslant|ne|neq)(?![a-z])\s*-?\w+|\\in\s*\\mathbb\{?[RNZ]\+?\}?|>\s*0)\s*\)?$"
 )
 """Where a formula holds: the other side may leave it out."""
+_WHOLE_LETTER = re.compile(r"\s*,\s*[kmn]\s*\\in\s*\\mathbb\s*\{?[ZN]\+?\}?$")
+"""n \\ge 3, n \\in N: that n is whole goes without saying."""
 _EVERYWHERE = re.compile(
-    r"(?<=[\w})])\s*,?\s*(?:\\text\s*\{\s*)?\(?,?\s*for (?:all|every|any|each)(?: real| values of| integers?)?(?: numbers?)?\s*\}?"
-    r"\s*\$?[a-z]\s*\}?\)?"
+    r"(?<=[\w})])\s*,?\s*\\forall\s*[xyzkmn](?:\s*\\in\s*\\mathbb\{?[RNZ]\+?\}?)?$|"
+    r"(?<=[\w})])\s*,?\s*(?:\\text\s*\{\s*)?\(?,?\s*for (?:all|every|any|each)(?: real| values of)?(?: numbers?)?\s*\}?"
+    r"\s*\$?[xyzkmn]\s*\}?\)?"
     r"(?:\s*\\in\s*\\mathbb\{?[RNZ]\+?\}?)?\s*\}?$"
 )
 _IMAGINARY = re.compile(r"(?<![a-zA-Z\\])[Ij](?![a-zA-Z])")
@@ -105,6 +108,8 @@ def in_latex(text: str) -> str:
             text = pattern.sub(replacement, text)
     if "frac" in text and ("text" in text or "mathrm" in text):
         text = _QUOTIENT.sub(lambda m: f"{m.group(1)}/({m.group(2)})", text)
+    if "for" in text:
+        text = _EVERYWHERE.sub("", text)
     return " ".join(_with_unit_vectors(text).split())  # patterns to come look for single spaces, and take no time over long ones
 
 
@@ -139,7 +144,10 @@ def other_readings(text: str, other: str) -> list[str]:
         readings.append(rf"{period.group(1)}\overline{{{period.group(2)}}}")
     if "," not in other and _COMMA.fullmatch(text) and not _WHOLE.fullmatch(other):  # -3,0 are two
         readings.append(text.replace(",", "."))
-    freed = text if _CONDITION.search(other) else _EVERYWHERE.sub("", _DOMAIN.sub("", text))
+    freed = text if _CONDITION.search(other) else _DOMAIN.sub("", text)
+    whole = _WHOLE_LETTER.search(text)
+    if whole and "\\in" not in other:
+        readings.append(text[: whole.start()])
     if freed != text and freed.count("{") == freed.count("}") and not _CONDITION.search(freed):
         readings.append(freed)
     counted = text

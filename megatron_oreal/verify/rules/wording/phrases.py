@@ -25,6 +25,7 @@ _SAME = {
     "cannot be determined": "can not be determined|not enough information|cannot determine|insufficient information|indeterminate",
 }  # fmt: skip
 _CANONICAL = {spelling: meaning for meaning, others in _SAME.items() for spelling in (meaning, *others.split("|"))}
+_NO_SUCH = re.compile(r"(?:there (?:is|are|exists?) )?no such (?:[a-z]|[a-z ]{3,30}?)(?: exists?)?\.?", re.IGNORECASE)
 _ROMAN = re.compile(r"\b(?:I{1,3}|IV|V)\b")
 _STATEMENTS = re.compile(r"(?:statements? )?(?:I{1,3}|IV|V)(?:(?:\s*,\s*and\s+|\s*,\s*|\s+and\s+|\s*&\s*)(?:I{1,3}|IV|V))+")
 _ONLY = re.compile(r"\s+only$")
@@ -89,4 +90,6 @@ def _meaning(text: str) -> str | None:
         return "no solution"
     if any(c.isdigit() or c in "\\=<>" for c in text):
         return None
+    if _NO_SUCH.fullmatch(text):
+        return "no solution"
     return _CANONICAL.get(" ".join(word for word in words_of(text) if word not in _IDLE))

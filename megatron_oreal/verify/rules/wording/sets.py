@@ -7,7 +7,8 @@ from megatron_oreal.verify.rules.wording.vocabulary import plain
 
 _REALS = r"(?:the set of )?(?:all )?(?:the )?(?:real numbers|reals|real values|real|numbers)(?: (?:of )?[a-z])?"
 _EXCEPT = re.compile(
-    rf"{_REALS},? (?:except(?: for)?|but|other than|excluding|not equal to|except when) (?:[a-z] ?= ?)?(.+)", re.IGNORECASE
+    rf"(?:{_REALS}|(?P<whole>(?:all )?(?:the )?integers)),? (?:except(?: for)?|but|other than|excluding|not equal to|except when) (?:[a-z] ?= ?)?(?P<left>.+)",
+    re.IGNORECASE,
 )
 _SUCH_THAT = re.compile(
     rf"(?:{_REALS}|all|all real|all values of|the set of all) ?[a-z]?,? (?:such that|with|for which|where) (?P<condition>.*[<>=\\].*)"
@@ -34,12 +35,17 @@ _OF_SIGN = {
     "positive": r"(0, \infty)", "negative": r"(-\infty, 0)", "nonnegative": r"[0, \infty)", "nonpositive": r"(-\infty, 0]",
     "nonzero": r"(-\infty, 0) \cup (0, \infty)",
 }  # fmt: skip
-_WHOLE = re.compile(r"(?:the set of )?(?:all |every |any )?(?:the )?(?P<kind>integers?|positive integers?|natural numbers?)", re.IGNORECASE)
+_WHOLE = re.compile(
+    r"(?:the set of )?(?:all |every |any )?(?:the )?(?P<kind>integers?|positive integers?|natural numbers?)(?: [a-z])?", re.IGNORECASE
+)
 _OF_WHOLE = {
     spelling: symbol
     for kind, symbol in (("integer", r"\mathbb{Z}"), ("positive integer", r"\mathbb{N+}"), ("natural number", r"\mathbb{N}"))
     for spelling in (kind, kind + "s")
 }
+_ALL_WHOLE = re.compile(
+    r"(?:all )?(?:positive )?(?:integers?|natural numbers) (?P<condition>[kmn] ?(?:[<>]|\\(?:le|ge|ne|neq|leq|geq)\b).*)"
+)
 _ALL_X = re.compile(r"all (?:real )?(?P<condition>[a-z] ?(?:[<>]|\\(?:le|ge|ne|neq|leq|geq)\b).*)")
 _REAL = re.compile(r"(?:any|every|all|each) (?:real number|real value|reals?|real numbers?)(?: [a-z])?", re.IGNORECASE)
 _THE_SET = re.compile(r"(?:the )?(?:solution )?set (?=\\\{)")
@@ -80,15 +86,16 @@ def _signed(words: str) -> str | None:
 
 def _excepted(words: str) -> str | None:
     match = _EXCEPT.fullmatch(words)
-    if match is None or not _HOLDS_MATH.search(match.group(1)):
+    if match is None or not _HOLDS_MATH.search(match["left"]):
         return None
-    items = re.sub(r"\s*,?\s*\b(?:and|or)\b\s*", ", ", match.group(1))
+    items = re.sub(r"\s*,?\s*\b(?:and|or)\b\s*", ", ", match["left"])
     items = re.sub(r"\\pm\s*([\w\\{}]+)", r"\1, -\1", items)
-    return rf"\mathbb{{R}} \setminus \{{{items}\}}" if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}", items) else None
+    kind = "Z" if match["whole"] else "R"
+    return rf"\mathbb{{{kind}}} \setminus \{{{items}\}}" if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}", items) else None
 
 
 def _conditioned(words: str) -> str | None:
-    for pattern in (_SUCH_THAT, _ALL_X):
+    for pattern in (_SUCH_THAT, _ALL_X, _ALL_WHOLE):
         match = pattern.fullmatch(words)
         if match and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{4,}", match["condition"]):
             return match["condition"]
