@@ -7,7 +7,8 @@ from megatron_oreal.verify.rules.wording.vocabulary import plain
 
 _REALS = r"(?:the set of )?(?:all )?(?:the )?(?:real numbers|reals|real values|real|numbers)(?: (?:of )?[a-z])?"
 _EXCEPT = re.compile(
-    rf"(?:{_REALS}|(?P<whole>(?:all )?(?:the )?integers)),? (?:except(?: for)?|but|other than|excluding|not equal to|except when) (?:[a-z] ?= ?)?(?P<left>.+)",
+    rf"(?:{_REALS}|(?P<whole>(?:all )?(?:the )?integers)),? (?:except(?: for)?|but|other than|excluding|not equal to"
+    r"|except when) (?:[a-z] ?= ?)?(?P<left>.+)",
     re.IGNORECASE,
 )
 _SUCH_THAT = re.compile(
