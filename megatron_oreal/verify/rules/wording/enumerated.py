@@ -12,6 +12,7 @@ _PERMUTED = re.compile(
     r"(?P<cyclic>cyclic )?permutations?(?: thereof| of it| of these)?\s*\}?",
     re.IGNORECASE,
 )
+_CUT = re.compile(r"^[+*/=^_]|[-+*/=^_]$")
 MAX_PERMUTED = 4
 
 
@@ -25,8 +26,13 @@ def with_parts_apart(text: str) -> str:
         return text
     ends = [match.start() for match in marks[1:]] + [len(text)]
     parts = [text[match.end() : end].strip(" ,;.") for match, end in zip(marks, ends, strict=True)]
-    whole = all(part and part.count("{") == part.count("}") and part.count("(") == part.count(")") for part in parts)
+    whole = all(_is_whole(part) for part in parts)
     return f"({', '.join(parts)})" if whole else text
+
+
+def _is_whole(part: str) -> bool:
+    """Not cut from a sum, as in (a)x + (b)y."""
+    return bool(part) and part.count("{") == part.count("}") and part.count("(") == part.count(")") and not _CUT.search(part)
 
 
 def _permuted(text: str) -> str:
