@@ -25,6 +25,7 @@ GIVEN = ["model.path=M", "data.train=D"]
 SHORT = {"rollout.max_total_tokens": 200, "rollout.max_new_tokens": 100}  # within a tiny model's positions
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
 OTHER_SCHEMAS = {
+    "chains_sft": ("sft", SftConfig, GIVEN),
     "demo_sft": ("sft", SftConfig, GIVEN),
     "sft_7b": ("sft", SftConfig, GIVEN),
     "demo_passrate": ("passrate", PassrateConfig, ["model.path=M", "questions=Q", "out=O"]),

@@ -35,7 +35,7 @@ class Sizes:
     overrides: tuple[str, ...]  # of every training run
 
 
-FULL = Sizes(train=1000, heldout=1000, sft=40_000, samples=8, started=(), overrides=())
+FULL = Sizes(train=1000, heldout=1000, sft=24_000, samples=8, started=(), overrides=())
 FAST = Sizes(train=64, heldout=16, sft=800, samples=2, started=("debug=fast_sft", "steps=12"), overrides=("debug=fast", "steps=3"))
 """To see that everything works: nothing is learnt."""
 
@@ -82,7 +82,8 @@ class Bench:
         folder, sizes = self._seed(run.seed), self._sizes
         make_chains.make_chains(folder / "task", run.seed, sizes.train, sizes.heldout, sizes.sft)
         given = [f"model.path={folder / 'task' / 'base'}", f"data.train={folder / 'task' / 'sft.jsonl'}", f"seed={run.seed}"]
-        _python("sft", folder / "start", ["experiment=chains_sft", *given, *sizes.started, "resume=auto"])
+        if not (folder / "start" / "summary.json").exists():  # the last that it writes
+            _python("sft", folder / "start", ["experiment=chains_sft", *given, *sizes.started, "resume=auto"])
         return self._evaluated(run, folder / "start", counts)
 
     def _train(self, run: Run, counts: bool) -> Result:

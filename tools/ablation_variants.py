@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from megatron_oreal.config import TrainConfig
 
 SAMPLED, TRAINED = "sampled", "trained"
 """Budgets: every variant samples as many questions and answers; or is trained on as many answers, in as many updates."""
 START = "start"
-RATES = (5e-5, 1.5e-4, 4.5e-4)
-"""The policy's learning rates that every variant is tried with."""
+RATES = (1.5e-4, 5e-5, 4.5e-4)
+"""The policy's learning rates that every variant is tried with, in the order in which they are."""
 TUNING_SEEDS, COUNTED_SEEDS = (0, 1, 2), (10, 11, 12, 13, 14)
 WITHOUT_RM = ("objective.token_rm=false", "policy.freeze_steps=0")
 ALL = (*WITHOUT_RM, "objective.keep=all")
@@ -69,9 +70,11 @@ def budget_of(variant: Variant, budget: str) -> str:
 
 
 def all_runs(seeds: Sequence[int], rates: dict[tuple[str, str], Iterable[float]]) -> list[Run]:
-    """Seed by seed; `rates` of each variant and budget."""
+    """Seed by seed, and within a seed the first rate of all before the second of any; `rates` of each variant and budget."""
     pairs = [(variant, budget) for budget in (SAMPLED, TRAINED) for variant in VARIANTS if budget_of(variant, budget) == budget]
-    return [Run(v.name, budget, seed, rate) for seed in seeds for v, budget in pairs for rate in rates[v.name, budget]]
+    rounds = list(zip_longest(*(rates[variant.name, budget] for variant, budget in pairs)))
+    tried = [(v.name, budget, rate) for each in rounds for (v, budget), rate in zip(pairs, each, strict=True) if rate is not None]
+    return [Run(name, budget, seed, rate) for seed in seeds for name, budget, rate in tried]
 
 
 def tuning_rates() -> dict[tuple[str, str], Iterable[float]]:

@@ -3,19 +3,19 @@
     python tools/make_chains.py --out DIR [--seed S] [--train N] [--heldout 1000] [--sft N]
 
 It writes what make_demo.py writes, the same for the same arguments: DIR/base, sft.jsonl, train.jsonl, heldout.jsonl. A question and its
-solution ("A *3=36" says that the third multiple of 12, counted round the ring, is 36):
+solution ("A *3=5" says that three times 12, counted round the ring, is 5):
 
     Ring of 31. From 12: A *3, B +7, C flip, ... Where does it end?
-    From 12: A *3=36. B +7=2. C flip=38. ... The end is \\boxed{5}
+    From 12: A *3=5. B +7=12. C flip=18. ... The end is \\boxed{7}
 
-A step is one of sixteen skills, each a permutation of the ring (n -> a n + b): a single wrong step spoils the answer, but for one in 41 of
-those chains with a second one. Skills are uneven in two ways that have nothing to do with each other (`SKILLS`): the commonest is asked for
-16 times as often as the rarest, and the supervised solutions have each wrong at a rate of its own, at every step anew. A wrong step is off
-by an amount that is the skill's own, and the steps after it go on from there, rightly.
+A step is one of twelve skills, each a permutation of the ring (n -> a n + b), so that one wrong step spoils the answer; of those chains
+with several, one in some thirty ends right by chance. Skills are uneven in two ways that have nothing to do with each other (`SKILLS`): the
+commonest is asked for 3.5 times as often as the rarest, and the supervised solutions have each wrong at a rate of its own, at every step
+anew. A wrong step is off by an amount that is the skill's own, and the steps after it go on from there, rightly.
 
-What it was chosen for: a wrong answer that is mostly right steps, a few tokens that decide, and skills that the start has in part, the
-weak ones rare. Rates and lengths were set by the figures of the supervised start alone (20 to 40 % right, most questions right in some of
-16 samples and wrong in others), before any variant of the algorithm had been run on it.
+What it was chosen for: a wrong answer that is mostly right steps, a few tokens that decide, and skills that the start has in part. Rates
+and lengths were set by the figures of the supervised start alone (20 to 40 % right, most questions right in some of 16 samples and wrong in
+others), before any variant of the algorithm had been run on it.
 """
 
 import argparse
@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=1000, help="training questions")
     parser.add_argument("--heldout", type=int, default=1000, help="held-out questions")
-    parser.add_argument("--sft", type=int, default=40000, help="supervised solutions")
+    parser.add_argument("--sft", type=int, default=24000, help="supervised solutions")
     arguments = parser.parse_args(argv)
     make_chains(arguments.out, arguments.seed, arguments.train, arguments.heldout, arguments.sft)
     print(f"{arguments.out}: {arguments.sft} solutions, {arguments.train} training and {arguments.heldout} held-out questions")
