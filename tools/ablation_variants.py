@@ -11,6 +11,8 @@ SAMPLED, TRAINED = "sampled", "trained"
 START = "start"
 RATES = (1.5e-4, 5e-5, 4.5e-4)
 """The policy's learning rates that every variant is tried with, in the order in which they are."""
+RM_FACTOR = 4
+"""The token RM's rate in terms of the policy's, as published: a variant that has one is tuned in no more tries than the others."""
 TUNING_SEEDS, COUNTED_SEEDS = (0, 1, 2), (10, 11, 12, 13, 14)
 WITHOUT_RM = ("objective.token_rm=false", "policy.freeze_steps=0")
 ALL = (*WITHOUT_RM, "objective.keep=all")
@@ -89,7 +91,9 @@ def overrides_of(run: Run, plain: TrainConfig) -> list[str]:
     asks so few questions that a step's answers are as many as theirs, two a question.
     """
     variant = BY_NAME[run.variant]
-    found = [*variant.overrides, f"policy.optimizer.lr={run.lr:g}", f"policy.optimizer.min_lr={run.lr / 5:g}", f"seed={run.seed}"]
+    found = [*variant.overrides, f"seed={run.seed}"]
+    for model, lr in (("policy", run.lr), ("token_rm", RM_FACTOR * run.lr)) if variant.token_rm else (("policy", run.lr),):
+        found += [f"{model}.optimizer.lr={lr:g}", f"{model}.optimizer.min_lr={lr / 5:g}"]
     if run.budget == TRAINED:
         found.append(f"steps={plain.steps - plain.policy.freeze_steps}")
     if run.budget == TRAINED and variant.keeps_all:

@@ -13,7 +13,8 @@ from megatron_oreal.config import TrainConfig, load
 from megatron_oreal.monitor.recorded import FOLDER, Weighted, weights_file, write_step
 from megatron_oreal.trajectory import Group, Prompt, Trajectory, Verdict
 from tools.ablation_figures import Result, chosen_rates, counted, interval, step_aucs, table, tuning_table, weighed
-from tools.ablation_variants import BY_NAME, RATES, SAMPLED, START, TRAINED, VARIANTS, all_runs, overrides_of, tuning_rates
+from tools.ablation_runs import FAST, Bench
+from tools.ablation_variants import BY_NAME, OREAL, RATES, SAMPLED, START, TRAINED, VARIANTS, Run, all_runs, overrides_of, tuning_rates
 from tools.make_chains import WrongStep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,8 @@ def test_equal_trained_trajectories_are_equal(tmp_path):
         overrides = overrides_of(run, plain)
         found = load(TrainConfig, "train", ["experiment=chains", f"model.path={tmp_path}", f"data.train={tmp_path}", *overrides])
         assert found.objective.token_rm == BY_NAME[run.variant].token_rm
-        assert found.policy.optimizer.lr == run.lr
+        assert found.policy.optimizer.lr == run.lr == pytest.approx(5 * found.policy.optimizer.min_lr)
+        assert found.token_rm.optimizer.lr == pytest.approx(4 * run.lr) or not BY_NAME[run.variant].token_rm
         if run.budget == SAMPLED:
             assert found.steps * found.data.questions_per_step == plain.steps * plain.data.questions_per_step
         if run.budget == TRAINED or BY_NAME[run.variant].token_rm:
@@ -118,9 +120,11 @@ def test_a_killed_bench_goes_on_where_it_was(tmp_path):
     os.killpg(bench.pid, 9)
     bench.wait()
     assert first.startswith("1/") and "start" in first
-    done = subprocess.run([*command, "--only", "2"], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run([*command, "--only", "1"], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "start" not in done.stdout.splitlines()[0] and "| REINFORCE | sampled |" in done.stdout
-    kept = [json.loads(line) for line in (out / "results.jsonl").open()][1:]
-    assert [row["variant"] for row in kept] == [START, "REINFORCE", "REINFORCE"]
-    assert all(row["updates"] == 3 and row["trained"] > 0 for row in kept[1:])
+    counted = Bench(out, FAST, None)
+    counted.do([Run(OREAL, SAMPLED, 0, RATES[0])], counts=True)
+    start, plain, oreal = counted.results
+    assert [start.variant, plain.variant, oreal.variant] == [START, "REINFORCE", OREAL] and start.problems == FAST.heldout
+    assert plain.updates == 3 and plain.trained == 3 * 8 * 4 and plain.average is None and oreal.average is not None
