@@ -116,8 +116,8 @@ def main(tokenizer: Path) -> None:
     """Entry point. `tokenizer`: of questions and answers, a Hugging Face folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--schedules", default=",".join(SCHEDULES), metavar="NAME,NAME,...", help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=4, help="measured")
-    parser.add_argument("--warm-up", type=int, default=3, help="steps before those")
+    parser.add_argument("--steps", type=int, default=6, help="measured")
+    parser.add_argument("--warm-up", type=int, default=6, help="steps before those, of which a run takes some to come to its pace")
     parser.add_argument("--speed", type=float, default=20.0, help="virtual seconds in a real one, while the conductor has nothing to do")
     parser.add_argument("--slower", type=float, default=UNEVEN, help="engines than the operations of a step added up")
     parser.add_argument("--evaluate", type=int, default=0, metavar="N", help="questions of an evaluation after every eval.interval steps")

@@ -21,7 +21,7 @@ SMALL = (
     "rollout.max_new_tokens=1500",
     "verify.workers=1",
 )
-ASKED = Asked(Path(), SMALL, steps=4, warm_up=3, speed=20.0, slower=1.3)
+ASKED = Asked(Path(), SMALL, steps=4, warm_up=6, speed=20.0, slower=1.3)
 
 
 @pytest.mark.slow
