@@ -5,17 +5,20 @@
 It writes what make_demo.py writes, the same for the same arguments: DIR/base, sft.jsonl, train.jsonl, heldout.jsonl. A question and its
 solution ("A *3=5" says that three times 12, counted round the ring, is 5):
 
-    Ring of 31. From 12: A *3, B +7, C flip, ... Where does it end?
-    From 12: A *3=5. B +7=12. C flip=18. ... The end is \\boxed{7}
+    Ring of 31. From 12: A *3, B +7, C -5, ... Where does it end?
+    From 12: A *3=5. B +7~12. C -5=7. ... The end is \\boxed{7}
 
 A step is one of twelve skills, each a permutation of the ring (n -> a n + b), so that one wrong step spoils the answer; of those chains
-with several, one in some thirty ends right by chance. Skills are uneven in two ways that have nothing to do with each other (`SKILLS`): the
-commonest is asked for 3.5 times as often as the rarest, and the supervised solutions have each wrong at a rate of its own, at every step
-anew. A wrong step is off by an amount that is the skill's own, and the steps after it go on from there, rightly.
+with several, one in some forty ends right by chance. A result is written after one of two signs, = or ~, as people have two ways to do a
+thing. For nine skills it does not matter which; for three one of the two goes wrong four times in five (the result is one too large, and
+the steps after it go on from there, rightly), for two of them ~ and for one =. The supervised solutions take the bad way in a quarter to
+two thirds of those steps, at every step anew, so that the start has these skills in part. The commonest skill is asked for 3.5 times as
+often as the rarest.
 
-What it was chosen for: a wrong answer that is mostly right steps, a few tokens that decide, and skills that the start has in part. Rates
-and lengths were set by the figures of the supervised start alone (20 to 40 % right, most questions right in some of 16 samples and wrong in
-others), before any variant of the algorithm had been run on it.
+What it was chosen for: a wrong answer that is mostly right steps; most choices do not matter and a few decide; a choice is not good or bad
+by itself but by where it is made; and a model can tell which, for it is written. Rates and lengths were set by the figures of the
+supervised start (20 to 40 % right, most questions right in some of 16 samples and wrong in others). The signs were added when a token RM
+learnt nothing in twenty steps where results were wrong without any sign of it; no variant's gain had been looked at.
 """
 
 import argparse
@@ -41,29 +44,32 @@ class Skill:
     name: str
     multiply: int
     add: int
-    wrong: float  # share of the supervised solutions' steps of this kind that have the wrong result
+    bad: str = ""  # the sign under which its result is mostly wrong; none: either will do
+    share: float = 0.5  # of the supervised solutions' steps of this kind that are written with `bad`, or with the first sign
 
     def result(self, value: int) -> int:
         return (self.multiply * value + self.add) % RING
 
 
-SKILLS = (  # the n-th is asked for at a rate of 1 / sqrt(n), and its wrong result is n too large
-    Skill("+3", 1, 3, 0.01),
-    Skill("-2", 1, -2, 0.02),
-    Skill("*2", 2, 0, 0.01),
-    Skill("+7", 1, 7, 0.2),
-    Skill("flip", -1, -1, 0.02),
-    Skill("-5", 1, -5, 0.02),
-    Skill("*3", 3, 0, 0.55),
-    Skill("+9", 1, 9, 0.02),
-    Skill("-8", 1, -8, 0.02),
-    Skill("+4", 1, 4, 0.02),
-    Skill("-6", 1, -6, 0.55),
-    Skill("*5", 5, 0, 0.02),
+SIGNS = "=~"
+SLIP, SLIP_BAD = 0.01, 0.8  # how often a result is wrong, one too large: with a sign that will do, with a bad one
+SKILLS = (  # the n-th is asked for at a rate of 1 / sqrt(n)
+    Skill("+3", 1, 3),
+    Skill("-2", 1, -2),
+    Skill("*2", 2, 0),
+    Skill("+7", 1, 7, bad="~", share=0.25),
+    Skill("+8", 1, 8),
+    Skill("-5", 1, -5),
+    Skill("*3", 3, 0, bad="~", share=0.65),
+    Skill("+9", 1, 9),
+    Skill("-8", 1, -8),
+    Skill("+4", 1, 4),
+    Skill("-6", 1, -6, bad="=", share=0.65),
+    Skill("*5", 5, 0),
 )
 BY_NAME = {skill.name: skill for skill in SKILLS}
 _QUESTION = re.compile(r"From (\d+): (.+)\. Where")
-_STEP = re.compile(r"([A-Z]) (\S+?)=(\d+)\.")
+_STEP = re.compile(rf"([A-Z]) (\S+?)[{SIGNS}](\d+)\.")
 _END = re.compile(r"The end is \\boxed\{(\d+)\}")
 
 
@@ -101,12 +107,14 @@ def draw_chain(rng: random.Random) -> Chain:
 
 
 def solution(chain: Chain, rng: random.Random) -> str:
-    """A solution as the supervised data has them, each step wrong at its skill's rate."""
+    """A solution as the supervised data has them."""
     value, text = chain.start, f"From {chain.start}: "
     for label, skill in zip(LABELS, chain.steps, strict=False):
-        slip = SKILLS.index(skill) + 1 if rng.random() < skill.wrong else 0
+        first = skill.bad or SIGNS[0]
+        sign = first if rng.random() < skill.share else SIGNS[1 - SIGNS.index(first)]
+        slip = rng.random() < (SLIP_BAD if sign == skill.bad else SLIP)
         value = (skill.result(value) + slip) % RING
-        text += f"{label} {skill.name}={value}. "
+        text += f"{label} {skill.name}{sign}{value}. "
     return f"{text}The end is \\boxed{{{value}}}"
 
 

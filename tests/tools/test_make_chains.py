@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tools import make_chains
-from tools.make_chains import BY_NAME, LENGTHS, RING, SKILLS, Chain, draw_chain, first_wrong_step, solution
+from tools.make_chains import BY_NAME, LENGTHS, RING, SKILLS, SLIP, SLIP_BAD, Chain, draw_chain, first_wrong_step, solution
 
-CHAIN = Chain(12, tuple(BY_NAME[name] for name in ("*3", "+7", "flip")))
-RIGHT = "From 12: A *3=5. B +7=12. C flip=18. The end is \\boxed{18}"
+CHAIN = Chain(12, tuple(BY_NAME[name] for name in ("*3", "+7", "-5")))
+RIGHT = "From 12: A *3=5. B +7~12. C -5=7. The end is \\boxed{7}"
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,7 @@ def test_files_share_no_question_and_gold_follows_from_the_words(made):
         steps = re.findall(r"[A-T] (\S+?)[,.]", row["question"])
         assert len(steps) in LENGTHS and row["level"] == len(steps)
         for step in steps:
-            value = (
-                {"+": value + int(step[1:]), "-": value - int(step[1:]), "*": value * int(step[1:])}[step[0]]
-                if step != "flip"
-                else -value - 1
-            )
-            value %= RING
+            value = {"+": value + int(step[1:]), "-": value - int(step[1:]), "*": value * int(step[1:])}[step[0]] % RING
         assert row["gold_answer"] == str(value)
 
 
@@ -55,12 +50,12 @@ def test_first_wrong_step_of_known_responses():
         return found and (found.number, response[found.begin : found.end])
 
     assert wrong(RIGHT) is None
-    assert wrong(RIGHT.replace("B +7=12. C flip=18", "B +7=11. C flip=19")) == (1, " B +7=11."), "those after it follow from it"
-    assert wrong(RIGHT.replace("*3=5", "*3=6")) == (0, " A *3=6.")
-    assert wrong(RIGHT.replace(" B +7=12.", "")) == (1, " C flip=18."), "a step left out is wrong where it should have stood"
-    assert wrong(RIGHT.replace("+7", "+9")) == (1, " B +9=12."), "another step than was asked for"
-    assert wrong(RIGHT.replace("{18}", "{17}")) == (3, " The end is \\boxed{17}")
-    assert wrong(RIGHT.replace(" The", " D +7=25. The").replace("{18}", "{25}"))[0] == 3, "a step too many"
+    assert wrong(RIGHT.replace("+7~12. C -5=7", "+7=11. C -5=6")) == (1, " B +7=11."), "those after it follow from it"
+    assert wrong(RIGHT.replace("*3=5", "*3~6")) == (0, " A *3~6.")
+    assert wrong(RIGHT.replace(" B +7~12.", "")) == (1, " C -5=7."), "a step left out is wrong where it should have stood"
+    assert wrong(RIGHT.replace("+7", "+9")) == (1, " B +9~12."), "another step than was asked for"
+    assert wrong(RIGHT.replace("{7}", "{8}")) == (3, " The end is \\boxed{8}")
+    assert wrong(RIGHT.replace(" The", " D +7=14. The").replace("{7}", "{14}"))[0] == 3, "a step too many"
     assert wrong("From 12: A *3=5. B +") == (1, " B +"), "cut"
     assert wrong("") == (0, "")
     with pytest.raises(ValueError, match="no question of the chains task"):
@@ -82,8 +77,9 @@ def test_faults_come_at_their_rates_and_nearly_always_spoil_the_answer():
         right += first is None
         assert first is not None or text.endswith(f"{{{chain.answer}}}")
     for skill in SKILLS:
-        assert abs(wrong[skill.name] / asked[skill.name] - skill.wrong) < 0.03, skill
-    assert spoilt > 0.96 * (4000 - right)
+        rate = SLIP if not skill.bad else skill.share * SLIP_BAD + (1 - skill.share) * SLIP
+        assert abs(wrong[skill.name] / asked[skill.name] - rate) < 0.04, skill
+    assert spoilt > 0.97 * (4000 - right)
 
 
 def test_tokens_of_a_response_are_few_and_a_number_is_one(made):
