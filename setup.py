@@ -60,7 +60,7 @@ CPU = [
 ]
 
 # GPU, NOT run: that these versions belong together is read from sglang's metadata (it pins torch 2.13.0, transformers 5.12.1 and the
-# CUDA 13 kernels). Transformer Engine builds its torch extension on installation; 2.11.0 was only ever imported, with torch 2.11.0.
+# CUDA 13 kernels). Transformer Engine builds its torch extension on installation; 2.11.0 was built and imported with torch 2.13.0.
 # launch/requirements-gpu.txt freezes everything that they ask for.
 GPU = [
     "sglang==0.5.21",

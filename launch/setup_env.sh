@@ -4,7 +4,7 @@
 # Where setup.py alone has changed, the project itself is installed again, in seconds: its command is named there.
 #   bash launch/setup_env.sh                  with the first of python3.11, python3.12, python3 that fits
 #   PYTHON=python3.12 bash launch/setup_env.sh
-#   bash launch/setup_env.sh gpu              CUDA 13, Python 3.12 alone, and a CUDA compiler; not run on a GPU yet
+#   bash launch/setup_env.sh gpu              CUDA 13, Python 3.12 alone, and a C++ compiler; not run on a GPU yet
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
