@@ -11,9 +11,9 @@ solution ("A *3=5" says that three times 12, counted round the ring, is 5):
 A step is one of twelve skills, each a permutation of the ring (n -> a n + b), so that one wrong step spoils the answer; of those chains
 with several, one in some forty ends right by chance. A result is written after one of two signs, = or ~, as people have two ways to do a
 thing. For nine skills it does not matter which; for three one of the two goes wrong four times in five (the result is one too large, and
-the steps after it go on from there, rightly), for two of them ~ and for one =. The supervised solutions take the bad way in a quarter to
-two thirds of those steps, at every step anew, so that the start has these skills in part. The commonest skill is asked for 3.5 times as
-often as the rarest.
+the steps after it go on from there, rightly), for two of them ~ and for one =. The supervised solutions take the bad way in 40, 45 and 65 %
+of those steps, at every step anew, so that the start has these skills in part. The commonest skill is asked for 3.5 times as often as the
+rarest.
 
 What it was chosen for: a wrong answer that is mostly right steps; most choices do not matter and a few decide; a choice is not good or bad
 by itself but by where it is made; and a model can tell which, for it is written. Rates and lengths were set by the figures of the
@@ -57,14 +57,14 @@ SKILLS = (  # the n-th is asked for at a rate of 1 / sqrt(n)
     Skill("+3", 1, 3),
     Skill("-2", 1, -2),
     Skill("*2", 2, 0),
-    Skill("+7", 1, 7, bad="~", share=0.25),
+    Skill("+7", 1, 7, bad="~", share=0.4),
     Skill("+8", 1, 8),
     Skill("-5", 1, -5),
     Skill("*3", 3, 0, bad="~", share=0.65),
     Skill("+9", 1, 9),
     Skill("-8", 1, -8),
     Skill("+4", 1, 4),
-    Skill("-6", 1, -6, bad="=", share=0.65),
+    Skill("-6", 1, -6, bad="=", share=0.45),
     Skill("*5", 5, 0),
 )
 BY_NAME = {skill.name: skill for skill in SKILLS}
