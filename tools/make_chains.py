@@ -9,16 +9,15 @@ solution ("A *3=5" says that three times 12, counted round the ring, is 5):
     From 12: A *3=5. B +7~12. C -5=7. ... The end is \\boxed{7}
 
 A step is one of twelve skills, each a permutation of the ring (n -> a n + b), so that one wrong step spoils the answer; of those chains
-with several, one in some forty ends right by chance. A result is written after one of two signs, = or ~, as people have two ways to do a
-thing. For nine skills it does not matter which; for three one of the two goes wrong four times in five (the result is one too large, and
-the steps after it go on from there, rightly), for two of them ~ and for one =. The supervised solutions take the bad way in 40, 45 and 65 %
-of those steps, at every step anew, so that the start has these skills in part. The commonest skill is asked for 3.5 times as often as the
-rarest.
+with several, one in some forty ends right by chance. A result is written after one of two signs, = or, short for doing it in the head, ~.
+Nine skills can be done in the head, and are in 15 % of the supervised solutions' steps; three cannot (the result is one too large four
+times in five, and the steps after it go on from there, rightly), and are nevertheless in 40, 45 and 65 %, at every step anew, so that the
+start has these skills in part. The commonest skill is asked for 3.5 times as often as the rarest.
 
 What it was chosen for: a wrong answer that is mostly right steps; most choices do not matter and a few decide; a choice is not good or bad
 by itself but by where it is made; and a model can tell which, for it is written. Rates and lengths were set by the figures of the
-supervised start (20 to 40 % right, most questions right in some of 16 samples and wrong in others). The signs were added when a token RM
-learnt nothing in twenty steps where results were wrong without any sign of it; no variant's gain had been looked at.
+supervised start (20 to 40 % right, most questions right in some of 16 samples and wrong in others), and the signs so that a token RM has
+something to see: where nothing but the numbers, or two signs used alike, showed that a step was wrong, its AUC stayed at 0.5.
 """
 
 import argparse
@@ -44,27 +43,27 @@ class Skill:
     name: str
     multiply: int
     add: int
-    bad: str = ""  # the sign under which its result is mostly wrong; none: either will do
-    share: float = 0.5  # of the supervised solutions' steps of this kind that are written with `bad`, or with the first sign
+    share: float = 0.15  # of the supervised solutions' steps of this kind that are written with the sign ~
+    bad: bool = False  # whether its result is mostly wrong then
 
     def result(self, value: int) -> int:
         return (self.multiply * value + self.add) % RING
 
 
 SIGNS = "=~"
-SLIP, SLIP_BAD = 0.01, 0.8  # how often a result is wrong, one too large: with a sign that will do, with a bad one
+SLIP, SLIP_BAD = 0.01, 0.8  # how often a result is wrong, one too large: elsewhere, and after a bad ~
 SKILLS = (  # the n-th is asked for at a rate of 1 / sqrt(n)
     Skill("+3", 1, 3),
     Skill("-2", 1, -2),
     Skill("*2", 2, 0),
-    Skill("+7", 1, 7, bad="~", share=0.4),
+    Skill("+7", 1, 7, share=0.4, bad=True),
     Skill("+8", 1, 8),
     Skill("-5", 1, -5),
-    Skill("*3", 3, 0, bad="~", share=0.65),
+    Skill("*3", 3, 0, share=0.65, bad=True),
     Skill("+9", 1, 9),
     Skill("-8", 1, -8),
     Skill("+4", 1, 4),
-    Skill("-6", 1, -6, bad="=", share=0.45),
+    Skill("-6", 1, -6, share=0.45, bad=True),
     Skill("*5", 5, 0),
 )
 BY_NAME = {skill.name: skill for skill in SKILLS}
@@ -110,11 +109,10 @@ def solution(chain: Chain, rng: random.Random) -> str:
     """A solution as the supervised data has them."""
     value, text = chain.start, f"From {chain.start}: "
     for label, skill in zip(LABELS, chain.steps, strict=False):
-        first = skill.bad or SIGNS[0]
-        sign = first if rng.random() < skill.share else SIGNS[1 - SIGNS.index(first)]
-        slip = rng.random() < (SLIP_BAD if sign == skill.bad else SLIP)
+        short = rng.random() < skill.share
+        slip = rng.random() < (SLIP_BAD if short and skill.bad else SLIP)
         value = (skill.result(value) + slip) % RING
-        text += f"{label} {skill.name}{sign}{value}. "
+        text += f"{label} {skill.name}{SIGNS[short]}{value}. "
     return f"{text}The end is \\boxed{{{value}}}"
 
 

@@ -77,7 +77,7 @@ def test_faults_come_at_their_rates_and_nearly_always_spoil_the_answer():
         right += first is None
         assert first is not None or text.endswith(f"{{{chain.answer}}}")
     for skill in SKILLS:
-        rate = SLIP if not skill.bad else skill.share * SLIP_BAD + (1 - skill.share) * SLIP
+        rate = SLIP + skill.bad * skill.share * (SLIP_BAD - SLIP)
         assert abs(wrong[skill.name] / asked[skill.name] - rate) < 0.04, skill
     assert spoilt > 0.97 * (4000 - right)
 
