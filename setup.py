@@ -65,6 +65,7 @@ CPU = [
 GPU = [
     "sglang==0.5.21",
     "transformer-engine[core_cu13,pytorch]==2.11.0",
+    "cuda-toolkit[cccl,nvcc]",  # a compiler of the release that torch's headers are of: SGLang's libraries build kernels when they start
 ]
 
 DEV = [

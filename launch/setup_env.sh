@@ -61,10 +61,12 @@ step() { # COMMAND...: quiet when it works, its last lines when it does not
     fi
 }
 
-cuda_of_wheels() { # variables that have a build take the headers that are frozen here, whatever CUDA the machine has
-    local nvidia
+cuda_of_wheels() { # make of the wheels what a CUDA_HOME is; variables that have a build take it, whatever CUDA the machine has
+    local nvidia cuda
     nvidia=$("$VENV/bin/python" -c 'import nvidia; print(next(iter(nvidia.__path__)))')
-    echo "CUDA_HOME=$(compgen -G "$nvidia/cu[0-9]*")"
+    cuda=$(compgen -G "$nvidia/cu[0-9]*")
+    ln -sfn lib "$cuda/lib64" && (cd "$cuda/lib" && ln -sf libcudart.so.* libcudart.so)
+    echo "CUDA_HOME=$cuda"
     echo "CPATH=$(printf '%s:' "$nvidia"/*/include)"
 }
 

@@ -213,15 +213,19 @@ def _cpu_environment(tp: int, cpu: CpuShare) -> dict[str, str]:
 
 
 def cuda_of_wheels() -> dict[str, str]:
-    """Where the dynamic loader finds CUDA's runtime if it came as a wheel, beside torch's.
+    """Where CUDA's runtime and compiler are if they came as wheels, beside torch's.
 
     What lets an engine sleep is a library that is loaded before Python (torch-memory-saver 0.0.10), says nothing of where that runtime is,
-    and without it SGLang's processes end with status 127.
+    and without it SGLang's processes end with status 127. And FlashInfer and SGLang compile kernels when they start.
     """
     packages = Path(find_spec("torch").origin).parents[1]
-    folders = sorted({str(library.parent) for library in packages.glob("nvidia/*/lib/libcudart.so.*")})
+    folders = sorted({library.parent for library in packages.glob("nvidia/*/lib/libcudart.so.*")})
+    if not folders:
+        return {}
     known = os.environ.get("LD_LIBRARY_PATH")
-    return {"LD_LIBRARY_PATH": ":".join([*folders, *([known] if known else [])])} if folders else {}
+    found = {"LD_LIBRARY_PATH": ":".join([*map(str, folders), *([known] if known else [])])}
+    home, said = folders[-1].parent, {"CUDA_HOME", "CUDA_PATH"} & os.environ.keys()
+    return found | ({"CUDA_HOME": str(home)} if (home / "bin" / "nvcc").exists() and not said else {})
 
 
 def _private(path: Path) -> Path:

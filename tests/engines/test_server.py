@@ -93,8 +93,8 @@ def test_only_who_has_the_key_may_sample_and_only_our_user_may_read_it(server):
     assert with_key and all(stat.S_IMODE(f.stat().st_mode) == 0o600 for f in with_key)
 
 
-def test_cudas_runtime_is_found_beside_torch_by_what_is_loaded_before_python(monkeypatch, tmp_path):
-    """torch-memory-saver's library needs it, and a wheel's folder is no place where the loader looks."""
+def test_cudas_runtime_and_compiler_are_found_beside_torch(monkeypatch, tmp_path):
+    """A wheel's folder is no place where the dynamic loader looks, nor where FlashInfer looks for a compiler."""
     there = tmp_path / "nvidia" / "cu13" / "lib"
     there.mkdir(parents=True)
     (tmp_path / "torch").mkdir()
@@ -103,7 +103,15 @@ def test_cudas_runtime_is_found_beside_torch_by_what_is_loaded_before_python(mon
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
     assert server_module.cuda_of_wheels() == {}  # as where CUDA is installed for all
     (there / "libcudart.so.13").touch()
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_PATH", raising=False)
     assert server_module.cuda_of_wheels() == {"LD_LIBRARY_PATH": f"{there}:/opt/lib"}
+    compiler = there.parent / "bin" / "nvcc"
+    compiler.parent.mkdir()
+    compiler.touch()
+    assert server_module.cuda_of_wheels() == {"LD_LIBRARY_PATH": f"{there}:/opt/lib", "CUDA_HOME": str(there.parent)}
+    monkeypatch.setenv("CUDA_HOME", "/opt/cuda")
+    assert "CUDA_HOME" not in server_module.cuda_of_wheels()
 
 
 def test_held_ports_are_all_different_and_only_for_whom_they_are_held():
