@@ -72,8 +72,8 @@ class TrainConfig(Checked):
         _answers_fit(self.rollout, require)
         if self.mode == "train":
             _takes_new_weights(self.rollout, require)
-        _moments_fit("policy.optimizer", self.policy.optimizer, self, require)
-        _moments_fit("token_rm.optimizer", self.token_rm.optimizer, self, require)
+        _optimizer_fits("policy.optimizer", self.policy.optimizer, self, require)
+        _optimizer_fits("token_rm.optimizer", self.token_rm.optimizer, self, require)
         warmup, scheduled = self.policy.optimizer.warmup_steps, self.policy.scheduled(self.steps)
         without = "" if scheduled == self.steps else f" without the {frozen} frozen ones (policy.warmup_counts_frozen=false)"
         require(warmup < scheduled, f"policy.optimizer.warmup_steps={warmup} must be below steps={self.steps}{without}")
@@ -132,7 +132,7 @@ class SftConfig(Checked):
         )
         require(self.steps > self.optimizer.warmup_steps, f"steps={self.steps} must be above optimizer.warmup_steps")
         _takes_new_weights(self.rollout, require)
-        _moments_fit("optimizer", self.optimizer, self, require)
+        _optimizer_fits("optimizer", self.optimizer, self, require)
         require(self.log_interval >= 1, f"log_interval={self.log_interval} must be at least 1")
         require(self.examples_per_step >= 1, f"examples_per_step={self.examples_per_step} must be at least 1")
 
@@ -224,8 +224,9 @@ def _start_is_sound(config: "TrainConfig | SftConfig", require: Require) -> None
     )
 
 
-def _moments_fit(key: str, optimizer: OptimizerConfig, config: "TrainConfig | SftConfig", require: Require) -> None:
-    """Moments of less than float32 are of an Adam that holds the master weights itself: Transformer Engine's, and its stand-in."""
+def _optimizer_fits(key: str, optimizer: OptimizerConfig, config: "TrainConfig | SftConfig", require: Require) -> None:
+    """Moments of less than float32 are of an Adam that holds the master weights itself, as Transformer Engine's and its stand-in do; so is
+    ours on the host, and Apex's is none."""
     whole, asked = optimizer.moments != "bfloat16", f"{key}.moments={optimizer.moments}"
     require(whole or config.model.dtype == "bfloat16", f"{asked} needs model.dtype=bfloat16")
     require(whole or config.compute.adam != "apex", f"{asked} needs Transformer Engine's Adam, not compute.adam=apex")

@@ -20,7 +20,6 @@ supervised start (20 to 40 % right, most questions right in some of 16 samples a
 something to see: where nothing but the numbers, or two signs used alike, showed that a step was wrong, its AUC stayed at 0.5.
 """
 
-import argparse
 import random
 import re
 import sys
@@ -29,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.make_demo import draw_distinct, tokenizer_of, write_base, write_lines
+from tools.make_demo import draw_distinct, tokenizer_of, write_as_asked, write_base, write_lines
 
 RING = 31  # a prime: every multiplication is a permutation
 LENGTHS = range(8, 21)
@@ -171,15 +170,7 @@ def make_chains(out: Path, seed: int, train: int, heldout: int, sft: int) -> Non
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, made if it is missing")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=1000, help="training questions")
-    parser.add_argument("--heldout", type=int, default=1000, help="held-out questions")
-    parser.add_argument("--sft", type=int, default=24000, help="supervised solutions")
-    arguments = parser.parse_args(argv)
-    make_chains(arguments.out, arguments.seed, arguments.train, arguments.heldout, arguments.sft)
-    print(f"{arguments.out}: {arguments.sft} solutions, {arguments.train} training and {arguments.heldout} held-out questions")
+    write_as_asked(make_chains, __doc__.split("\n", 1)[0], heldout=1000, sft=24000, argv=argv)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -293,16 +294,21 @@ def make_demo(out: Path, seed: int, train: int, heldout: int, sft: int, faults: 
     write_base(out / "base", seed, make_tokenizer())
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def write_as_asked(make: Callable[[Path, int, int, int, int], None], title: str, heldout: int, sft: int, argv: list[str] | None) -> None:
+    """The command of a task: `make(out, seed, train, heldout, sft)` by its options; `heldout` and `sft` are their defaults."""
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, made if it is missing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=1000, help="training questions")
-    parser.add_argument("--heldout", type=int, default=512, help="held-out questions")
-    parser.add_argument("--sft", type=int, default=16000, help="supervised solutions")
-    arguments = parser.parse_args(argv)
-    make_demo(arguments.out, arguments.seed, arguments.train, arguments.heldout, arguments.sft, Faults())
-    print(f"{arguments.out}: {arguments.sft} solutions, {arguments.train} training and {arguments.heldout} held-out questions")
+    parser.add_argument("--heldout", type=int, default=heldout, help="held-out questions")
+    parser.add_argument("--sft", type=int, default=sft, help="supervised solutions")
+    asked = parser.parse_args(argv)
+    make(asked.out, asked.seed, asked.train, asked.heldout, asked.sft)
+    print(f"{asked.out}: {asked.sft} solutions, {asked.train} training and {asked.heldout} held-out questions")
+
+
+def main(argv: list[str] | None = None) -> None:
+    write_as_asked(partial(make_demo, faults=Faults()), __doc__.split("\n", 1)[0], heldout=512, sft=16000, argv=argv)
 
 
 if __name__ == "__main__":
