@@ -159,10 +159,12 @@ class Engines:
 
         One that is just starting again is stopped, and starts when the others wake: it would take memory that training needs.
         """
-        ready = [e.endpoint for e in self._known().values() if e.ready and e.endpoint not in self._lost]
-        for engine in self._known().values():
+        known = self._known().values()
+        ready = [e.endpoint for e in known if e.ready and e.endpoint not in self._lost]
+        for engine in known:
             if engine.endpoint not in ready and self._control:
                 self._control.restart(engine.number, engine.start)
+                self._lost.setdefault(engine.endpoint, "it was just starting when training began")  # it may yet say that it is ready
         if self._control:
             self._control.hold()
         idle = self._all_that_can(f"/flush_cache?timeout={self._config.sync_timeout_s:.0f}", ready)  # they refuse while they work

@@ -62,6 +62,22 @@ def test_an_engine_that_is_back_but_not_yet_in_service_can_be_given_up(registry,
     engines.close()
 
 
+def test_one_that_was_stopped_as_it_started_is_not_asked_when_it_last_said_that_it_was_ready(registry, tmp_path):
+    """Its supervisor may have seen that it is ready just before it read that it is to be stopped."""
+    engines = Engines(rollout_config(engines=1), tmp_path)
+    starting = registry(0, start=1)
+    time.sleep(0.2)
+    engines.sleep()
+    assert ControlReader(registry_folder(tmp_path)).restart(0, 1)
+    registry(0, start=1, ready=True)
+    again = registry(1, ready=True)
+    time.sleep(0.2)
+    engines.wake()
+    assert starting.endpoint in engines.known and engines.for_sync() == [again.endpoint]
+    assert engines.lost == 0
+    engines.close()
+
+
 def test_what_a_killed_run_left_registered_does_not_count(registry, tmp_path):
     registry(0, failed="it did not come up yesterday")
     engines = Engines(rollout_config(ready_timeout_s=1), tmp_path)
