@@ -7,9 +7,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from megatron_oreal.simulated.command import main  # noqa: E402
-from tools.make_demo import make_tokenizer  # noqa: E402
+from tools.make_demo import make_tokenizer, write_base  # noqa: E402
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        make_tokenizer().save_pretrained(folder)
+        write_base(Path(folder), 0, make_tokenizer())
         main(Path(folder))
