@@ -31,6 +31,8 @@ from megatron_oreal.simulated.engine import Engine
 from megatron_oreal.simulated.server import EngineServer
 
 HERE = "127.0.0.1"
+CLOSE_S = 1.0
+"""For what is still being answered when nobody asks any more."""
 
 
 def servers(config: Planned, tokenizer, clock: Clock, slower: float) -> list[EngineServer]:
@@ -47,7 +49,7 @@ def servers(config: Planned, tokenizer, clock: Clock, slower: float) -> list[Eng
 async def listening(served: Sequence[EngineServer], clock: Clock) -> AsyncIterator[list[str]]:
     """Their addresses, at which they answer meanwhile; the clock goes."""
     ticking = asyncio.create_task(clock.run())
-    urls, runners = [], [web.AppRunner(one.app(), access_log=None, handler_cancellation=True) for one in served]
+    urls, runners = [], [web.AppRunner(one.app(), access_log=None, handler_cancellation=True, shutdown_timeout=CLOSE_S) for one in served]
     for runner in runners:
         await runner.setup()
         await web.TCPSite(runner, HERE, 0).start()

@@ -1,5 +1,7 @@
 """Steps of the real conductor against simulated engines take what the plan says of them."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,17 @@ SMALL = (
     "verify.workers=1",
 )
 ASKED = Asked(Path(), SMALL, steps=4, warm_up=6, speed=20.0, slower=1.3)
+
+
+def test_the_command_prints_a_row_for_each_schedule_and_ends():
+    root = Path(__file__).parents[2]
+    asked = ["--schedules", "exact", "--steps", "1", "--warm-up", "0", *SMALL, "data.questions_per_step=4"]
+    done = subprocess.run(
+        [sys.executable, "tools/bench_schedule.py", *asked], cwd=root, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    head, row = done.stdout.strip().splitlines()
+    assert head.split()[0] == "schedule" and row.split()[0] == "exact" and float(row.split()[1]) > 10
 
 
 @pytest.mark.slow
