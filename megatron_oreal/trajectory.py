@@ -3,7 +3,7 @@
 prompts -> [Prompt] -> rollout -> [Trajectory] -> verify -> [Group] -> select -> TrainBatch -> train
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -62,9 +62,19 @@ class Unfinished:
     prompt: Prompt
     trajectories: list[Trajectory]  # [K], finish "cut" where it goes on; empty where it was not begun
 
+    @property
+    def first_version(self) -> int | None:
+        """Of the policy that sampled its first token; None where there is none yet."""
+        return first_version(self.trajectories)
+
     def is_whole(self, samples: int) -> bool:
         """Whether it only waits to be trained on: all of its `samples` have ended."""
         return len(self.trajectories) == samples and all(t.finish != "cut" for t in self.trajectories)
+
+
+def first_version(trajectories: Sequence[Trajectory]) -> int | None:
+    """Of the policy that sampled a question's first token; None where there is none yet."""
+    return min((t.earlier[0].version if t.earlier else t.version for t in trajectories if t.token_ids), default=None)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from megatron_oreal.monitor.metrics import sampled_tokens
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.rollout.in_flight import InFlight
 from megatron_oreal.run_state import RunState
-from megatron_oreal.trajectory import Group, Prompt, Trajectory, Unfinished, Work
+from megatron_oreal.trajectory import Group, Prompt, Unfinished, Work, first_version
 from megatron_oreal.verify import Verifier
 
 
@@ -95,7 +95,7 @@ class Sampler:
 
     def _due(self) -> set[str]:
         """Questions that a later step would find too old: rollout.max_age."""
-        begun = {name: first_version(one.trajectories) for name, one in self._open.items()}
+        begun = {name: one.first_version for name, one in self._open.items()}
         return {name for name, first in begun.items() if first is not None and self._version + 1 - first > self._config.max_age}
 
     def _taken(self, sampling: InFlight, groups: Sequence[Group], chosen: Collection[str]) -> list[Group]:
@@ -140,6 +140,7 @@ class Sampler:
             **self._prompts.metrics(),
             "rollout/retries": counts.retries,
             "rollout/moved": counts.moved,
+            "rollout/resumed_cached": counts.resumed_cached / counts.resumed if counts.resumed else 0.0,  # share, see rollout.keep_cache
             "rollout/engines_lost": lost,  # these three since the last rollout, in training and sync as well
             "rollout/engines_rejoined": rejoined,
             "rollout/engine_restarts": restarts,
@@ -166,11 +167,6 @@ class Sampler:
     def _since_last_rollout(self, engines: Engines) -> list[int]:
         before, self._engine_counts = self._engine_counts, (engines.lost, engines.rejoined, engines.restarts)
         return [now - then for now, then in zip(self._engine_counts, before, strict=True)]
-
-
-def first_version(trajectories: Sequence[Trajectory]) -> int | None:
-    """Of the policy that sampled a question's first token; None where there is none yet."""
-    return min((t.earlier[0].version if t.earlier else t.version for t in trajectories if t.token_ids), default=None)
 
 
 class Enough:

@@ -21,6 +21,8 @@ from megatron_oreal.rollout.config import RolloutConfig
 
 POLL_S = 0.1
 PROBE_S = 5.0
+BUT_THE_CACHE = ("weights", "cuda_graph")
+"""SGLang's names for what an engine can give up, less the cache of keys and values."""
 
 
 class EnginesGone(ServerError):
@@ -157,7 +159,8 @@ class Engines:
     def sleep(self) -> None:
         """Have the engines of this service give up the GPU's memory, weights included: they need new ones before they serve again.
 
-        One that is just starting again is stopped, and starts when the others wake: it would take memory that training needs.
+        With rollout.keep_cache the cache stays where it is. One that is just starting again is stopped, and starts when the others wake:
+        it would take memory that training needs.
         """
         known = self._known().values()
         ready = [e.endpoint for e in known if e.ready and e.endpoint not in self._lost]
@@ -167,22 +170,30 @@ class Engines:
                 self._lost.setdefault(engine.endpoint, "it was just starting when training began")  # it may yet say that it is ready
         if self._control:
             self._control.hold()
-        idle = self._all_that_can(f"/flush_cache?timeout={self._config.sync_timeout_s:.0f}", ready)  # they refuse while they work
-        self._asleep = self._all_that_can("/release_memory_occupation", idle)
+        if self._config.keep_cache:  # they refuse to sleep while they work
+            idle = self._all_that_can("/pause_generation", ready, {"mode": "retract"})
+        else:
+            idle = self._all_that_can(f"/flush_cache?timeout={self._config.sync_timeout_s:.0f}", ready)
+        self._asleep = self._all_that_can("/release_memory_occupation", idle, self._given_up)
 
     def wake(self) -> None:
         """The memory is theirs again. Nothing happens where they are awake."""
         asleep, self._asleep = self._asleep, []
-        self._all_that_can("/resume_memory_occupation", [e for e in asleep if e not in self._lost])
+        self._all_that_can("/resume_memory_occupation", [e for e in asleep if e not in self._lost], self._given_up)
         if self._control:
             self._control.go_on()
 
-    def _all_that_can(self, path: str, endpoints: list[Endpoint]) -> list[Endpoint]:
+    @property
+    def _given_up(self) -> dict | None:
+        """What of an engine's memory sleeps; None: all."""
+        return {"tags": list(BUT_THE_CACHE)} if self._config.keep_cache else None
+
+    def _all_that_can(self, path: str, endpoints: list[Endpoint], body: dict | None = None) -> list[Endpoint]:
         """Make a call to these engines, all at once; who cannot answer it is given up."""
 
         def can(endpoint: Endpoint) -> bool:
             try:
-                endpoint.post(path, timeout_s=self._config.sync_timeout_s)
+                endpoint.post(path, body, timeout_s=self._config.sync_timeout_s)
             except ServerError as error:
                 self.give_up(endpoint, str(error))
                 return False

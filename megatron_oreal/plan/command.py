@@ -57,7 +57,7 @@ def _print(arguments: argparse.Namespace, plan, suggestion: str | None, found) -
     from megatron_oreal.plan import report, schedules
     from megatron_oreal.plan.answers import gpus, picture, why
 
-    under = schedules.schedules(plan, schedules.SEARCHED if arguments.search else schedules.CONTINUOUS)
+    under = schedules.schedules(plan, schedules.SEARCHED if arguments.search else schedules.CONTINUOUS, arguments.search)
     reasons = why.reasons(plan) if arguments.why else None
     rows = gpus.bought(plan.config, plan.model, gpus.counts_of(arguments.gpus)) if arguments.gpus else None
     if arguments.picture:

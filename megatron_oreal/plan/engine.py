@@ -50,7 +50,7 @@ class EngineMemory:
         return self.weights + self.kv_cache + self.working
 
 
-def engine_memory(config: TrainConfig | SftConfig, hf, parameters: int, capacity: float, beside: float) -> EngineMemory:
+def engine_memory(config: TrainConfig | SftConfig, hf, parameters: int, capacity: float, beside: tuple[float, float]) -> EngineMemory:
     """By SGLang's rule: weights and cache fill mem-fraction-static of what is free when it starts, and at most max-total-tokens are cached.
 
     Where neither is configured the cache gets what the models that share its GPU leave, and no more than is asked for at one time.
@@ -58,7 +58,7 @@ def engine_memory(config: TrainConfig | SftConfig, hf, parameters: int, capacity
     Args:
         parameters: of the whole model.
         capacity: bytes of a GPU.
-        beside: bytes of it that others hold while the engine is awake.
+        beside: bytes of it that others hold while the engine is awake, and while the models train.
     """
     rollout = config.rollout
     weights = parameters * _bytes(config, weights_number(config)) / rollout.tp
@@ -67,11 +67,13 @@ def engine_memory(config: TrainConfig | SftConfig, hf, parameters: int, capacity
     fraction = rollout.server_args.get("mem-fraction-static") or 1 - RESERVED_GIB * GIB / capacity
     room = int(max(0.0, fraction * capacity - weights) // per_token)
     wanted = asked_at_once(config) * rollout.max_total_tokens
-    if beside and not sized(rollout):
-        left = capacity * (1 - SPARE) - beside - weights - WORKING_GIB * GIB
+    whole, releases = weights + WORKING_GIB * GIB, rollout.releases_memory()
+    stays, cache_stays = RELEASED_GIB * GIB if releases else whole, rollout.keep_cache or not releases
+    if any(beside) and not sized(rollout):
+        left = capacity * (1 - SPARE) - max(beside[0] + whole, (beside[1] + stays) * cache_stays)
         room = min(room, wanted, max(0, int(left // per_token)))
     tokens = min(room, rollout.server_args.get(CACHE) or room)
-    released = RELEASED_GIB * GIB if rollout.releases_memory() else weights + tokens * per_token + WORKING_GIB * GIB
+    released = stays + tokens * per_token * cache_stays
     return EngineMemory(weights, tokens * per_token, WORKING_GIB * GIB, released, tokens, wanted)
 
 

@@ -29,10 +29,17 @@ class Scheduled:
     max_age: int = 0  # rollout.max_age
 
 
-def schedules(plan: Plan, in_flight: Sequence[float] = CONTINUOUS) -> list[Scheduled]:
-    """The plan under the exact one, and with so many times a step's questions under way. What the plan itself asks for is among them."""
-    wanted = sorted({*in_flight, plan.config.rollout.in_flight} - {1})
-    return [_scheduled(plan, _under(plan.config, 1, 1)), *(_scheduled(plan, _under(plan.config, times, age_of(times))) for times in wanted)]
+def schedules(plan: Plan, in_flight: Sequence[float] = CONTINUOUS, keeps: bool = False) -> list[Scheduled]:
+    """The plan under the exact one, and with so many times a step's questions under way. What the plan itself asks for is among them.
+
+    Args:
+        keeps: with caches kept, too, where that fits.
+    """
+    config, asked = plan.config, plan.config.rollout
+    wanted = [(times, kept) for times in sorted({*in_flight, asked.in_flight} - {1}) for kept in sorted({asked.keep_cache, keeps})]
+    under = [_under(config, 1, 1, False), *(_under(config, times, age_of(times), kept) for times, kept in wanted)]
+    made = [(one, plan if one == config else make_plan(one, plan.model, builds=False)) for one in under]
+    return [_scheduled(other, one) for one, other in made if one.rollout.keep_cache == asked.keep_cache or not other.obstacles]
 
 
 def age_of(in_flight: float) -> int:
@@ -40,12 +47,11 @@ def age_of(in_flight: float) -> int:
     return max(4, round(2 * in_flight))
 
 
-def _under(config: Planned, in_flight: float, max_age: int) -> Planned:
-    return replace(config, rollout=replace(config.rollout, in_flight=in_flight, max_age=max_age))
+def _under(config: Planned, in_flight: float, max_age: int, keep_cache: bool) -> Planned:
+    return replace(config, rollout=replace(config.rollout, in_flight=in_flight, max_age=max_age, keep_cache=keep_cache))
 
 
-def _scheduled(plan: Plan, config: Planned) -> Scheduled:
-    other = plan if config == plan.config else make_plan(config, plan.model, builds=False)
+def _scheduled(other: Plan, config: Planned) -> Scheduled:
     own = engines(config) * config.rollout.tp * (config.rollout.placement != "colocated")
     tokens_per_s = other.sampled / other.seconds / (config.plan.gpus + own)
     times, max_age = config.rollout.in_flight, config.rollout.max_age
@@ -53,10 +59,11 @@ def _scheduled(plan: Plan, config: Planned) -> Scheduled:
         return Scheduled("exact", (), other.seconds, tokens_per_s)
     seconds = {part.name: part.seconds for part in other.parts if not part.overlapped}
     between = sum(s for name, s in seconds.items() if name not in ("rollout", "sync")), seconds["sync"]
-    found = continuous(config, sampler(config, plan.model.sizes, other.engine), between)
-    asked = ("schedule=continuous", f"rollout.in_flight={times:g}", f"rollout.max_age={max_age}")
-    running = found.sequence_s / other.seconds
-    return Scheduled(f"in_flight {times:g}", asked, other.seconds, tokens_per_s, running, found.age, found.oldest, max_age)
+    found = continuous(config, sampler(config, other.model.sizes, other.engine), between)
+    asked = ["schedule=continuous", f"rollout.in_flight={times:g}", f"rollout.max_age={max_age}"]
+    asked += ["rollout.keep_cache=true"] * config.rollout.keep_cache
+    running, name = found.sequence_s / other.seconds, f"in_flight {times:g}{', kept' * config.rollout.keep_cache}"
+    return Scheduled(name, tuple(asked), other.seconds, tokens_per_s, running, found.age, found.oldest, max_age)
 
 
 def as_text(found: Sequence[Scheduled]) -> Iterator[str]:

@@ -101,10 +101,8 @@ def stages_of(
     """
     numbers = range(config.parallel.pp)
     alone = [_stage(config, formula, [m for m in models if m.stage == n]) for n in numbers]
-    rollout, shares = config.rollout, config.rollout.placement == "colocated" and config.has_engines
-    beside = 0.0
-    if shares:  # engines that keep their memory have to leave room for training as well
-        beside = max(s.sampling if rollout.releases_memory() else max(s.sampling, s.training) for s in alone)
+    shares = config.rollout.placement == "colocated" and config.has_engines
+    beside = (max(s.sampling for s in alone), max(s.training for s in alone)) if shares else (0.0, 0.0)
     engine = engine_memory(config, formula.hf, whole(formula.hf), capacity, beside)
     return [replace(s, engine=engine.total * shares, released=engine.released * shares) for s in alone], engine
 

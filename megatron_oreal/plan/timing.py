@@ -136,9 +136,9 @@ def _rollout_s(config: Planned, engine: Sampler, between: tuple[float, float]) -
 def continuous(config: Planned, engine: Sampler, between: tuple[float, float]) -> Simulated:
     """A run whose engines do not drain. `between`: seconds of training and sync, left out where engines and ranks take turns."""
     turns = config.rollout.placement == "colocated"
-    questions = config.data.questions_per_step
+    questions, rollout = config.data.questions_per_step, config.rollout
     waits = (0.0, 0.0) if turns else between
-    schedule = Schedule(questions, ceil(questions * config.rollout.in_flight), config.rollout.max_age, *waits, turns)
+    schedule = Schedule(questions, ceil(questions * rollout.in_flight), rollout.max_age, *waits, turns, rollout.keep_cache)
     return simulated(engine, tuple(response_lengths(config)), engines(config), schedule)
 
 

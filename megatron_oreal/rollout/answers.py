@@ -26,6 +26,7 @@ class Meta(TypedDict, total=False):
     finish_reason: FinishReason | None  # None: a sign of life of one that goes on
     output_token_logprobs: list[Entry]  # [response tokens]
     weight_version: str
+    cached_tokens: int  # of what it was asked to go on from
 
 
 class Refusal(TypedDict):

@@ -27,6 +27,7 @@ class RolloutConfig(Checked):
     stop_word: str
     in_flight: float
     max_age: int
+    keep_cache: bool
     deterministic: bool
     speculative: str
     kv_cache_dtype: str
@@ -64,6 +65,8 @@ class RolloutConfig(Checked):
                 require(is_http(url), f"{name}: {url} is no URL; http://HOST:PORT is")
         require(len(set(self.urls)) == len(self.urls), f"urls={self.urls} must be all different")
         require(self.router is None or bool(self.urls), f"router={self.router!r} must be null where placement is not external")
+        why = "a synchronous step's answers are done when new weights come, and nothing of them goes on"
+        require(self.in_flight > 1 or not self.keep_cache, f"keep_cache=true needs in_flight above 1: {why}")
         self._check_faster_sampling(require)
         for name in ("in_flight", "max_age", "engines", "tp"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")

@@ -8,14 +8,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from megatron_oreal.engines.endpoint import Endpoint
-from megatron_oreal.engines.engines import Engines
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.answers import Answer, checked, events_of
 from megatron_oreal.rollout.config import RolloutConfig
+
+if TYPE_CHECKING:
+    from megatron_oreal.rollout.generate import Rollout
 
 ATTEMPTS = 5
 """Of one question, on whichever engines. A question that fails so often may be what kills them."""
@@ -41,14 +44,16 @@ Take = Callable[[int, Answer], None]
 
 @dataclass
 class RetryCounts:
-    """What went wrong with engines while they sampled, and was made good."""
+    """What was asked again: what went wrong with engines was made good, what had been cut went on."""
 
     retries: int = 0  # requests sent again
     moved: int = 0  # trajectories begun on an engine that was lost, and made by another one
+    resumed: int = 0  # tokens of trajectories that were cut, with their prompts, when they went on
+    resumed_cached: int = 0  # of them: found in the engine's cache
 
     def taken(self) -> "RetryCounts":
         """As of now; counting begins anew."""
-        counts, self.retries, self.moved = replace(self), 0, 0
+        counts, self.retries, self.moved, self.resumed, self.resumed_cached = replace(self), 0, 0, 0, 0
         return counts
 
 
@@ -70,14 +75,14 @@ class Dispatch:
     def __init__(
         self,
         config: RolloutConfig,
-        engines: Engines,
+        rollout: "Rollout",
         session: aiohttp.ClientSession,
-        retry_counts: RetryCounts,
         version: int,
         revive: Callable[[], Awaitable[None]],
     ):
         """`version` of the weights that answers must come from; `revive` returns when an engine is in service again."""
-        self._config, self._engines, self._session, self._retry_counts = config, engines, session, retry_counts
+        self._config, self._engines, self._session = config, rollout.engines, session
+        self._retry_counts, self._homes = rollout.retry_counts, rollout.homes
         self._version, self._revive = str(version) if version else None, revive
         self._running: Counter[Endpoint] = Counter()  # questions
         self._strikes: Counter[Endpoint] = Counter()
@@ -104,10 +109,12 @@ class Dispatch:
         """
         for attempt in range(1, ATTEMPTS + 1):
             pending = [_PendingRequest(request, take) for request in requests]
-            async with self._engine() as (engine, gone):
+            async with self._engine(name) as (engine, gone):
                 try:
                     await self._unless_gone(engine, gone, self._all(engine, pending, name))
                     self._strikes[engine] = 0
+                    if not self.stopped:
+                        self._homes.pop(name, None)
                     return
                 except _Trouble as error:
                     trouble = error
@@ -139,9 +146,14 @@ class Dispatch:
             await asyncio.sleep(RETRY_AFTER_S / 10)
 
     @asynccontextmanager
-    async def _engine(self) -> AsyncIterator[tuple[Endpoint, asyncio.Event]]:
-        """A place on the engine with the least to do, as soon as there is one, and the event of its being given up."""
-        engine = await self._with_room()
+    async def _engine(self, name: str) -> AsyncIterator[tuple[Endpoint, asyncio.Event]]:
+        """A place for a question, as soon as there is one, and the event of that engine's being given up.
+
+        On the engine with the least to do; where caches are kept, on the one that has its own.
+        """
+        engine = await self._with_room(self._homes.get(name))
+        if self._config.keep_cache:
+            self._homes[name] = engine
         self._running[engine] += 1
         if engine not in self._gone or self._gone[engine].is_set():  # new, or back
             self._gone[engine], self._strikes[engine] = asyncio.Event(), 0
@@ -153,14 +165,14 @@ class Dispatch:
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _with_room(self) -> Endpoint:
+    async def _with_room(self, home: Endpoint | None) -> Endpoint:
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: self.stopped or not self._engines.serving or self._free())
             if self.stopped:
                 raise Stopped
             if free := self._free():
-                return min(free, key=lambda e: (self._strikes[e], self._running[e]))
+                return min(free, key=lambda e: (self._strikes[e], e != home, self._running[e]))
             async with self._reviving:  # the first to notice does it for all
                 if not self._engines.serving:
                     await self._revive()

@@ -1,9 +1,11 @@
 """Sampling: prompts in, trajectories out as they finish, so that what comes next overlaps with generation."""
 
 import hashlib
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from megatron_oreal.engines.endpoint import Endpoint
 from megatron_oreal.engines.engines import Engines
 from megatron_oreal.rollout.answers import Answer
 from megatron_oreal.rollout.config import RolloutConfig
@@ -36,6 +38,8 @@ class Rollout:
         self._ends = sorted({self._stop, tokenizer.eos_token_id} - {None})
         self._sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens)
         self.retry_counts = RetryCounts()
+        self.homes: dict[str, Endpoint] = {}  # prompt id -> the engine that has cached what there is of it; with rollout.keep_cache
+        self._run = secrets.token_hex(4)  # an external engine may have cached what another run asked
 
     def generate(
         self,
@@ -71,16 +75,22 @@ class Rollout:
         """
         self.engines.put_in_service(self.engines.for_sync())
 
-    def requests(self, asked: Unfinished, sampling: Sampling) -> list[Request]:
+    def requests(self, asked: Unfinished, sampling: Sampling, version: int) -> list[Request]:
         """For a question's samples; of a resumed question for those that were cut, and those that never came."""
+        shared = self._shared(asked, version)
         prompt, there = asked.prompt, {t.index for t in asked.trajectories}
         cut = [t for t in asked.trajectories if t.finish == "cut"]
         new = [index for index in range(sampling.samples) if index not in there]
         alone = [[index] for index in new] if self.config.deterministic else [new] * bool(new)
         return [
-            *(Request(self._body(prompt, t.index, sampling, t.token_ids), [t.index]) for t in cut),
-            *(Request(self._body(prompt, indices[0], sampling), indices) for indices in alone),
+            *(Request(self._body(prompt, t.index, sampling, t.token_ids) | shared, [t.index]) for t in cut),
+            *(Request(self._body(prompt, indices[0], sampling) | shared, indices) for indices in alone),
         ]
+
+    def _shared(self, asked: Unfinished, version: int) -> dict:
+        """Where caches outlive the weights that made them: a question shares what is cached with itself alone, as it was first asked."""
+        first = version if asked.first_version is None else asked.first_version
+        return {"extra_key": f"{self._run}/{first}/{asked.prompt.id}"} if self.config.keep_cache else {}
 
     def _body(self, prompt: Prompt, index: int, sampling: Sampling, begun: Sequence[int] = ()) -> dict:
         room = self._room(prompt, sampling) - len(begun)
@@ -103,6 +113,9 @@ class Rollout:
         """What an answer makes of sample `index`: a new trajectory, or one that was cut with what was sampled since."""
         new = self._trajectory(asked.prompt, index, version, answer)
         begun = [t for t in asked.trajectories if t.index == index]
+        if begun:
+            self.retry_counts.resumed += len(asked.prompt.token_ids) + len(begun[0].token_ids)
+            self.retry_counts.resumed_cached += answer["meta_info"].get("cached_tokens", 0)
         whole = self._joined(begun[0], new) if begun else new
         if whole.finish == "cut" and len(whole.token_ids) >= self._room(asked.prompt, sampling):  # with its last token, and none is left
             whole = replace(whole, finish="length")

@@ -139,7 +139,7 @@ class InFlight:
         timeout = aiohttp.ClientTimeout(total=config.request_timeout_s)
         async with (
             aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session,
-            Dispatch(config, self._rollout.engines, session, self._rollout.retry_counts, self._version, self._revive) as self._dispatch,
+            Dispatch(config, self._rollout, session, self._version, self._revive) as self._dispatch,
             asyncio.TaskGroup() as self._tasks,
         ):
             for asked in self._asked:
@@ -164,7 +164,7 @@ class InFlight:
                 ended.append(before)
                 self._finished.put(before)
         try:
-            if requests := self._rollout.requests(asked, self._sampling):
+            if requests := self._rollout.requests(asked, self._sampling, self._version):
                 await self._dispatch.ask(asked.prompt.id, requests, take)
         except Stopped:
             self._finished.put(_Ended(_merged(asked, ended)))

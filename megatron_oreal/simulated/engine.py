@@ -57,6 +57,7 @@ class Engine:
         self._waiting: deque[Sequence] = deque()
         self._batch = Batch(sampler.served)
         self._prompts: set[int] = set()  # cached
+        self._cut: dict[tuple[int, int], int] = {}  # question and sample that were cut -> tokens that are cached of them
         self._orders: list[tuple[Callable[[], Any], asyncio.Future]] = []
         self._changed = asyncio.Event()
         self.paused, self.version, self.figures = False, "default", Figures()
@@ -130,6 +131,7 @@ class Engine:
         asked, cached = sequence.asked, 0
         if asked.name in self._prompts:
             cached = min(asked.prompt, sequence.context - 1)
+        cached = max(cached, min(self._cut.pop((asked.name, sequence.answer.number), 0), sequence.context - 1))
         self._prompts.add(asked.name)
         sequence.prefilled = sequence.context - cached
         return self._served.prefill_s(sequence.prefilled, prefix=cached) if sequence.prefilled > 1 else 0.0
@@ -169,6 +171,7 @@ class Engine:
         """End some with what they have; an order."""
         for sequence in [s for s in self._batch.sequences if wanted(s)]:
             self._take_out(sequence)
+            self._cut[sequence.asked.name, sequence.answer.number] = sequence.context
             sequence.tell(sequence, "abort")
         for sequence in [s for s in self._waiting if wanted(s)]:
             self._waiting.remove(sequence)
@@ -192,6 +195,7 @@ class Engine:
         if self._batch or (self._waiting and not self.paused):
             return False
         self._prompts.clear()
+        self._cut.clear()
         return True
 
     def rename(self, version: str) -> None:

@@ -120,7 +120,7 @@ class Schedule:
 
     def _train_and_publish(self, begun: float) -> None:
         """The calls of sync.publisher and sync.carry, in the time that training and publication are planned to take."""
-        engines, turns = self._engines.serving, self._config.rollout.releases_memory()
+        engines, turns, keeps = self._engines.serving, self._config.rollout.releases_memory(), self._config.rollout.keep_cache
         if turns:
             self._coordinator.quiet()
             self._engines.sleep()
@@ -130,7 +130,8 @@ class Schedule:
         if turns:
             self._engines.wake()
         post_all(engines, "/pause_generation", CALL_S, {"mode": "retract"})
-        post_all(engines, "/flush_cache", CALL_S)
+        if not keeps:
+            post_all(engines, "/flush_cache", CALL_S)
         self._count(at=cut + self._sync_s)
         self._version += 1
         post_all(engines, "/update_weight_version", CALL_S, {"new_version": str(self._version), "abort_all_requests": False})

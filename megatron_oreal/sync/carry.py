@@ -58,7 +58,12 @@ class WeightSender:
             ValueError: an engine's layout has no checksums that this side can compute, or the way does not lead to it.
             ServerError: one refuses, or does not answer or join within rollout.sync_timeout_s.
         """
-        self._engines, self._timeout_s, self._kv_heads = engines, config.sync_timeout_s, origin.kv_heads
+        self._engines, self._timeout_s, self._kv_heads, self._keep_cache = (
+            engines,
+            config.sync_timeout_s,
+            origin.kv_heads,
+            config.keep_cache,
+        )
         self._bucket_bytes = config.sync_bucket_mb * 2**20
         self._sizes, self._proves = [tp_size(engine, config.sync_timeout_s) for engine in engines if proves], proves
         self._delivery: Delivery
@@ -73,9 +78,12 @@ class WeightSender:
         self._sent: dict[int, EngineChecksums] = {}  # TP size -> what engines of that size must hold
 
     def pause(self) -> None:
-        """No request runs and nothing of the old weights is cached when this returns; every engine has agreed to the update."""
+        """No request runs when this returns, and every engine has agreed to the update. Unless rollout.keep_cache says so, nothing of the
+        old weights is cached.
+        """
         post_all(self._engines, "/pause_generation", self._timeout_s, {"mode": "retract"})
-        post_all(self._engines, "/flush_cache", self._timeout_s)
+        if not self._keep_cache:
+            post_all(self._engines, "/flush_cache", self._timeout_s)
         self._delivery.begin()
 
     def send(self, tensors: NamedTensors, version: int) -> None:

@@ -33,7 +33,7 @@ class Disk(Delivery):
     ):
         """`folder` is shared by all senders; `model` has the config.json of what is sent; `chain`: see WeightSender."""
         self._engines, self._timeout_s, self._model, self._chain = engines, config.sync_timeout_s, model, chain
-        self._folder, self._sender, self._link = folder, sender, 0
+        self._folder, self._sender, self._link, self._flush = folder, sender, 0, not config.keep_cache
         self._files: dict[str, File] = {}  # of the version in progress
         self._old: dict[str, np.ndarray] = {}  # in this host's copy
         self.written = 0, True
@@ -83,7 +83,7 @@ class Disk(Delivery):
         if not self._chain:
             (self._folder / "config.json").rename(folder / "config.json")
         paths = [self._chain.copies[engine.number] if self._chain else folder.resolve() for engine in self._engines]
-        bodies = [{"model_path": str(path), "weight_version": str(version), "flush_cache": True} for path in paths]
+        bodies = [{"model_path": str(path), "weight_version": str(version), "flush_cache": self._flush} for path in paths]
         post_all(self._engines, "/update_weights_from_disk", self._timeout_s, bodies)
 
     def _of_version(self, version: int) -> Path:

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from megatron_oreal.coordinator.sampler import Enough, Sampler, first_version
+from megatron_oreal.coordinator.sampler import Enough, Sampler
 from megatron_oreal.data.prompts import PromptSource
 from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.rollout.generate import Rollout
 from megatron_oreal.run_state import RunState
-from megatron_oreal.trajectory import Group, Prompt, Span, TrainBatch, Trajectory, Verdict, finish
+from megatron_oreal.trajectory import Group, Prompt, Span, TrainBatch, Trajectory, Verdict, finish, first_version
 from megatron_oreal.verify import Verifier
 from tests.settings import rollout_config, shipped
 

@@ -92,6 +92,6 @@ def test_what_is_cut_with_its_last_token_is_not_asked_for_more(rollout):
         answer = {"output_ids": [5] * tokens, "meta_info": meta | {"output_token_logprobs": [Entry(-1.0)] * tokens}}
         trajectory = rollout.trajectory(Unfinished(prompt, []), 0, 1, answer, sampling)
         assert trajectory.finish == finish
-        rest = rollout.requests(Unfinished(prompt, [trajectory]), sampling)
+        rest = rollout.requests(Unfinished(prompt, [trajectory]), sampling, 1)
         assert [r.body["sampling_params"]["max_new_tokens"] for r in rest if r.samples == [0]] == [1] * (finish == "cut")
         assert [r.samples for r in rest if r.samples != [0]] == [[1, 2, 3]]  # never came

@@ -34,6 +34,7 @@ class Schedule:
     training_s: float
     sync_s: float
     turns: bool  # engines stand still while the models train
+    keeps: bool = False  # what they have cached, over a publication
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class _Question:
 @dataclass(eq=False)
 class _Sample(Decoding):
     question: _Question = None
+    cached: int = 0  # tokens, where it was cut
 
 
 @dataclass(eq=False)
@@ -134,17 +136,18 @@ class _Engine:
             self.batch.join(sample)
 
     def _prefill_s(self, sample: _Sample) -> float:
-        cached = self.sampler.prompt if sample.question.prompt_cached else 0
+        cached = max(sample.cached, self.sampler.prompt if sample.question.prompt_cached else 0)
         sample.question.prompt_cached = True
         return self.served.prefill_s(sample.context - cached, cached) if sample.context > cached else 0.0
 
-    def cut(self) -> None:
-        """All that runs waits, and has to be computed again."""
+    def cut(self, keeps: bool) -> None:
+        """All that runs waits, and has to be computed again, unless the engine keeps what it has cached."""
         for sample in list(self.batch.sequences):
             sampled = self.batch.sampled(sample)
             self.batch.leave(sample)
             sample.context, sample.left = sample.context + sampled, sample.left - sampled
-            sample.question.prompt_cached = False
+            sample.cached = sample.context if keeps else 0
+            sample.question.prompt_cached = keeps
             self.waiting.append(sample)
         self.promised = 0
 
@@ -197,7 +200,7 @@ class _Run:
     def _cut(self) -> None:
         for engine in self._engines:
             engine.advance_to(self.now)
-            engine.cut()
+            engine.cut(self._schedule.keeps)
 
     def _next(self, until: float = float("inf")) -> bool:
         """To the next end of a sample; False where none comes before `until`, which is now then."""
