@@ -29,13 +29,7 @@ from megatron_oreal.simulated.schedule import Result, Schedule, StepFigures, reg
 from megatron_oreal.simulated.serve import in_a_process
 from megatron_oreal.verify import Verifier
 
-SCHEDULES = {
-    "exact": (),
-    **{
-        f"in_flight_{times:g}": ("schedule=continuous", f"rollout.in_flight={times}", f"rollout.max_age={age_of(times)}")
-        for times in (1.5, 2.0, 3.0, 4.0)
-    },
-}
+SCHEDULES = ("exact", "in_flight_1.5", "in_flight_2", "in_flight_3", "in_flight_4")
 PRESET = ("experiment=oreal_32b",)
 AT_ONCE = 1e6
 """Virtual seconds in a real one, where engines are not to be waited for."""
@@ -80,11 +74,10 @@ def planned_waits(config: Planned) -> tuple[float, float]:
 def compare(asked: Asked, names: Sequence[str]) -> None:
     """Print a row for each schedule, as it is there."""
     print(_row(HEAD), flush=True)
-    if unknown := [name for name in names if name not in SCHEDULES]:
-        raise SystemExit(f"bench_schedule: --schedules {unknown[0]} is not one of {', '.join(SCHEDULES)}")
-    for name in names:
+    schedules = [overrides_of(name) for name in names]
+    for name, schedule in zip(names, schedules, strict=True):
         begun = time.monotonic()
-        r = Result.of(run(asked, SCHEDULES[name])[asked.warm_up :])
+        r = Result.of(run(asked, schedule)[asked.warm_up :])
         figures = (
             f"{r.seconds:.1f}",
             f"{r.sampling_s:.1f}",
@@ -95,6 +88,20 @@ def compare(asked: Asked, names: Sequence[str]) -> None:
         )
         more = (f"{r.oldest}", f"{r.length:,.0f}", f"{r.longest:.1%}", f"{r.kept:.0%}", f"{r.conductor_s:.2f}")
         print(_row((name, *figures, *more)) + f"   ({time.monotonic() - begun:.0f} s)", flush=True)
+
+
+def overrides_of(name: str) -> tuple[str, ...]:
+    """Of a schedule. Raises SystemExit where there is none of that name."""
+    if name == "exact":
+        return ()
+    kind, _, times = name.rpartition("_")
+    try:
+        many = float(times)
+    except ValueError:
+        many = 0.0
+    if kind != "in_flight" or many <= 1:
+        raise SystemExit(f"bench_schedule: --schedules {name} is neither exact nor in_flight_N with an N above 1, as {SCHEDULES[-1]}")
+    return ("schedule=continuous", f"rollout.in_flight={many}", f"rollout.max_age={age_of(many)}")
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -115,7 +122,9 @@ def conductor(asked: Asked, times: Sequence[int]) -> None:
 def main(tokenizer: Path) -> None:
     """Entry point. `tokenizer`: of questions and answers, a Hugging Face folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--schedules", default=",".join(SCHEDULES), metavar="NAME,NAME,...", help="default: %(default)s")
+    parser.add_argument(
+        "--schedules", default=",".join(SCHEDULES), metavar="NAME,NAME,...", help="exact, in_flight_N; default: %(default)s"
+    )
     parser.add_argument("--steps", type=int, default=6, help="measured")
     parser.add_argument("--warm-up", type=int, default=6, help="steps before those, of which a run takes some to come to its pace")
     parser.add_argument("--speed", type=float, default=20.0, help="virtual seconds in a real one, while the conductor has nothing to do")
