@@ -62,10 +62,11 @@ def test_the_only_engine_killed_in_mid_rollout_gets_the_current_weights_and_fini
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.0, 0.7, 1.4])
-def test_an_engine_killed_at_any_moment_of_a_continuous_run_in_which_all_take_turns(task, tmp_path, delay):
+@pytest.mark.parametrize(("delay", "keeps"), [(0.0, "false"), (0.7, "false"), (1.4, "false"), (0.4, "true"), (1.0, "true")])
+def test_an_engine_killed_at_any_moment_of_a_continuous_run_in_which_all_take_turns(task, tmp_path, delay, keeps):
     """Two engines, one rank: it may be sampling for the next step, evaluating, asleep, or getting weights."""
     turns = ["schedule=continuous", "compute.offload=all", "rollout.release_memory=true", f"eval.data={task / 'heldout.jsonl'}"]
+    turns.append(f"rollout.keep_cache={keeps}")
     run = start(task, tmp_path, *turns, "rollout.engines=2", "rollout.ready_timeout_s=240", "steps=8", "eval.interval=1")
     wait_for_step(run, tmp_path, 2)
     time.sleep(delay)
@@ -76,6 +77,8 @@ def test_an_engine_killed_at_any_moment_of_a_continuous_run_in_which_all_take_tu
     assert [row["step"] for row in steps] == list(range(1, 9))
     assert sum(row["rollout/engines_lost"] for row in steps) == 1
     assert all(row["select/questions"] >= 12 for row in steps)
+    found = [row["rollout/resumed_cached"] for row in steps[1:]]
+    assert max(found) > 0.9 if keeps == "true" else max(found) < 0.5
 
 
 def test_a_run_without_engines_is_saved_and_says_so_and_goes_on_later(task, tmp_path):

@@ -24,6 +24,7 @@ def test_a_run_finds_engines_of_other_hosts_and_samples_on_while_it_trains(task,
         f"data.train={task / 'train.jsonl'}",
         f"run_dir={run_dir}",
         "schedule=continuous",
+        "rollout.keep_cache=true",
         "rollout.max_new_tokens=150",
         "objective.keep=all",
         "steps=4",
@@ -49,6 +50,7 @@ def test_a_run_finds_engines_of_other_hosts_and_samples_on_while_it_trains(task,
     assert not list((tmp_path / "copies").iterdir())  # the room is given back
     assert len(read_registry(registry_folder(run_dir))) == 2
     assert all(s["select/questions"] == 8 and 8 <= s["rollout/unfinished"] <= 24 for s in steps)
+    assert max(s["rollout/resumed_cached"] for s in steps) > 0.9
     assert 0 < max(s["rollout/age_max"] for s in steps) <= 4
 
 

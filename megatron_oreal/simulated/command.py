@@ -122,9 +122,7 @@ def conductor(asked: Asked, times: Sequence[int]) -> None:
 def main(tokenizer: Path) -> None:
     """Entry point. `tokenizer`: of questions and answers, a Hugging Face folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument(
-        "--schedules", default=",".join(SCHEDULES), metavar="NAME,NAME,...", help="exact, in_flight_N; default: %(default)s"
-    )
+    parser.add_argument("--schedules", default=",".join(SCHEDULES), metavar="NAME,NAME,...", help="default: %(default)s; any in_flight_N")
     parser.add_argument("--steps", type=int, default=6, help="measured")
     parser.add_argument("--warm-up", type=int, default=6, help="steps before those, of which a run takes some to come to its pace")
     parser.add_argument("--speed", type=float, default=20.0, help="virtual seconds in a real one, while the conductor has nothing to do")

@@ -23,6 +23,13 @@ class Steady:
         return 0.0
 
 
+class Computing(Steady):
+    """One that takes as long to compute a token anew as to decode it."""
+
+    def prefill_s(self, length: int, prefix: int = 0) -> float:
+        return length / UNEVEN
+
+
 @pytest.mark.parametrize(
     "turns, training, expected",
     [
@@ -35,6 +42,14 @@ def test_a_step_that_can_be_worked_out_by_hand(turns, training, expected):
     engine = Sampler(Steady(), room=10**6, at_once=100, prompt=10, shared=1)
     found = simulated(engine, (40,) * 8, 1, Schedule(2, 4, 9, training, 1.0, turns))
     assert found.seconds == pytest.approx(expected, rel=0.03)
+
+
+def test_what_is_cached_is_not_computed_anew_where_caches_are_kept():
+    """Two answers of 128 tokens, one a step: at each publication the other has 64 tokens behind a prompt of 64."""
+    engine = Sampler(Computing(), room=10**6, at_once=100, prompt=64, shared=1)
+    anew, kept = (simulated(engine, (128,) * 8, 1, Schedule(1, 2, 9, 0.0, 0.0, True, keeps)).seconds for keeps in (False, True))
+    assert kept == pytest.approx(64 + 64, rel=0.02)  # decodes, and computes the prompt of the next
+    assert anew - kept > 64
 
 
 def test_what_would_be_too_old_is_waited_for():
@@ -54,6 +69,10 @@ def test_the_preset_is_faster_the_more_is_in_flight_and_its_cache_bounds_that():
     arguments = config.rollout.server_args | {"max-total-tokens": 32768}
     small = make_plan(replace(config, rollout=replace(config.rollout, server_args=arguments)), plan.model, builds=False)
     assert schedules(small, (3.0,))[1].seconds > 1.5 * more.seconds
+    _, anew, kept = schedules(plan, (3.0,), keeps=True)
+    assert kept.overrides == (*anew.overrides, "rollout.keep_cache=true") and kept.seconds < anew.seconds
+    whole = replace(config, compute=replace(config.compute, recompute="none"))  # training leaves no room for the cache
+    assert len(schedules(make_plan(whole, plan.model, builds=False), (3.0,), keeps=True)) == 2
 
 
 def test_interpolated_steps_are_those_of_the_operations():

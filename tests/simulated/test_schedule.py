@@ -23,6 +23,7 @@ SMALL = (
     "rollout.max_new_tokens=1500",
     "verify.workers=1",
 )
+CONTINUOUS = ("schedule=continuous", "rollout.in_flight=2")
 ASKED = Asked(Path(), SMALL, steps=4, warm_up=6, speed=20.0, slower=1.3)
 
 
@@ -38,7 +39,7 @@ def test_the_command_prints_a_row_for_each_schedule_and_ends():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", [(), ("schedule=continuous", "rollout.in_flight=2")])
+@pytest.mark.parametrize("schedule", [(), CONTINUOUS, (*CONTINUOUS, "rollout.keep_cache=true")])
 def test_a_step_takes_what_is_planned(schedule, served_model):
     config = compose([*SMALL, *schedule])
     planned = make_plan(config, architecture_of(config.model.path, config.plan.shape), builds=False).seconds
