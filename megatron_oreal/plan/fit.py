@@ -156,5 +156,3 @@ def _notes(config: Planned, engine: EngineMemory, parameters: int) -> Iterator[s
     if rollout.placement != "external" and rollout.sync == "disk":
         copy = parameters * NUMBER_BYTES[config.model.dtype] / GIB
         yield f"each host of engines keeps a copy of the weights in rollout.sync_copy: {copy:.1f} GiB of its disk, or memory"
-    if not rollout.releases_memory() and rollout.placement == "colocated":
-        yield "rollout.release_memory=false: engines keep their memory while the models train"

@@ -28,7 +28,7 @@ def config_of(*overrides: str) -> TrainConfig:
     return load(TrainConfig, "train", ["experiment=oreal_7b", *unsized, *overrides])
 
 
-KEPT = ("schedule=continuous", "rollout.keep_cache=true", "compute.recompute=none")
+KEPT = ("schedule=continuous", "rollout.keep_cache=true", "rollout.release_memory=true")
 
 
 @pytest.mark.parametrize("overrides", [["rollout.release_memory=true"], ["rollout.release_memory=false"], KEPT])

@@ -61,6 +61,8 @@ def _engines(config: Planned) -> Iterator[tuple[tuple[str, ...], Planned]]:
     rollout = config.rollout
     if rollout.in_flight == 1:
         yield ("schedule=continuous",), replace(config, rollout=replace(rollout, in_flight=CONTINUOUS[0]))
+    elif not rollout.keep_cache:
+        yield ("rollout.keep_cache=true",), replace(config, rollout=replace(rollout, keep_cache=True))
     gpus = rollout.tp * rollout.engines
     for tp in (rollout.tp // 2, rollout.tp * 2):
         if tp and gpus % tp == 0 and tp <= config.plan.gpus_per_host:
@@ -71,7 +73,9 @@ def _engines(config: Planned) -> Iterator[tuple[tuple[str, ...], Planned]]:
 
 
 def _syncs(config: Planned) -> Iterator[tuple[tuple[str, ...], Planned]]:
-    """Other ways, or a faster file system."""
+    """Engines that stay awake, other ways, or a faster file system."""
+    if config.rollout.releases_memory():
+        yield ("rollout.release_memory=false",), replace(config, rollout=replace(config.rollout, release_memory=False))
     for sync in {"tensor", "distributed", "disk"} - {config.rollout.sync}:
         yield (f"rollout.sync={sync}",), replace(config, rollout=replace(config.rollout, sync=sync))
     speed = FASTER_DISK * config.plan.disk_gb_s
