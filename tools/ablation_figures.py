@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from megatron_oreal.evaluation.statistics import student
 from megatron_oreal.monitor.calibration import auc
 from megatron_oreal.monitor.recorded import FOLDER, Marked, Weighted, read_step, read_weights, write_marks
-from tools.ablation_variants import BASELINE, OREAL, SAME_PAIRS, START, TRAINED, VARIANTS, Run, budget_of
+from tools.ablation_variants import BASELINE, OREAL, SAME_PAIRS, SAMPLED, START, TRAINED, VARIANTS, Run, budget_of
 from tools.make_chains import WrongStep, first_wrong_step
 
 WEIGHED = {
@@ -56,21 +56,21 @@ def counted(metrics: Sequence[Mapping[str, float]], samples: int, keeps_all: boo
 
 
 def chosen_rates(results: Sequence[Result], seeds: Sequence[int]) -> dict[tuple[str, str], list[float]]:
-    """Of each variant and budget the rate with the best mean greedy pass@1 over these seeds; the smaller one of equals.
+    """Of each variant the rate with the best mean greedy pass@1 over these seeds at equal samples; the smaller one of equals.
 
     Raises:
         ValueError: a variant has no rate that all seeds were run with.
     """
     best = {}
-    for variant, budget in {(v.name, budget_of(v, b)) for v in VARIANTS for b in ("sampled", TRAINED)}:
+    for variant in VARIANTS:
         by_rate: dict[float, dict[int, float]] = {}
         for one in results:
-            if (one.variant, one.budget) == (variant, budget) and one.seed in seeds:
+            if (one.variant, one.budget) == (variant.name, SAMPLED) and one.seed in seeds:
                 by_rate.setdefault(one.lr, {})[one.seed] = one.greedy
         means = {rate: fmean(found.values()) for rate, found in by_rate.items() if len(found) == len(seeds)}
         if not means:
-            raise ValueError(f"{variant!r}, equal {budget}: no learning rate has been run on all of the seeds {list(seeds)}; tune first")
-        best[variant, budget] = [max(sorted(means), key=means.__getitem__)]
+            raise ValueError(f"{variant.name!r}: no learning rate has been run on all of the seeds {list(seeds)}; tune first")
+        best |= {(variant.name, budget): [max(sorted(means), key=means.__getitem__)] for budget in (SAMPLED, TRAINED)}
     return best
 
 

@@ -8,11 +8,11 @@ solution ("A *3=5" says that three times 12, counted round the ring, is 5):
     Ring of 31. From 12: A *3, B +7, C -5, ... Where does it end?
     From 12: A *3=5. B +7~12. C -5=7. ... The end is \\boxed{7}
 
-A step is one of twelve skills, each a permutation of the ring (n -> a n + b), so that one wrong step spoils the answer; of those chains
+A step is one of twenty skills, each a permutation of the ring (n -> a n + b), so that one wrong step spoils the answer; of those chains
 with several, one in some forty ends right by chance. A result is written after one of two signs, = or, short for doing it in the head, ~.
-Nine skills can be done in the head, and are in 15 % of the supervised solutions' steps; three cannot (the result is one too large four
-times in five, and the steps after it go on from there, rightly), and are nevertheless in 40, 45 and 65 %, at every step anew, so that the
-start has these skills in part. The commonest skill is asked for 3.5 times as often as the rarest.
+Sixteen skills can be done in the head, and are in 15 % of the supervised solutions' steps; four cannot (the result is one too large four
+times in five, and the steps after it go on from there, rightly), and are nevertheless in 60, 80, 90 and 96 %, at every step anew, so that
+the start has these skills in part, and some nearly not at all. The commonest skill is asked for 4.5 times as often as the rarest.
 
 What it was chosen for: a wrong answer that is mostly right steps; most choices do not matter and a few decide; a choice is not good or bad
 by itself but by where it is made; and a model can tell which, for it is written. Rates and lengths were set by the figures of the
@@ -55,15 +55,23 @@ SKILLS = (  # the n-th is asked for at a rate of 1 / sqrt(n)
     Skill("+3", 1, 3),
     Skill("-2", 1, -2),
     Skill("*2", 2, 0),
-    Skill("+7", 1, 7, share=0.4, bad=True),
     Skill("+8", 1, 8),
     Skill("-5", 1, -5),
-    Skill("*3", 3, 0, share=0.65, bad=True),
     Skill("+9", 1, 9),
+    Skill("+7", 1, 7),
     Skill("-8", 1, -8),
     Skill("+4", 1, 4),
-    Skill("-6", 1, -6, share=0.45, bad=True),
+    Skill("*3", 3, 0),
+    Skill("-6", 1, -6),
     Skill("*5", 5, 0),
+    Skill("-9", 1, -9, share=0.6, bad=True),
+    Skill("+6", 1, 6),
+    Skill("+11", 1, 11, share=0.8, bad=True),
+    Skill("*7", 7, 0),
+    Skill("-3", 1, -3, share=0.9, bad=True),
+    Skill("+12", 1, 12),
+    Skill("-7", 1, -7, share=0.96, bad=True),
+    Skill("+5", 1, 5),
 )
 BY_NAME = {skill.name: skill for skill in SKILLS}
 _QUESTION = re.compile(r"From (\d+): (.+)\. Where")

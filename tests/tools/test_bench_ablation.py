@@ -21,15 +21,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def results(seeds, greedy) -> list[Result]:
-    """Of all runs of the tuning rates; `greedy` by run."""
-    runs = all_runs(seeds, tuning_rates())
+    """Of runs of all rates; `greedy` by run."""
+    runs = all_runs(seeds, dict.fromkeys(tuning_rates(), RATES))
     starts = [Result(START, "", seed, 0.0, 0.25, 0.2, 100) for seed in seeds]
     return starts + [Result(r.variant, r.budget, r.seed, r.lr, greedy(r), greedy(r) - 0.05, 100) for r in runs]
 
 
 def test_every_variant_is_tried_with_the_same_rates_and_counted_with_its_best():
     tried = all_runs((0, 1), tuning_rates())
-    assert len(tried) == len(set(tried)) == 2 * len(RATES) * (len(VARIANTS) + sum(not v.token_rm for v in VARIANTS))
+    assert len(tried) == len(set(tried)) == 2 * len(RATES) * len(VARIANTS) and {run.budget for run in tried} == {SAMPLED}
     found = results((0, 1), lambda run: 0.5 + (run.lr == RATES[2]) * (0.1 if run.variant == "REINFORCE" else -0.1))
     rates = chosen_rates(found, (0, 1))
     assert rates["REINFORCE", SAMPLED] == rates["REINFORCE", TRAINED] == [RATES[2]]
@@ -43,7 +43,7 @@ def test_every_variant_is_tried_with_the_same_rates_and_counted_with_its_best():
 def test_equal_trained_trajectories_are_equal(tmp_path):
     plain = load(TrainConfig, "train", ["experiment=chains", f"model.path={tmp_path}", f"data.train={tmp_path}"])
     updates = plain.steps - plain.policy.freeze_steps
-    for run in all_runs((0,), {pair: rates[:1] for pair, rates in tuning_rates().items()}):
+    for run in all_runs((0,), dict.fromkeys(tuning_rates(), RATES[:1])):
         overrides = overrides_of(run, plain)
         found = load(TrainConfig, "train", ["experiment=chains", f"model.path={tmp_path}", f"data.train={tmp_path}", *overrides])
         assert found.objective.token_rm == BY_NAME[run.variant].token_rm
