@@ -34,8 +34,8 @@ NEVER = 1 << 30
 class Request:
     """What to post for some samples of a question."""
 
-    body: dict
-    samples: list[int]  # their numbers; the engine answers in this order, or says which it means
+    body: dict  # of samples that go on a list of tokens and parameters for each, else what they have in common
+    samples: list[int]  # their numbers; the engine says which of them it means
 
 
 Take = Callable[[int, Answer], None]
@@ -273,7 +273,11 @@ class _PendingRequest:
 
     def __init__(self, request: Request, take: Take):
         self._request, self._take, self._left = request, take, list(request.samples)
-        parameters = request.body["sampling_params"] | {"n": len(request.samples), "stream_interval": NEVER}
+        given = request.body["sampling_params"]
+        if isinstance(given, list):
+            parameters = [each | {"stream_interval": NEVER} for each in given]
+        else:
+            parameters = given | {"n": len(request.samples), "stream_interval": NEVER}
         self.body = request.body | {"sampling_params": parameters, "stream": True}
 
     def take(self, answer: Answer) -> None:
@@ -288,4 +292,8 @@ class _PendingRequest:
     @property
     def rest(self) -> Request:
         """The request for those."""
-        return Request(self._request.body, self._left)
+        body, samples = self._request.body, self._request.samples
+        if isinstance(body["sampling_params"], list):
+            left = [place for place, sample in enumerate(samples) if sample in self._left]
+            body = body | {name: [body[name][place] for place in left] for name in ("input_ids", "sampling_params")}
+        return Request(body, self._left)

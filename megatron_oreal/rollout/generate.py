@@ -83,9 +83,15 @@ class Rollout:
         new = [index for index in range(sampling.samples) if index not in there]
         alone = [[index] for index in new] if self.config.deterministic else [new] * bool(new)
         return [
-            *(Request(self._body(prompt, t.index, sampling, t.token_ids) | shared, [t.index]) for t in cut),
+            *([self._going_on(prompt, cut, sampling, shared)] if cut else []),
             *(Request(self._body(prompt, indices[0], sampling) | shared, indices) for indices in alone),
         ]
+
+    def _going_on(self, prompt: Prompt, cut: Sequence[Trajectory], sampling: Sampling, shared: dict) -> Request:
+        """All of a question's in one request: a connection for each costs rank 0 more than the tokens do."""
+        bodies = [self._body(prompt, t.index, sampling, t.token_ids) for t in cut]
+        each = {name: [body[name] for body in bodies] for name in ("input_ids", "sampling_params")}
+        return Request(bodies[0] | each | shared, [t.index for t in cut])
 
     def _shared(self, asked: Unfinished, version: int) -> dict:
         """Where caches outlive the weights that made them: a question shares what is cached with itself alone, as it was first asked."""

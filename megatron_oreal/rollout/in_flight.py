@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
+import msgspec
 
 from megatron_oreal.errors import ServerError
 from megatron_oreal.rollout.dispatch import ATTEMPTS, Dispatch, Stopped
@@ -138,7 +139,7 @@ class InFlight:
         config = self._rollout.config
         timeout = aiohttp.ClientTimeout(total=config.request_timeout_s)
         async with (
-            aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session,
+            aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0), json_serialize=_json) as session,
             Dispatch(config, self._rollout, session, self._version, self._revive) as self._dispatch,
             asyncio.TaskGroup() as self._tasks,
         ):
@@ -214,6 +215,11 @@ class _Revival:
 
     async def revived(self) -> None:
         self.event.set()
+
+
+def _json(body: dict) -> str:
+    """Some ten times as fast as json's: a request that goes on has thousands of tokens."""
+    return msgspec.json.encode(body).decode()
 
 
 class _LoopThread(threading.Thread):

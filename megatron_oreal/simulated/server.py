@@ -146,20 +146,22 @@ class EngineServer:
 
     def _refused(self, body: dict) -> dict[str, Any] | None:
         """What SGLang says of a request that is too long."""
-        prompt, room = len(body["input_ids"]), body["sampling_params"].get("max_new_tokens", 128)
+        wanted = [(len(ids), parameters.get("max_new_tokens", 128)) for ids, parameters in _each(body)]
+        prompt, room = max(wanted, key=sum)
         if prompt + room <= self._context:
             return None
         message = f"The input ({prompt} tokens) and {room} new tokens are longer than the model's context length ({self._context} tokens)."
         return {"message": message, "type": "invalid_request_error", "code": 400, "retryable": False}
 
     def _sequences(self, body: dict, tell: Callable[[Sequence, Finish | None], None]) -> list[Sequence]:
-        asked, parameters = self._answers.asked(body["input_ids"]), body["sampling_params"]
         begun = []
-        for index in range(parameters.get("n", 1)):
-            answer = self._answers.begin(asked)
-            wanted, room = answer.length - asked.begun, parameters.get("max_new_tokens", 128)
-            ends = "stop" if wanted <= room else "length"
-            begun.append(Sequence(asked.prompt + asked.begun, max(1, min(wanted, room)), 0, asked, answer, tell, ends, index))
+        for input_ids, parameters in _each(body):
+            asked = self._answers.asked(input_ids)
+            for _ in range(parameters.get("n", 1)):
+                answer = self._answers.begin(asked)
+                wanted, room = answer.length - asked.begun, parameters.get("max_new_tokens", 128)
+                ends, index = "stop" if wanted <= room else "length", len(begun)
+                begun.append(Sequence(asked.prompt + asked.begun, max(1, min(wanted, room)), 0, asked, answer, tell, ends, index))
         return begun
 
     def _event(self, sequence: Sequence, finish: Finish | None, samples: int) -> dict[str, Any]:
@@ -193,6 +195,12 @@ class EngineServer:
             "length": {"type": "length", "length": tokens},
             "abort": {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None},
         }[finish]
+
+
+def _each(body: dict) -> list[tuple[list[int], dict]]:
+    """Tokens and parameters of what a request asks for: one prompt, or several."""
+    ids, parameters = body["input_ids"], body["sampling_params"]
+    return list(zip(ids, parameters, strict=True)) if isinstance(parameters, list) else [(ids, parameters)]
 
 
 def _spans(versions: list[tuple[str, int]], tokens: int) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.rollout.answers import Entry
+from megatron_oreal.rollout.dispatch import Request, _PendingRequest
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.trajectory import Prompt, Span, Unfinished
 from tests.settings import rollout_config
@@ -93,5 +94,18 @@ def test_what_is_cut_with_its_last_token_is_not_asked_for_more(rollout):
         trajectory = rollout.trajectory(Unfinished(prompt, []), 0, 1, answer, sampling)
         assert trajectory.finish == finish
         rest = rollout.requests(Unfinished(prompt, [trajectory]), sampling, 1)
-        assert [r.body["sampling_params"]["max_new_tokens"] for r in rest if r.samples == [0]] == [1] * (finish == "cut")
+        assert [r.body["sampling_params"][0]["max_new_tokens"] for r in rest if r.samples == [0]] == [1] * (finish == "cut")
         assert [r.samples for r in rest if r.samples != [0]] == [[1, 2, 3]]  # never came
+
+
+def test_of_what_goes_on_together_an_engine_that_is_lost_leaves_what_it_still_owes():
+    ended = []
+    body = {"input_ids": [[1, 2], [1, 2, 3], [1]], "sampling_params": [{"max_new_tokens": n} for n in (7, 6, 8)], "return_logprob": True}
+    pending = _PendingRequest(Request(body, [4, 0, 9]), lambda sample, answer: ended.append(sample))
+    assert [parameters["max_new_tokens"] for parameters in pending.body["sampling_params"]] == [7, 6, 8]
+    pending.take({"index": 1})
+    with pytest.raises(ValueError, match="sample 1 came twice"):
+        pending.take({"index": 1})
+    assert ended == [0] and pending.rest.samples == [4, 9]
+    assert pending.rest.body["input_ids"] == [[1, 2], [1]] and pending.rest.body["return_logprob"]
+    assert [parameters["max_new_tokens"] for parameters in pending.rest.body["sampling_params"]] == [7, 8]
