@@ -1,6 +1,7 @@
 """One engine on the trainer's GPU, in bfloat16, also speculating or with a cache of 8 bits: gives its memory up, takes weights by CUDA IPC,
 agrees. It has never been run yet."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_oreal.data.tokenizer import load_tokenizer
+from megatron_oreal.engines.engines import BUT_THE_CACHE
 from megatron_oreal.engines.server import Server
 from megatron_oreal.model.config import ModelConfig
 from megatron_oreal.model.hf_files import HFFolder
@@ -66,6 +68,19 @@ def assert_near(what: str, got: torch.Tensor, expected: torch.Tensor, record, ca
     assert apart.mean() < mean * spread and apart.max() < most * spread, what
 
 
+def hand_over(model: str, engine, config: RolloutConfig, folder: Path) -> None:
+    folders, device = (folder / "sync", Path(model)), torch.device("cuda", 0)
+    sync = WeightSender([engine], config, Origin("test", device, TicketLock(dist.HashStore()), *folders, KV_HEADS))
+    source = HFFolder(model)
+    sync.pause()
+    sync.send(((name, source[name][:].to(device, torch.bfloat16)) for name in source), 1)
+    sync.commit(1)
+    sync.resume(1)
+    compared, holds = sync.compare(sync.checksums())
+    assert compared == holds
+    sync.disconnect()
+
+
 def test_engine_trainer_and_transformers_agree_on_what_was_sampled(ranks, engine, config, tiny_model, record_property):
     model = make(tiny_model, 5)
     trajectories = sampled(config, engine, model)
@@ -93,16 +108,7 @@ def test_a_sleeping_engine_frees_its_memory_and_takes_new_weights_when_it_wakes(
     record_property("freed", f"{(asleep - awake) / 2**30:.2f} GiB of {held / 2**30:.2f} GiB of weights and cache")
     assert asleep - awake > 0.8 * held
     assert abs(again - awake) < 0.05 * held
-    folders, device = (tmp_path / "sync", Path(new)), torch.device("cuda", 0)
-    sync = WeightSender([engine], config, Origin("test", device, TicketLock(dist.HashStore()), *folders, KV_HEADS))
-    source = HFFolder(new)
-    sync.pause()
-    sync.send(((name, source[name][:].to(device, torch.bfloat16)) for name in source), 1)
-    sync.commit(1)
-    sync.resume(1)
-    compared, holds = sync.compare(sync.checksums())
-    assert compared == holds
-    sync.disconnect()
+    hand_over(new, engine, config, tmp_path)
     trajectories = sampled(config, engine, new)
     served = torch.tensor([value for t in trajectories for value in t.logprobs])
     assert_near(
@@ -112,3 +118,15 @@ def test_a_sleeping_engine_frees_its_memory_and_takes_new_weights_when_it_wakes(
         record_property,
         config.kv_cache_dtype,
     )
+
+
+def test_a_cache_that_is_kept_outlives_sleep_and_new_weights(engine, config, tiny_model, tmp_path):
+    body = {"input_ids": list(range(5, 105)), "extra_key": "kept", "sampling_params": {"max_new_tokens": 4, "temperature": 0.0}}
+    engine.post("/generate", body)
+    tags = {"tags": list(BUT_THE_CACHE)}
+    engine.post("/pause_generation", {"mode": "retract"})  # as Engines.sleep() and wake() with rollout.keep_cache
+    engine.post("/release_memory_occupation", tags)
+    engine.post("/resume_memory_occupation", tags)
+    hand_over(make(tiny_model, 9), engine, replace(config, in_flight=2, keep_cache=True), tmp_path)
+    assert engine.post("/generate", body)["meta_info"]["cached_tokens"] >= 90
+    assert engine.post("/generate", body | {"extra_key": "other"})["meta_info"]["cached_tokens"] == 0
