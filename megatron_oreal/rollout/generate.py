@@ -95,8 +95,10 @@ class Rollout:
 
     def _shared(self, asked: Unfinished, version: int) -> dict:
         """Where caches outlive the weights that made them: a question shares what is cached with itself alone, as it was first asked."""
-        first = version if asked.first_version is None else asked.first_version
-        return {"extra_key": f"{self._run}/{first}/{asked.prompt.id}"} if self.config.keep_cache else {}
+        if not self.config.keep_cache:
+            return {}
+        first = asked.first_version
+        return {"extra_key": f"{self._run}/{version if first is None else first}/{asked.prompt.id}"}
 
     def _body(self, prompt: Prompt, index: int, sampling: Sampling, begun: Sequence[int] = ()) -> dict:
         room = self._room(prompt, sampling) - len(begun)
