@@ -67,13 +67,13 @@ def engine_memory(config: TrainConfig | SftConfig, hf, parameters: int, capacity
     fraction = rollout.server_args.get("mem-fraction-static") or 1 - RESERVED_GIB * GIB / capacity
     room = int(max(0.0, fraction * capacity - weights) // per_token)
     wanted = asked_at_once(config) * rollout.max_total_tokens
-    whole, releases = weights + WORKING_GIB * GIB, rollout.releases_memory()
-    stays, cache_stays = RELEASED_GIB * GIB if releases else whole, rollout.keep_cache or not releases
+    whole = weights + WORKING_GIB * GIB
+    stays = RELEASED_GIB * GIB if rollout.releases_memory() else whole
     if any(beside) and not sized(rollout):
-        left = capacity * (1 - SPARE) - max(beside[0] + whole, (beside[1] + stays) * cache_stays)
+        left = capacity * (1 - SPARE) - max(beside[0] + whole, (beside[1] + stays) * rollout.cache_stays)
         room = min(room, wanted, max(0, int(left // per_token)))
     tokens = min(room, rollout.server_args.get(CACHE) or room)
-    released = stays + tokens * per_token * cache_stays
+    released = stays + tokens * per_token * rollout.cache_stays
     return EngineMemory(weights, tokens * per_token, WORKING_GIB * GIB, released, tokens, wanted)
 
 

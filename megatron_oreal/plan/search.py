@@ -59,8 +59,7 @@ def suggestion(plan: Plan) -> str | None:
 def _smaller_cache(plan: Plan) -> tuple[str, ...]:
     """The engines' cache cut down to what the models leave, if that is all it takes and one trajectory still fits; else nothing."""
     config, engine = plan.config, plan.engine
-    stays = config.rollout.keep_cache or not config.rollout.releases_memory()
-    excess = max(max(s.sampling, s.training * stays) for s in plan.stages) - DEVICES[config.plan.gpu].memory
+    excess = max(max(s.sampling, s.training * config.rollout.cache_stays) for s in plan.stages) - DEVICES[config.plan.gpu].memory
     if excess <= 0 or not engine.kv_tokens:
         return ()
     tokens = engine.kv_tokens - ceil(excess / (engine.kv_cache / engine.kv_tokens))

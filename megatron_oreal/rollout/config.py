@@ -98,6 +98,11 @@ class RolloutConfig(Checked):
         wanted = not on_cpu if self.release_memory is None else self.release_memory
         return self.placement == "colocated" and wanted
 
+    @property
+    def cache_stays(self) -> bool:
+        """Whether an engine's cache of keys and values is on its GPU while the models train."""
+        return self.keep_cache or not self.releases_memory()
+
     def engines_of(self, host: int, hosts: int) -> range:
         """The numbers of one host's engines, where that many hosts share them.
 
