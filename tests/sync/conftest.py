@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.sync.broadcast import TicketLock
 from megatron_oreal.sync.carry import Origin, WeightSender
 from tests.settings import rollout_config
+from tests.sync.hand_over import hand_over
 
 
 @pytest.fixture
@@ -19,10 +19,5 @@ def restored(server, served_model, tmp_path):
     folders = tmp_path / "sync", Path(served_model)
     origin = Origin("restore", torch.device("cpu"), TicketLock(dist.HashStore()), *folders, kv_heads=2)
     sync = WeightSender([server.endpoint], rollout_config(), origin)
-    source = HFFolder(served_model)
-    sync.pause()
-    sync.send(((name, source[name][:]) for name in source), 0)
-    sync.commit(0)
-    sync.resume(0)
-    sync.compare(sync.checksums())
+    hand_over(sync, served_model, 0)
     sync.disconnect()

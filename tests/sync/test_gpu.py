@@ -12,7 +12,6 @@ from megatron_oreal.data.tokenizer import load_tokenizer
 from megatron_oreal.engines.engines import BUT_THE_CACHE
 from megatron_oreal.engines.server import Server
 from megatron_oreal.model.config import ModelConfig
-from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.rollout.config import RolloutConfig
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.sync.broadcast import TicketLock
@@ -20,6 +19,7 @@ from megatron_oreal.sync.carry import Origin, WeightSender
 from megatron_oreal.trajectory import Prompt, Sample, Trajectory
 from tests.learn.test_gpu import logprobs_by_transformers, logprobs_of
 from tests.settings import compute_config, engines_at, rollout_config, tiny_run
+from tests.sync.hand_over import hand_over
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -68,16 +68,10 @@ def assert_near(what: str, got: torch.Tensor, expected: torch.Tensor, record, ca
     assert apart.mean() < mean * spread and apart.max() < most * spread, what
 
 
-def hand_over(model: str, engine, config: RolloutConfig, folder: Path) -> None:
+def publish(model: str, engine, config: RolloutConfig, folder: Path) -> None:
     folders, device = (folder / "sync", Path(model)), torch.device("cuda", 0)
     sync = WeightSender([engine], config, Origin("test", device, TicketLock(dist.HashStore()), *folders, KV_HEADS))
-    source = HFFolder(model)
-    sync.pause()
-    sync.send(((name, source[name][:].to(device, torch.bfloat16)) for name in source), 1)
-    sync.commit(1)
-    sync.resume(1)
-    compared, holds = sync.compare(sync.checksums())
-    assert compared == holds
+    hand_over(sync, model, 1, device, torch.bfloat16)
     sync.disconnect()
 
 
@@ -108,7 +102,7 @@ def test_a_sleeping_engine_frees_its_memory_and_takes_new_weights_when_it_wakes(
     record_property("freed", f"{(asleep - awake) / 2**30:.2f} GiB of {held / 2**30:.2f} GiB of weights and cache")
     assert asleep - awake > 0.8 * held
     assert abs(again - awake) < 0.05 * held
-    hand_over(new, engine, config, tmp_path)
+    publish(new, engine, config, tmp_path)
     trajectories = sampled(config, engine, new)
     served = torch.tensor([value for t in trajectories for value in t.logprobs])
     assert_near(
@@ -127,6 +121,6 @@ def test_a_cache_that_is_kept_outlives_sleep_and_new_weights(engine, config, tin
     engine.post("/pause_generation", {"mode": "retract"})  # as Engines.sleep() and wake() with rollout.keep_cache
     engine.post("/release_memory_occupation", tags)
     engine.post("/resume_memory_occupation", tags)
-    hand_over(make(tiny_model, 9), engine, replace(config, in_flight=2, keep_cache=True), tmp_path)
+    publish(make(tiny_model, 9), engine, replace(config, in_flight=2, keep_cache=True), tmp_path)
     assert engine.post("/generate", body)["meta_info"]["cached_tokens"] >= 90
     assert engine.post("/generate", body | {"extra_key": "other"})["meta_info"]["cached_tokens"] == 0

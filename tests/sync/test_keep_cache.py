@@ -1,6 +1,7 @@
 """rollout.keep_cache: what was cut goes on under new weights with the keys and values that the old ones made, in a real engine."""
 
 import time
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -10,12 +11,12 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from megatron_oreal.data.tokenizer import load_tokenizer
-from megatron_oreal.model.hf_files import HFFolder
 from megatron_oreal.rollout.generate import Rollout, Sampling
 from megatron_oreal.sync.broadcast import TicketLock
 from megatron_oreal.sync.carry import Origin, WeightSender
 from megatron_oreal.trajectory import Prompt, Span, Trajectory, Unfinished
 from tests.settings import engines_at, rollout_config
+from tests.sync.hand_over import hand_over
 
 CONFIG = rollout_config(in_flight=2, keep_cache=True, max_new_tokens=180, max_total_tokens=200, sync_timeout_s=60, sync_bucket_mb=1)
 PROMPTS = [Prompt(f"p{n}", "q", "a", [7, 8, 9, 10, 20 + n]) for n in range(16)]
@@ -34,16 +35,8 @@ def publish(server, served_model, tiny_model, tmp_path):
         Origin("test", torch.device("cpu"), TicketLock(dist.HashStore()), tmp_path / "sync", Path(served_model), 2),
     )
 
-    def now(folder: str, version: int) -> None:
-        source = HFFolder(folder)
-        sender.pause()
-        sender.send(((name, source[name][:]) for name in source), version)
-        sender.commit(version)
-        sender.compare(sender.checksums())
-        sender.resume(version)
-
-    yield now
-    now(served_model, 90)  # as other tests want it
+    yield partial(hand_over, sender)
+    hand_over(sender, served_model, 90)  # as other tests want it
     server.endpoint.post("/flush_cache")
     sender.disconnect()
 
