@@ -33,10 +33,11 @@ class Sizes:
     samples: int  # n of avg@n
     started: tuple[str, ...]  # overrides of the supervised start
     overrides: tuple[str, ...]  # of every training run
+    learnt: float  # greedy pass@1 of a start below which its seed is left out: it cannot do the task yet
 
 
-FULL = Sizes(train=1000, heldout=1000, sft=24_000, samples=8, started=(), overrides=())
-FAST = Sizes(train=64, heldout=16, sft=800, samples=2, started=("debug=fast_sft", "steps=12"), overrides=("debug=fast", "steps=3"))
+FULL = Sizes(train=1000, heldout=1000, sft=24_000, samples=8, started=(), overrides=(), learnt=0.1)
+FAST = Sizes(64, 16, 800, 2, started=("debug=fast_sft", "steps=12"), overrides=("debug=fast", "steps=3"), learnt=0.0)
 """To see that everything works: nothing is learnt."""
 
 
@@ -59,9 +60,17 @@ class Bench:
         return SavedRows(self.out / RESULTS, of, Result, "out")
 
     def do(self, runs: Sequence[Run], counts: bool) -> None:
-        """Those of them that are not done yet. `counts`: avg@n is sampled too, and what token RMs gave is kept and looked at."""
+        """Those of them that are not done yet, of seeds whose start can do the task.
+
+        `counts`: avg@n is sampled too, and what token RMs gave is kept and looked at.
+        """
         for number, run in enumerate(runs, 1):
-            if run in {one.key for one in self.results}:
+            done = {one.key: one for one in self.results}
+            if run in done:
+                continue
+            start = done.get(Run.start(run.seed))
+            if start and start.greedy < self._sizes.learnt:
+                print(f"{number}/{len(runs)} {run.name} seed {run.seed}: left out, its start has {start.greedy:.1%} right", flush=True)
                 continue
             if self._left == 0:
                 return

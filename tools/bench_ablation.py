@@ -3,7 +3,7 @@
     python tools/bench_ablation.py [--seeds 0 1 2] [--out work_dirs/ablation] [--again] [-- overrides of every run]
     python tools/bench_ablation.py --task chains [--tune | --count] [--seeds 10 11] [--out work_dirs/ablation] [--fast]
 
-`--task chains` is the ablation of launch/ablation.md: learning rates tuned on seeds 0 to 2, then seeds 10 to 14. --tune and --count do one
+`--task chains` is the ablation of launch/ablation.md: learning rates tuned on seeds 0 to 2, then seeds 10 to 15. --tune and --count do one
 of the two, --seeds some of its seeds (two benches with other seeds may share a folder). Killed, it goes on with the run it was at. The
 rest is about `--task demo`:
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -109,6 +110,17 @@ def test_figures_of_a_recorded_run_leave_out_frozen_steps_and_mark_wrong_steps(t
     }
     marked = json.loads((tmp_path / FOLDER / "marks-00002.jsonl").read_text())
     assert texts[1][marked["begin"] : marked["end"]] == " B +7=13." and marked["index"] == 1
+
+
+def test_a_seed_whose_start_cannot_do_the_task_is_left_out(tmp_path, capsys):
+    bench = Bench(tmp_path, replace(FAST, learnt=0.1), None)
+    rows = bench._rows()
+    rows.add(Result(START, "", 10, 0.0, 0.04, 0.03, 1000))
+    rows.close()
+    bench.do([Run.start(10), *all_runs((10,), tuning_rates())], counts=False)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == len(RATES) * len(VARIANTS) and all("seed 10: left out, its start has 4.0% right" in line for line in said)
+    assert [one.variant for one in bench.results] == [START]
 
 
 @pytest.mark.slow
