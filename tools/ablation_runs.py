@@ -87,16 +87,22 @@ class Bench:
         return self.out / f"seed{seed}"
 
     def _start(self, run: Run, counts: bool) -> Result:
-        """Task, supervised start and its figures."""
-        folder, sizes = self._seed(run.seed), self._sizes
-        make_chains.make_chains(folder / "task", run.seed, sizes.train, sizes.heldout, sizes.sft)
-        given = [f"model.path={folder / 'task' / 'base'}", f"data.train={folder / 'task' / 'sft.jsonl'}", f"seed={run.seed}"]
-        if not (folder / "start" / "summary.json").exists():  # the last that it writes
-            _python("sft", folder / "start", ["experiment=chains_sft", *given, *sizes.started, "resume=auto"])
-        return self._evaluated(run, folder / "start", counts)
+        """The supervised start's figures."""
+        self._make_start(run.seed)
+        return self._evaluated(run, self._seed(run.seed) / "start", counts)
+
+    def _make_start(self, seed: int) -> None:
+        """Task and supervised start, unless they are there."""
+        folder, sizes = self._seed(seed), self._sizes
+        if (folder / "start" / "summary.json").exists():  # the last that is written
+            return
+        make_chains.make_chains(folder / "task", seed, sizes.train, sizes.heldout, sizes.sft)
+        given = [f"model.path={folder / 'task' / 'base'}", f"data.train={folder / 'task' / 'sft.jsonl'}", f"seed={seed}"]
+        _python("sft", folder / "start", ["experiment=chains_sft", *given, *sizes.started, "resume=auto"])
 
     def _train(self, run: Run, counts: bool) -> Result:
-        """One variant from its seed's start. What an earlier try left is done again."""
+        """One variant from its seed's start. What an earlier try left is done again; and the start where only its figures are kept."""
+        self._make_start(run.seed)
         folder = self._seed(run.seed) / run.name
         shutil.rmtree(folder, ignore_errors=True)
         task, start = self._seed(run.seed) / "task", self._seed(run.seed) / "start" / "hf"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -135,6 +136,7 @@ def test_a_killed_bench_goes_on_where_it_was(tmp_path):
     done = subprocess.run([*command, "--only", "1"], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "start" not in done.stdout.splitlines()[0] and "| REINFORCE | sampled |" in done.stdout
+    shutil.rmtree(out / "seed0")  # as where only the figures were kept: the start is made again
     counted = Bench(out, FAST, None)
     counted.do([Run(OREAL, SAMPLED, 0, RATES[0])], counts=True)
     start, plain, oreal = counted.results
