@@ -144,18 +144,29 @@ def test_undecided_answers_are_not_right_and_are_reported(engines, served_model)
     assert found.validation == []
 
 
-@pytest.mark.parametrize(("at_once", "begun"), [(100, 2), (12, 1)])
-def test_what_is_asked_in_two_ways_is_asked_at_one_time_as_far_as_memory_allows(engines, served_model, monkeypatch, at_once, begun):
+@pytest.mark.parametrize(("at_once", "sizes"), [(100, [4, 12]), (12, [4, 6, 6]), (6, [3, 1, 3, 3, 3, 3])])
+def test_the_next_round_is_under_way_while_one_ends_as_far_as_memory_allows(engines, served_model, monkeypatch, at_once, sizes):
     """Four questions greedily, and three samples of each."""
     monkeypatch.setattr(evaluation, "ANSWERS_AT_ONCE", at_once)
-    tokenizer, rounds, when = load_tokenizer(served_model), [], []
-    one = ProblemSet(
-        "s", [Problem(Question(f"{i}", f"What is {i}?", "7")) for i in range(4)], EvalSet("", samples=3, temperature=0.6, top_p=0.9)
-    )
+    tokenizer, rounds, begun, answers = load_tokenizer(served_model), [], {}, {}
+    asked = EvalSet("", samples=3, temperature=0.6, top_p=0.9)
+    one = ProblemSet("s", [Problem(Question(f"{i}", f"What is {i}?", "7")) for i in range(4)], asked)
     rollout = Rollout(rollout_config(max_new_tokens=16, max_total_tokens=100), engines, tokenizer)
-    monkeypatch.setattr(rollout, "generate", lambda *asked: rounds.append(type(rollout).generate(rollout, *asked)) or rounds[-1])
+
+    def generate(prompts, version, sampling):
+        size = len(prompts) * sampling.samples
+        assert size + sum(size for size, _, answers in rounds if not answers.ended) <= at_once
+        rounds.append((size, {(sampling.samples, prompt.id) for prompt in prompts}, Rollout.generate(rollout, prompts, version, sampling)))
+        return rounds[-1][2]
+
+    def take(of, group):
+        which = next(n for n, (_, prompts, _) in enumerate(rounds) if (len(of.answers), group.prompt.id) in prompts)
+        begun.setdefault(which, len(rounds))
+        answers[of.key] = of
+
+    monkeypatch.setattr(rollout, "generate", generate)
     with Verifier(verify_config(workers=1)) as verifier:
-        evaluator, answers = Evaluator([one], askings([one], Template(tokenizer, ""), 16, 100), rollout, verifier), {}
-        finish(evaluator.ask(0, {}, lambda of, _: when.append(len(rounds)) or answers.update({of.key: of})), lambda: None)
-    assert when[0] == begun and len(rounds) == 2 and all(asked.ended for asked in rounds)
+        finish(Evaluator([one], askings([one], Template(tokenizer, ""), 16, 100), rollout, verifier).ask(0, {}, take), lambda: None)
+    assert [size for size, _, _ in rounds] == sizes and all(answers.ended for _, _, answers in rounds)
+    assert [begun[n] for n in range(len(sizes))] == [min(n + 2, len(sizes)) for n in range(len(sizes))]
     assert sorted(len(of.answers) for of in answers.values()) == [1] * 4 + [3] * 4

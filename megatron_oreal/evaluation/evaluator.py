@@ -110,12 +110,12 @@ class Evaluator:
                 asked.close()
 
     def _rounds(self, known: Collection[Key]) -> Iterator[tuple[Sampling, list[tuple[Key, Prompt]]]]:
-        """What is asked together: whatever is asked in the same way, of all sets, up to ANSWERS_AT_ONCE."""
+        """What is asked together: whatever is asked in the same way, of all sets. Two rounds at least are let under way at one time."""
         waiting: dict[Sampling, list[tuple[Key, Prompt]]] = {}
         for asking in self._askings:
             left = [((asking.set, name, asking.way), prompt) for name, prompt in asking.prompts.items()]
             waiting.setdefault(asking.sampling, []).extend(one for one in left if one[0] not in known)
         for sampling, all_of_it in waiting.items():
-            size = max(ANSWERS_AT_ONCE // sampling.samples, 1)
+            size = max(ANSWERS_AT_ONCE // 2 // sampling.samples, 1)
             for start in range(0, len(all_of_it), size):
                 yield sampling, all_of_it[start : start + size]

@@ -83,15 +83,17 @@ class Rollout:
         new = [index for index in range(sampling.samples) if index not in there]
         alone = [[index] for index in new] if self.config.deterministic else [new] * bool(new)
         return [
-            *([self._going_on(prompt, cut, sampling, shared)] if cut else []),
+            *self._going_on(prompt, cut, sampling, shared),
             *(Request(self._body(prompt, indices[0], sampling) | shared, indices) for indices in alone),
         ]
 
-    def _going_on(self, prompt: Prompt, cut: Sequence[Trajectory], sampling: Sampling, shared: dict) -> Request:
-        """All of a question's in one request: a connection for each costs rank 0 more than the tokens do."""
-        bodies = [self._body(prompt, t.index, sampling, t.token_ids) for t in cut]
+    def _going_on(self, prompt: Prompt, cut: Sequence[Trajectory], sampling: Sampling, shared: dict) -> list[Request]:
+        """All of a question's in one request: a connection for each costs rank 0 more than tokens do. SGLang's router takes no lists."""
+        bodies = [self._body(prompt, t.index, sampling, t.token_ids) | shared for t in cut]
+        if self.config.router or not bodies:
+            return [Request(body, [t.index]) for body, t in zip(bodies, cut, strict=True)]
         each = {name: [body[name] for body in bodies] for name in ("input_ids", "sampling_params")}
-        return Request(bodies[0] | each | shared, [t.index for t in cut])
+        return [Request(bodies[0] | each, [t.index for t in cut])]
 
     def _shared(self, asked: Unfinished, version: int) -> dict:
         """Where caches outlive the weights that made them: a question shares what is cached with itself alone, as it was first asked."""

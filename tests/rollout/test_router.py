@@ -60,3 +60,27 @@ def test_samples_come_through_the_router_and_a_cut_reaches_the_engines(router, s
     assert rollout.retry_counts.retries == rollout.retry_counts.moved == 0
     with pytest.raises(ServerError, match="status 40[0-9]"):
         Endpoint(router, server.endpoint.key).post("/pause_generation", {"mode": "retract"})
+
+
+def test_what_was_cut_goes_on_through_the_router(router, server, served_model):
+    """It takes no list of sampling parameters, as a question's cut samples have in one request to an engine."""
+    external = {"placement": "external", "urls": [server.endpoint.url], "router": router}
+    rollout = Rollout(
+        rollout_config(samples=4, max_new_tokens=180, max_total_tokens=200, **external),
+        engines_at(server.endpoint),
+        load_tokenizer(served_model),
+    )
+    left = []
+    for _ in range(20):
+        sampling = rollout.generate([Prompt("p", "q", "a", [7, 8, 9, 10])], 0)
+        sampling.begin()
+        time.sleep(0.1)
+        left = sampling.cut_all()
+        if left and sum(t.finish == "cut" and len(t.token_ids) > 0 for t in left[0].trajectories) > 1:
+            break
+    begun = {t.index: t.token_ids for t in left[0].trajectories}
+    assert len(begun) > 1
+    ended = list(rollout.generate([], 0, unfinished=left))
+    assert [t.index for t in sorted(ended, key=lambda t: t.index)] == [0, 1, 2, 3]
+    assert all(t.token_ids[: len(begun.get(t.index, []))] == begun.get(t.index, []) for t in ended)
+    assert rollout.retry_counts.retries == rollout.retry_counts.moved == 0
